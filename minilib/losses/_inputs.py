@@ -1,0 +1,90 @@
+"""What every contrastive loss asks of its inputs, each refusal one sentence: argument, what came, what to do.
+
+Proven in tests/test_bad_input_gets_one_sentence.py.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("auto", "dense", "tiled")
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def check(img, txt, backend, tile_size, group, keep=0, grad_dtype=None) -> str:
+    """Refuse what cannot be computed; return the backend that "auto" stands for."""
+    _check_features("image_features", img)
+    _check_features("text_features", txt)
+    _check_pair(img, txt)
+    if tile_size is not None and (not isinstance(tile_size, int) or isinstance(tile_size, bool) or tile_size < 1):
+        raise ValueError(f"tile_size is {tile_size!r}: give a positive whole number, or None for the default.")
+    if not keep >= 0:
+        raise ValueError(f"keep is {keep!r}: give the bytes to spend on kept tiles, 0 or more (math.inf keeps all).")
+    if grad_dtype not in (None, torch.bfloat16):
+        raise ValueError(f"grad_dtype is {grad_dtype!r}: give torch.bfloat16, or None for full precision.")
+    if group is not None and torch.distributed.get_world_size(group) > 1:
+        raise ValueError(
+            "group spans more than one rank: the ring backend is not part of this version, pass group=None."
+        )
+    return resolve(backend)
+
+
+def resolve(backend: str) -> str:
+    """The backend that a name stands for on this machine."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend {backend!r} is unknown: choose one of {', '.join(map(repr, BACKENDS))}.")
+    return "tiled" if backend == "auto" else backend
+
+
+def scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
+    """`value` as a 0-dim tensor beside the features, its gradient kept."""
+    value = torch.as_tensor(value)
+    if value.numel() != 1 or value.is_complex():
+        raise ValueError(f"{name} has shape {tuple(value.shape)}: give one real number or a tensor of one element.")
+    if not math.isfinite(value.item()):
+        raise ValueError(f"{name} is {value.item()}: give a finite number (the exponential of the learned log scale).")
+    return value.reshape(()).to(device=like.device, dtype=like.dtype)
+
+
+def accumulation_dtype(*features: Tensor) -> list[Tensor]:
+    """Half-precision features in fp32, in which all sums are accumulated; fp32 and fp64 as they are."""
+    return [f if f.dtype in (torch.float64, torch.float32) else f.float() for f in features]
+
+
+def _check_features(name: str, features: Tensor) -> None:
+    if not isinstance(features, Tensor):
+        raise TypeError(f"{name} is a {type(features).__name__}: give a torch tensor of shape (b, d).")
+    if features.ndim != 2:
+        raise ValueError(f"{name} has shape {tuple(features.shape)}: give a matrix (b, d), one row per pair.")
+    if features.dtype not in DTYPES:
+        raise TypeError(f"{name} has dtype {features.dtype}: give floating-point features, e.g. {name}.float().")
+    if features.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(features.shape)}: the batch is empty, give at least one pair.")
+    finite = torch.isfinite(features.detach().sum(1))  # a row with NaN or infinity has such a sum
+    if not finite.all():
+        _name_bad_row(name, features.detach())
+
+
+def _name_bad_row(name: str, features: Tensor) -> None:
+    bad = ~torch.isfinite(features).all(1)
+    if bad.any():
+        row = int(bad.nonzero()[0, 0])
+        raise ValueError(
+            f"{name} has NaN or infinity in row {row} ({int(bad.sum())} such rows): mend the encoder that made it."
+        )
+
+
+def _check_pair(img: Tensor, txt: Tensor) -> None:
+    if len(img) != len(txt):
+        raise ValueError(
+            f"image_features has {len(img)} rows and text_features {len(txt)}: row i of one must match row i of the other."
+        )
+    if img.shape[1] != txt.shape[1]:
+        raise ValueError(
+            f"image_features has width {img.shape[1]} and text_features {txt.shape[1]}: project both to one width."
+        )
+    if img.device != txt.device:
+        raise ValueError(f"image_features is on {img.device} and text_features on {txt.device}: move one of them.")
+    if img.dtype != txt.dtype:
+        raise TypeError(f"image_features is {img.dtype} and text_features {txt.dtype}: cast one to the other's dtype.")

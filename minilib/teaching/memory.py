@@ -1,0 +1,198 @@
+"""Predict bytes on paper, then measure them: what autograd keeps, and what a process adds at its peak.
+
+Extra memory of one loss, forward and backward, beside the two feature matrices it is given:
+
+    dense   4 b^2 + b d        numbers
+    tiled   2 b d + 2 p q + 8 b + keep
+
+where
+    b, d    pairs and feature width                p, q    rows and columns of a tile
+    keep    numbers in the tiles kept for the backward pass (0 by default)
+
+The dense 4 are two matrices of log-probabilities, one per direction, that wait for the backward pass, and two gradient
+matrices made there. (Inf-CL's Table 1 shows the same: its dense losses take about 4.1 copies of the logits.)
+
+Two measurements. `saved_bytes` counts what waits between forward and backward. `measure_peak` runs Python code in a
+fresh process and reads by how much its resident memory rose at the highest point.
+
+Taught in notebooks/02_measure_where_the_memory_goes.ipynb, proven in tests/test_memory_is_predicted_then_measured.py.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from minilib.kernels.tiled import TILE_COLS, TILE_ROWS
+
+BACKENDS = ("dense", "tiled")
+LOSSES = ("clip", "siglip")
+
+
+def predict_bytes(
+    batch: int,
+    dim: int,
+    *,
+    backend: str = "dense",
+    dtype_bytes: int = 4,
+    tile_rows: int = TILE_ROWS,
+    tile_cols: int = TILE_COLS,
+    keep: int = 0,
+) -> dict[str, int]:
+    """Bytes that `clip_loss` adds, forward and backward, as named parts and their `total` (equations above).
+
+    `keep` is in bytes, as in `clip_loss`; the loss keeps whole tiles, at most all of them. The smallest batches differ:
+    what the framework itself needs, about a megabyte, is not in the sum.
+    """
+    _positive(batch=batch, dim=dim, dtype_bytes=dtype_bytes, tile_rows=tile_rows, tile_cols=tile_cols)
+    _one_of("backend", backend, BACKENDS)
+    matrix = batch * batch * dtype_bytes
+    features = batch * dim * dtype_bytes
+    if backend == "dense":
+        parts = {
+            "log-probabilities, image to text": matrix,
+            "log-probabilities, text to image": matrix,
+            "gradient of the log-probabilities": matrix,
+            "gradient of the logits": matrix,
+            "scaled features": features,
+        }
+    else:
+        rows, cols = min(tile_rows, batch), min(tile_cols, batch)
+        tile, tiles = rows * cols * dtype_bytes, -(-batch // rows) * -(-batch // cols)
+        parts = {
+            "gradients of both features": 2 * features,
+            "two tile buffers": 2 * tile,
+            "sums and positives": 8 * batch * dtype_bytes,
+            "kept tiles": min(int(min(keep, matrix * 4)) // tile, tiles) * tile,
+        }
+    return {**parts, "total": sum(parts.values())}
+
+
+def saved_bytes(fn: Callable[[], Tensor], *, besides: Iterable[Tensor] = ()) -> int:
+    """Bytes that autograd keeps for the backward pass of `fn()`, which returns a loss and runs no backward itself.
+
+    Each storage counts once, however many nodes saved it; storages of the tensors in `besides` (the inputs that you
+    hold anyway) do not count.
+    """
+    held = {_storage(t).data_ptr() for t in besides}
+    kept = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[_storage(tensor).data_ptr()] = _storage(tensor)  # held until the end, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        fn()
+    return sum(storage.nbytes() for address, storage in kept.items() if address not in held)
+
+
+def measure_peak(setup: str, statement: str, *, threads: int = 1, timeout: float = 600.0) -> int:
+    """Bytes by which resident memory peaks above its level before `statement`, in a fresh Python process.
+
+    `setup` is Python code that imports, builds the inputs and makes one small warm-up call; `statement` is the code
+    that is measured. A fresh process, because a peak never falls again; a warm-up, because first calls allocate for
+    ever. RuntimeError with the last line of the child's complaint when it fails.
+    """
+    code = "\n".join([setup, _PEAK_SOURCE, "before = start_peak()", statement, "print(json.dumps(read_peak() - before))"])
+    settings = {
+        "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
+        "OMP_NUM_THREADS": str(threads),
+        # glibc learns from every freed block to keep larger ones; a fixed threshold returns them, so peaks repeat.
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+    }
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, env={**os.environ, **settings}
+    )
+    if child.returncode != 0:
+        complaint = child.stderr.strip().splitlines() or [f"exit status {child.returncode}"]
+        raise RuntimeError(f"the measured process failed ({complaint[-1]}): try the same code in this process")
+    return int(json.loads(child.stdout.strip().splitlines()[-1]))
+
+
+def measure_loss_peak(
+    batch: int,
+    dim: int,
+    backend: str,
+    *,
+    loss: str = "clip",
+    keep: float = 0,
+    tile_size: int | None = None,
+    grad_dtype: str | None = None,
+    scale: float = 14.3,
+    threads: int = 1,
+) -> int:
+    """Measured extra bytes of one loss, forward and backward, on `(batch, dim)` fp32 features, in a fresh process.
+
+    The features exist before the measurement and do not count; their two gradients are made during it and do.
+    `keep` (bytes) and `grad_dtype` ("bfloat16") are those of `clip_loss`; leave them alone for `loss="siglip"`.
+    """
+    _positive(batch=batch, dim=dim, threads=threads)
+    _one_of("backend", backend, BACKENDS)
+    _one_of("loss", loss, LOSSES)
+    extra = f", keep=float({str(float(keep))!r}), grad_dtype={'torch.' + grad_dtype if grad_dtype else None}"
+    options = f"backend={backend!r}, tile_size={tile_size!r}{extra if loss == 'clip' else ''}"
+    call = f"{loss}_loss(img, txt, {scale!r}, {'-10.0, ' if loss == 'siglip' else ''}{options}).backward()"
+    setup = _LOSS_SOURCE.format(batch=batch, dim=dim, warm=min(64, batch), call=call)
+    return measure_peak(setup, f"once({batch})", threads=threads)
+
+
+def format_bytes(n: float) -> str:
+    """Bytes for a reader, decimal units, two or three digits: `1.1 GB`, `267 MB`, `0 B`."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(n) < 999.5 or unit == "TB":
+            break
+        n /= 1000
+    return f"{n:.0f} {unit}" if unit == "B" or abs(n) >= 9.95 else f"{n:.1f} {unit}"
+
+
+# Linux keeps the peak of this very process in VmHWM and can lower it to the present level. The peak in getrusage is
+# second choice: it starts at the peak of the parent, so beside a large notebook a small child would show no rise.
+_PEAK_SOURCE = """
+import json, resource, sys
+def read_peak():
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def start_peak():
+    try:
+        with open("/proc/self/clear_refs", "w") as peak:
+            peak.write("5")
+    except OSError:
+        pass
+    return read_peak()
+"""
+
+_LOSS_SOURCE = """
+import torch
+from minilib.losses.contrastive import clip_loss, siglip_loss
+def features():
+    rows = torch.randn({batch}, {dim})
+    return rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True)).requires_grad_()
+torch.manual_seed(0)
+all_img, all_txt = features(), features()
+def once(rows):
+    img, txt = (side.detach()[:rows].requires_grad_() for side in (all_img, all_txt))
+    {call}
+once({warm})
+"""
+
+
+def _storage(tensor: Tensor) -> torch.UntypedStorage:
+    return tensor.untyped_storage()
+
+
+def _positive(**named: int) -> None:
+    for name, number in named.items():
+        if number < 1:
+            raise ValueError(f"{name} is {number}: pass a whole number of at least 1")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}, not one of {', '.join(allowed)}: choose one of these")
