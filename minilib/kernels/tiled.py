@@ -80,7 +80,12 @@ def shared_shift(img: Tensor, txt: Tensor, scale: Tensor) -> float | None:
 
 
 def shifted_sums(
-    img: Tensor, txt: Tensor, scale: Tensor, shift: float, tile_size: int | None = None, keep: list[Tensor] | None = None
+    img: Tensor,
+    txt: Tensor,
+    scale: Tensor,
+    shift: float,
+    tile_size: int | None = None,
+    keep: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Row sums `(rows,)` and column sums `(cols,)` of exp(X - shift) without the diagonal: one product.
 

@@ -17,6 +17,8 @@ def check(img, txt, backend, tile_size, group, keep=0, grad_dtype=None) -> str:
     _check_features("image_features", img)
     _check_features("text_features", txt)
     _check_pair(img, txt)
+    _check_finite("image_features", img.detach())
+    _check_finite("text_features", txt.detach())
     if tile_size is not None and (not isinstance(tile_size, int) or isinstance(tile_size, bool) or tile_size < 1):
         raise ValueError(f"tile_size is {tile_size!r}: give a positive whole number, or None for the default.")
     if not keep >= 0:
@@ -61,12 +63,11 @@ def _check_features(name: str, features: Tensor) -> None:
         raise TypeError(f"{name} has dtype {features.dtype}: give floating-point features, e.g. {name}.float().")
     if features.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(features.shape)}: the batch is empty, give at least one pair.")
-    finite = torch.isfinite(features.detach().sum(1))  # a row with NaN or infinity has such a sum
-    if not finite.all():
-        _name_bad_row(name, features.detach())
 
 
-def _name_bad_row(name: str, features: Tensor) -> None:
+def _check_finite(name: str, features: Tensor) -> None:
+    if torch.isfinite(features.sum(1)).all():  # a row with NaN or infinity has such a sum: no (b, d) temporary
+        return
     bad = ~torch.isfinite(features).all(1)
     if bad.any():
         row = int(bad.nonzero()[0, 0])
@@ -78,7 +79,8 @@ def _name_bad_row(name: str, features: Tensor) -> None:
 def _check_pair(img: Tensor, txt: Tensor) -> None:
     if len(img) != len(txt):
         raise ValueError(
-            f"image_features has {len(img)} rows and text_features {len(txt)}: row i of one must match row i of the other."
+            f"image_features has {len(img)} rows and text_features {len(txt)}: row i of one must match row i of the "
+            "other."
         )
     if img.shape[1] != txt.shape[1]:
         raise ValueError(

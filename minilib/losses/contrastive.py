@@ -131,9 +131,7 @@ class _TiledClip(torch.autograd.Function):
                 tiled.pair_grads(img, txt, scale, *full, (img_grad, txt_grad), **options)
             else:
                 weights = [torch.exp(ctx.shift - side) for side in full]
-                tiled.shifted_grads(
-                    img, txt, scale, ctx.shift, *weights, (img_grad, txt_grad), keep=kept, **options
-                )
+                tiled.shifted_grads(img, txt, scale, ctx.shift, *weights, (img_grad, txt_grad), keep=kept, **options)
         diagonal = -torch.sigmoid(rows - positive) - torch.sigmoid(cols - positive)  # (b,), p_ii - 1 without cancelling
         factor = upstream / (2 * len(img))
         return *_finish(ctx, img, txt, scale, img_grad, txt_grad, diagonal, factor), None, None, None

@@ -3,22 +3,24 @@
 Extra memory of one loss, forward and backward, beside the two feature matrices it is given:
 
     dense   4 b^2 + b d        numbers
-    tiled   2 b d + 2 p q + 8 b + keep
+    tiled   2 b d + 2 p q + 2 p d + 8 b + keep
 
 where
     b, d    pairs and feature width                p, q    rows and columns of a tile
     keep    numbers in the tiles kept for the backward pass (0 by default)
 
 The dense 4 are two matrices of log-probabilities, one per direction, that wait for the backward pass, and two gradient
-matrices made there. (Inf-CL's Table 1 shows the same: its dense losses take about 4.1 copies of the logits.)
+matrices made there.
+(Inf-CL's Table 1 shows the same: its dense losses take about 4.1 copies of the logits.)
 
 Two measurements. `saved_bytes` counts what waits between forward and backward. `measure_peak` runs Python code in a
 fresh process and reads by how much its resident memory rose at the highest point.
 
-Taught in notebooks/02_measure_where_the_memory_goes.ipynb, proven in tests/test_memory_is_predicted_then_measured.py.
+Taught in notebooks/02_measure_where_memory_goes.ipynb, proven in tests/test_memory_is_predicted_then_measured.py.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -41,7 +43,7 @@ def predict_bytes(
     dtype_bytes: int = 4,
     tile_rows: int = TILE_ROWS,
     tile_cols: int = TILE_COLS,
-    keep: int = 0,
+    keep: float = 0,
 ) -> dict[str, int]:
     """Bytes that `clip_loss` adds, forward and backward, as named parts and their `total` (equations above).
 
@@ -50,7 +52,7 @@ def predict_bytes(
     """
     _positive(batch=batch, dim=dim, dtype_bytes=dtype_bytes, tile_rows=tile_rows, tile_cols=tile_cols)
     _one_of("backend", backend, BACKENDS)
-    matrix = batch * batch * dtype_bytes
+    matrix = dense_matrix_bytes(batch, dtype_bytes) // 4
     features = batch * dim * dtype_bytes
     if backend == "dense":
         parts = {
@@ -66,10 +68,33 @@ def predict_bytes(
         parts = {
             "gradients of both features": 2 * features,
             "two tile buffers": 2 * tile,
+            "scaled rows, one block and the next": 2 * rows * dim * dtype_bytes,
             "sums and positives": 8 * batch * dtype_bytes,
-            "kept tiles": min(int(min(keep, matrix * 4)) // tile, tiles) * tile,
+            "kept tiles": int(min(keep, tiles * tile) // tile) * tile,
         }
     return {**parts, "total": sum(parts.values())}
+
+
+def saved_numbers(batch: int, dim: int) -> int:
+    """Numbers that the dense `clip_loss` keeps for its backward pass beside the features: 2 b^2 + b d.
+
+    Two matrices of log-probabilities and the scaled image features. `saved_bytes` measures the same and finds some
+    2 b numbers more (the labels), which do not matter next to b^2.
+    """
+    _positive(batch=batch, dim=dim)
+    return 2 * batch * batch + batch * dim
+
+
+def dense_matrix_bytes(batch: int, dtype_bytes: int = 4) -> int:
+    """Bytes of the four `(b, b)` matrices of the dense loss: 16 b^2 in fp32."""
+    _positive(batch=batch, dtype_bytes=dtype_bytes)
+    return 4 * batch * batch * dtype_bytes
+
+
+def largest_dense_batch(memory_bytes: int, dtype_bytes: int = 4) -> int:
+    """The largest batch whose four `(b, b)` matrices fit into `memory_bytes`: the square root, rounded down."""
+    _positive(dtype_bytes=dtype_bytes)
+    return math.isqrt(int(memory_bytes) // (4 * dtype_bytes))
 
 
 def saved_bytes(fn: Callable[[], Tensor], *, besides: Iterable[Tensor] = ()) -> int:
@@ -97,7 +122,9 @@ def measure_peak(setup: str, statement: str, *, threads: int = 1, timeout: float
     that is measured. A fresh process, because a peak never falls again; a warm-up, because first calls allocate for
     ever. RuntimeError with the last line of the child's complaint when it fails.
     """
-    code = "\n".join([setup, _PEAK_SOURCE, "before = start_peak()", statement, "print(json.dumps(read_peak() - before))"])
+    code = "\n".join(
+        [setup, _PEAK_SOURCE, "before = start_peak()", statement, "print(json.dumps(read_peak() - before))"]
+    )
     settings = {
         "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
         "OMP_NUM_THREADS": str(threads),

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def seed_everything(seed: int = 0) -> torch.Generator:
-    """Seed Python's, NumPy's and torch's global generators, and return a fresh torch generator with the same seed.
+def seed_everything(seed: int = 0) -> None:
+    """Seed the global generators of Python, NumPy and torch.
 
     Raises ValueError for a seed outside 0 .. 2**32 - 1, the range that all three accept.
     """
@@ -25,7 +25,6 @@ def seed_everything(seed: int = 0) -> torch.Generator:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    return torch.Generator().manual_seed(seed)
 
 
 def set_threads(count: int = 1) -> None:
@@ -35,7 +34,9 @@ def set_threads(count: int = 1) -> None:
     torch.set_num_threads(count)
 
 
-def random_features(batch: int, dim: int, *, seed: int = 0, match: float = 0.5, dtype=torch.float32) -> tuple[Tensor, Tensor]:
+def random_features(
+    batch: int, dim: int, *, seed: int = 0, match: float = 0.5, dtype=torch.float32
+) -> tuple[Tensor, Tensor]:
     """Two views of the same `batch` items: unit rows `(batch, dim)` whose partners resemble each other.
 
     `match` is the share of the common part: 0 gives unrelated views, 1 gives identical ones, and between them a view is

@@ -4,13 +4,14 @@ Every figure carries `figure.alt_text`. `show` displays one in a notebook, `to_p
 One file per subject: `card` (the sheet they are drawn on), `costs`, `sums`, `contrast`, `training`.
 """
 
-from minilib.teaching.plots.costs import memory_parts, memory_wall, predicted_vs_measured, timing_ratios
 from minilib.teaching.plots.card import show, to_png
 from minilib.teaching.plots.contrast import loss_vs_batch, pairs_seen, similarity_matrix, temperature_effect
-from minilib.teaching.plots.sums import overflow_curve, running_max_film, tile_order
+from minilib.teaching.plots.costs import memory_parts, memory_wall, predicted_vs_measured, timing_ratios
+from minilib.teaching.plots.sums import LARGEST_FILM, overflow_curve, running_max_film, tile_order
 from minilib.teaching.plots.training import image_grid, loss_curves, recall_vs_batch, retrieval_examples
 
 __all__ = [
+    "LARGEST_FILM",
     "image_grid",
     "loss_curves",
     "loss_vs_batch",

@@ -1,0 +1,60 @@
+# Each target sets up what it needs in $(VENV) the first time and is cheap the second time.
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?= torch==2.13.0
+BIN    := $(VENV)/bin
+RUN    := $(BIN)/python
+PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help tour test lab book bench refresh clean
+
+help:
+	@echo "make tour     train dense, tiled and giant batches on this machine; writes runs/tour/report.html"
+	@echo "make test     unit tests, properties and every notebook (pytest --nbval)"
+	@echo "make lab      open JupyterLab on lesson 00"
+	@echo "make book     build the book into book/_build/html"
+	@echo "make bench    time the losses beside their peers; writes runs/bench/"
+	@echo "make refresh  execute the notebooks again and store their outputs"
+
+tour: $(VENV)/.core
+	$(RUN) -m minilib tour
+
+test: $(VENV)/.dev
+	$(RUN) -m pytest
+	$(RUN) -m pytest --nbval --nbval-sanitize-with notebooks/sanitize.cfg notebooks
+
+lab: $(VENV)/.dev
+	$(RUN) -m jupyter lab notebooks/00_start_here.ipynb
+
+book: $(VENV)/.book
+	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book --warningiserror --keep-going --all
+
+bench: $(VENV)/.bench
+	$(RUN) -m minilib bench contrastive
+
+refresh: $(VENV)/.dev
+	$(RUN) -m minilib.teaching.refresh notebooks/*.ipynb
+
+clean:
+	rm -rf $(VENV) runs book/_build
+
+$(VENV)/.core: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "minilib needs Python 3.11 or newer: run make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) "$(TORCH)"
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) --editable ".[dev]"
+	@touch $@
+
+$(VENV)/.book: $(VENV)/.dev
+	$(PIP) --editable ".[book]"
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.core
+	$(PIP) --editable ".[bench]"
+	@touch $@

@@ -1,0 +1,107 @@
+"""How we time: interleaved rounds in one process, CPU seconds, ratios taken round by round.
+
+    ratio(A) = median over rounds k of  t_k(A) / t_k(base)
+
+where
+    t_k   CPU seconds of one call in round k; a round calls every method once, in the same order, on the same inputs
+    base  the method that the others are compared with, in the same round: what slows the machine slows both
+
+Every method is called once untimed at the measured shape first: allocators, thread pools and compilers warm up there.
+CPU seconds count all threads and forgive neighbours on the machine, but only if waiting threads sleep instead of
+spinning; that is decided before torch is imported, so a run has its own process with `quiet_environment`.
+
+Proven in tests/test_bench_is_honest.py.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import psutil
+from tqdm import tqdm
+
+
+class Sample(NamedTuple):
+    """One timed call, in seconds: `cpu` summed over all threads of this process, `wall` on the clock."""
+
+    cpu: float
+    wall: float
+
+
+class Round(NamedTuple):
+    """One call of every method, and the CPU seconds that other processes used meanwhile."""
+
+    samples: dict[str, Sample]
+    others: float
+
+
+def quiet_environment(threads: int) -> dict[str, str]:
+    """Environment variables of a measuring process: fixed threads that sleep while they wait (GNU and LLVM OpenMP)."""
+    sleep = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **sleep}
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def clock(call: Callable[[], Any]) -> Sample:
+    """Time one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    call()
+    return Sample(time.process_time() - cpu, time.perf_counter() - wall)
+
+
+def warm_up(
+    steps: dict[str, Callable[[Any], Any]], inputs: Callable[[int], Any], bar: tqdm
+) -> tuple[dict[str, Sample], dict[str, str]]:
+    """Call every method once; return the time of these first calls, and a sentence for each that could not be made."""
+    first, failed = {}, {}
+    for name, step in steps.items():
+        bar.set_postfix_str(f"warm-up: {name}")
+        try:
+            first[name] = clock(lambda step=step: step(inputs(0)))
+        except Exception as error:  # a peer may fail in any way; the run goes on and the report says so
+            failed[name] = f"its first call failed ({type(error).__name__}: {first_line(error)})."
+        bar.update()
+    return first, failed
+
+
+def one_round(steps: dict[str, Callable[[Any], Any]], inputs: Callable[[int], Any], number: int, bar: tqdm) -> Round:
+    """Call every method once, in order, each with its own `inputs(number)`, which are made outside the clock."""
+    samples = {}
+    busy, own = _busy_seconds(), time.process_time()
+    for name, step in steps.items():
+        bar.set_postfix_str(f"round {number}: {name}")
+        fresh = inputs(number)
+        samples[name] = clock(lambda step=step, fresh=fresh: step(fresh))
+        bar.update()
+    others = _busy_seconds() - busy - (time.process_time() - own)
+    return Round(samples, max(0.0, others))
+
+
+def ratios(rounds: list[Round], name: str, base: str) -> list[float]:
+    """CPU seconds of `name` over those of `base`, one value per round; empty when either was not timed."""
+    both = [r.samples for r in rounds if name in r.samples and base in r.samples]
+    return [samples[name].cpu / samples[base].cpu for samples in both]
+
+
+def spread(values: list[float]) -> dict[str, float] | None:
+    """Median, smallest and largest value; None when there is none."""
+    if not values:
+        return None
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for a sentence."""
+    return (str(error).strip().splitlines() or ["no message"])[0]
+
+
+def _busy_seconds() -> float:
+    # CPU seconds that the whole machine has worked since it started; psutil names the idle kinds on every system.
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)

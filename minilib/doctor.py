@@ -1,0 +1,63 @@
+"""python -m minilib doctor: what this machine can run, which backend `auto` picks, and why.
+
+Proven in tests/test_commands.py.
+"""
+
+import importlib.util
+import math
+import os
+import platform
+from importlib import metadata
+
+import psutil
+import torch
+
+from minilib.losses._inputs import BACKENDS, resolve
+
+FLOAT = 4  # bytes
+EXTRAS = {
+    "notebooks": ("jupyterlab", "ipywidgets", "nbval"),
+    "book": ("jupyter-book",),
+    "bench": ("open_clip_torch", "sentence-transformers"),
+}
+
+
+def doctor() -> None:
+    """Say in a few lines what this machine can run and why."""
+    print("\n".join(diagnosis()))
+
+
+def diagnosis() -> list[str]:
+    """The lines that `doctor` prints."""
+    memory = psutil.virtual_memory()
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none that torch can use"
+    dense = largest_dense_batch(memory.available)
+    return [
+        f"machine   {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        f"{memory.total / 1e9:.0f} GB memory ({memory.available / 1e9:.0f} GB free)",
+        f"python    {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads",
+        f"gpu       {gpu}",
+        f"triton    {'installed' if importlib.util.find_spec('triton') else 'not installed'}, not needed yet",
+        f"backends  {', '.join(BACKENDS[1:])}; auto picks {resolve('auto')}: same value and gradients as dense, "
+        "never more than one tile of the similarity matrix",
+        f"batches   dense holds up to about {dense:,} pairs in the free memory (4 fp32 matrices); tiled needs b x d numbers",
+        *(f"extra     {_extra(name)}" for name in EXTRAS),
+    ]
+
+
+def largest_dense_batch(memory_bytes: float) -> int:
+    """The b at which dense's four fp32 matrices of b x b fill `memory_bytes`."""
+    return math.isqrt(int(memory_bytes / (4 * FLOAT)))
+
+
+def _extra(name: str) -> str:
+    missing = [package for package in EXTRAS[name] if not _installed(package)]
+    verdict = f'missing {", ".join(missing)}: pip install -e ".[{name}]"' if missing else "ready"
+    return f"{name}: {verdict}"
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return False

@@ -1,0 +1,35 @@
+"""Exercise checks: `check_<exercise>(your_function)` prints whether it is not attempted, not yet right, or passed.
+
+`contract` is the mechanism, one file per lesson holds the cases.
+"""
+
+from minilib.teaching.checks.lesson00 import check_largest_batch, check_predict_dense_bytes
+from minilib.teaching.checks.lesson01 import check_info_nce, check_log_b_bound, check_recall_at_1
+from minilib.teaching.checks.lesson02 import check_accumulated_loss, check_saved_floats
+from minilib.teaching.checks.lesson03 import check_merge, check_stable_lse, check_update
+from minilib.teaching.checks.lesson04 import (
+    check_tile_gradient,
+    check_tiled_backward,
+    check_tiled_forward,
+    check_tiled_row_lse,
+)
+from minilib.teaching.checks.lesson07 import check_embedding_cache_grads, check_lr_for_batch
+
+__all__ = [
+    "check_accumulated_loss",
+    "check_embedding_cache_grads",
+    "check_info_nce",
+    "check_largest_batch",
+    "check_log_b_bound",
+    "check_lr_for_batch",
+    "check_merge",
+    "check_predict_dense_bytes",
+    "check_recall_at_1",
+    "check_saved_floats",
+    "check_stable_lse",
+    "check_tile_gradient",
+    "check_tiled_backward",
+    "check_tiled_forward",
+    "check_tiled_row_lse",
+    "check_update",
+]

@@ -1,0 +1,137 @@
+"""Pictures of the running log-sum-exp and of the tiles it is folded over.
+
+Drawn from what the code recorded: logits and pairs as they came, blocks in the order in which they were visited.
+Used in notebooks 03 and 04; proven in tests/test_plots_draw_what_they_are_given.py.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from minilib.teaching.plots.card import (
+    BLUE,
+    FONT,
+    GREY,
+    INK,
+    ORANGE,
+    VERMILLION,
+    axes,
+    card,
+    label,
+    numbers,
+    same_length,
+)
+
+LARGEST_FILM = 8  # frames; a longer strip cannot be read
+
+
+def running_max_film(blocks: Sequence, pairs: Sequence, *, title: str | None = None) -> Figure:
+    """A film strip: block after block of logits arrives, and the pair (m, s) follows.
+
+    `blocks` are one-dimensional logits, at most eight blocks; `pairs[k]` is the pair `(m, s)` after block k.
+    """
+    same_length(blocks=blocks, pairs=pairs)
+    if len(blocks) > LARGEST_FILM:
+        raise ValueError(
+            f"blocks has {len(blocks)} entries, but a film strip shows 8: pass the first 8 or larger blocks"
+        )
+    blocks, pairs = [numbers(b) for b in blocks], [(float(m), float(s)) for m, s in pairs]
+    raised = [k + 1 for k in range(1, len(pairs)) if pairs[k][0] > pairs[k - 1][0]]
+    alt = (
+        f"Film strip of {len(blocks)} frames. In each, one more block of logits joins as bars, with a line at the "
+        f"running maximum m. {_told('Frame', raised)} m; there the sum s is rescaled."
+    )
+    figure = card(title or "The maximum follows the largest logit; the sum is rescaled to it", alt, size=(8.0, 2.9))
+    seen, width, every = np.empty(0), sum(map(len, blocks)), np.concatenate(blocks)
+    for k, (block, (m, s)) in enumerate(zip(blocks, pairs, strict=True)):
+        panel = axes(figure, 1, len(blocks), k + 1, ylabel="logit" if k == 0 else "")
+        panel.bar(range(len(seen)), seen, color=GREY)
+        panel.bar(range(len(seen), len(seen) + len(block)), block, color=BLUE, hatch="//", edgecolor="white")
+        panel.axhline(m, color=ORANGE, linewidth=2)
+        panel.set_title(f"m = {m:.3g}\ns = {s:.3g}", fontsize=FONT, color=INK)
+        panel.set(xlim=(-0.6, width - 0.4), xticks=[], ylim=_span(every), xlabel=f"block {k + 1}")
+        panel.tick_params(labelleft=k == 0)
+        seen = np.concatenate([seen, block])
+    return figure
+
+
+def tile_order(
+    rows: int, cols: int, diary: Sequence[tuple], *, upto: int | None = None, title: str | None = None
+) -> Figure:
+    """The `(rows, cols)` logit matrix cut into tiles, numbered in the order of `diary`, a list of `(i, j)` slices.
+
+    `upto` draws the state after that many visits: the last one is framed, the later ones stay empty.
+    """
+    same_length(diary=diary)
+    upto = len(diary) if upto is None else upto
+    covered = sum((i.stop - i.start) * (j.stop - j.start) for i, j in diary[:upto])
+    alt = (
+        f"A {rows} by {cols} matrix cut into {len(diary)} tiles, numbered in the order of their visit. "
+        f"After {upto} visits {covered / (rows * cols):.0%} of the matrix has been seen, one tile at a time."
+    )
+    figure = card(
+        title or f"{len(diary)} tiles, one in memory at a time", alt, size=(5.2, 0.9 + 4.3 * min(1.0, rows / cols))
+    )
+    panel = axes(figure, xlabel="text (column)", ylabel="image (row)")
+    for number, (i, j) in enumerate(diary):
+        done, current = number < upto, number == upto - 1
+        shade = colormaps["Blues"](0.15 + 0.4 * number / max(1, len(diary) - 1)) if done else "white"
+        box = Rectangle(
+            (j.start, i.start),
+            j.stop - j.start,
+            i.stop - i.start,
+            facecolor=shade,
+            edgecolor=VERMILLION if current else GREY,
+        )
+        box.set(linewidth=3 if current else 1, zorder=3 if current else 2)
+        panel.add_patch(box)
+        if len(diary) <= 100:
+            centre = ((j.start + j.stop) / 2, (i.start + i.stop) / 2)
+            label(panel, str(number + 1), *centre, xytext=(0, 0), ha="center", fontsize=9, zorder=4)
+    panel.set(xlim=(0, cols), ylim=(rows, 0), aspect="equal")
+    return figure
+
+
+def overflow_curve(
+    scales: Sequence[float], naive: Sequence[float], stable: Sequence[float], *, title: str | None = None
+) -> Figure:
+    """The log-sum-exp over the logit scale, by exponentials alone (`naive`, may be infinite) and with the shift."""
+    same_length(scales=scales, naive=naive, stable=stable)
+    scales, naive, stable = numbers(scales), numbers(naive), numbers(stable)
+    broken = scales[~np.isfinite(naive)]
+    alt = "Log-sum-exp against logit scale, two curves, with and without subtracting the maximum. "
+    alt += (
+        f"They agree until the plain one overflows at scale {broken[0]:.3g}."
+        if len(broken)
+        else "They agree throughout."
+    )
+    figure = card(
+        title or (f"Without the shift, the sum is gone at scale {broken[0]:.3g}" if len(broken) else "Both agree here"),
+        alt,
+    )
+    panel = axes(figure, xlabel="logit scale s", ylabel="log-sum-exp")
+    panel.plot(scales, stable, color=BLUE, linewidth=2)
+    panel.plot(
+        scales, np.where(np.isfinite(naive), naive, np.nan), "s", color=VERMILLION, markersize=5, markerfacecolor="none"
+    )
+    corner = {"xycoords": "axes fraction", "xytext": (0, 0)}
+    label(panel, "line: the maximum subtracted first", 0.03, 0.95, **corner)
+    label(panel, "squares: exponentials alone", 0.03, 0.87, **corner)
+    if len(broken):
+        panel.axvline(broken[0], color=VERMILLION, linestyle="--")
+        label(panel, "overflow: inf", broken[0], stable.min(), xytext=(6, 4))
+    return figure
+
+
+def _span(values: np.ndarray) -> tuple[float, float]:
+    low, high = min(0.0, values.min()), max(0.0, values.max())
+    return low - 0.1 * (high - low), high + 0.1 * (high - low) + 1e-9
+
+
+def _told(noun: str, which: list[int]) -> str:
+    if not which:
+        return "No later frame raises"
+    return f"{noun} {which[0]} raises" if len(which) == 1 else f"{noun}s {', '.join(map(str, which))} raise"

@@ -1,0 +1,101 @@
+"""python -m minilib.teaching.refresh notebooks/*.ipynb: execute lessons again and store their outputs.
+
+A clean kernel runs each notebook from top to bottom; metadata is reduced to what readers need, so that the file holds
+the lesson and nothing of the machine that ran it. Running it twice changes nothing: outputs tagged
+`nbval-ignore-output` (timings, memory, training, widgets) are kept as stored unless something else in the notebook
+changed; `--all` renews those as well.
+
+Proven in tests/test_notebooks_keep_their_promises.py.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from tqdm.auto import tqdm
+
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+IGNORED = "nbval-ignore-output"
+
+
+def refresh(path: Path, *, renew_ignored: bool = False) -> bool:
+    """Execute one notebook and write it back; True when the stored file changed."""
+    before = path.read_text() if path.exists() else ""
+    old, new = nbformat.reads(before, as_version=4), nbformat.reads(before, as_version=4)
+    NotebookClient(new, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
+    normalise(new)
+    if not renew_ignored and _same_lesson(old, new):
+        for stored, fresh in zip(old.cells, new.cells):
+            if _is_ignored(fresh):
+                fresh.outputs, fresh.metadata = stored.outputs, stored.metadata
+    after = nbformat.writes(new) + "\n"
+    if after != before:
+        path.write_text(after)
+    return after != before
+
+
+def normalise(notebook: NotebookNode) -> None:
+    """Number cells and counts, drop machine-made metadata and widget models, give every picture its alt text."""
+    notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
+    count = 0
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = NotebookNode(tags=tags) if tags else NotebookNode()
+        if cell.cell_type != "code":
+            continue
+        count += 1
+        cell.execution_count = count
+        cell.outputs = [_normalise_output(output, count) for output in _join_streams(cell.outputs)]
+        alt_texts = [o.metadata["image/png"]["alt"] for o in cell.outputs if "image/png" in o.get("metadata", {})]
+        if alt_texts:  # the key that Jupyter Book reads; JupyterLab reads the output's own metadata
+            cell.metadata["mystnb"] = {"image": {"alt": " ".join(alt_texts)}}
+
+
+def _normalise_output(output: NotebookNode, count: int) -> NotebookNode:
+    if output.output_type == "execute_result":
+        output.execution_count = count
+    for kind in [kind for kind in output.get("data", {}) if "widget" in kind]:
+        del output.data[kind]  # a widget without its kernel shows nothing; its text stays
+    return output
+
+
+def _join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Consecutive pieces of one stream in one output: how they were cut depends on timing. Warnings are not kept."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        if output.output_type == "stream" and output.name == "stderr":
+            continue
+        if output.output_type == "stream" and joined and joined[-1].output_type == "stream":
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
+
+
+def _same_lesson(old: NotebookNode, new: NotebookNode) -> bool:
+    if [cell.source for cell in old.cells] != [cell.source for cell in new.cells]:
+        return False
+    compared = [(a, b) for a, b in zip(old.cells, new.cells) if b.cell_type == "code" and not _is_ignored(b)]
+    return all(a.get("outputs") == b.outputs for a, b in compared)
+
+
+def _is_ignored(cell: NotebookNode) -> bool:
+    return cell.cell_type == "code" and IGNORED in cell.metadata.get("tags", [])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Execute lessons again and store their outputs.")
+    parser.add_argument("notebooks", nargs="+", type=Path)
+    parser.add_argument("--all", action="store_true", help="renew timings, memory and training outputs as well")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for path in tqdm(arguments.notebooks, desc="notebooks"):
+        print(f"{path.name}: {'refreshed' if refresh(path, renew_ignored=arguments.all) else 'unchanged'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+"""The trainers: bare loops that a reader can follow line by line.
+
+`ContrastiveTrainer` trains two towers at any batch size through the embedding cache.
+"""
+
+from minilib.trainers.contrastive import ContrastiveTrainer
+from minilib.trainers.embedding_cache import cached_backward
+
+__all__ = ["ContrastiveTrainer", "cached_backward"]

@@ -1,0 +1,59 @@
+"""One checkpoint file that is always whole: written beside its place, then moved over the old one.
+
+A process killed while it writes leaves the previous checkpoint as it was. Loading compares the settings and the model
+first, so that a checkpoint of another run is refused in one sentence before anything is overwritten.
+
+Proven in tests/test_resume_is_bit_equal.py and tests/test_bad_input_gets_one_sentence.py.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def save(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict, **state: Any) -> None:
+    """Write model, optimizer, settings and further plain state to `path`, all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "settings": settings, **state}, unfinished
+    )
+    os.replace(unfinished, path)
+
+
+def load(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict) -> dict[str, Any]:
+    """Load `path` into model and optimizer; returns the rest. ValueError for a file of another run or model."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        found = saved.pop("settings")
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}): delete it to start anew."
+        ) from error
+    _compare_settings(path, found, settings)
+    _compare_model(path, saved["model"], model.state_dict())
+    model.load_state_dict(saved.pop("model"))
+    optimizer.load_state_dict(saved.pop("optimizer"))
+    return saved
+
+
+def _compare_settings(path: Path, found: dict, wanted: dict) -> None:
+    for name in wanted:
+        if found.get(name) != wanted[name]:
+            raise ValueError(
+                f"checkpoint {path} was made with {name}={found.get(name)!r}, this run has {name}={wanted[name]!r}: "
+                "use the same setting or another output_dir."
+            )
+
+
+def _compare_model(path: Path, found: dict, wanted: dict) -> None:
+    for name in wanted.keys() | found.keys():
+        shapes = [tuple(side[name].shape) if name in side else "absent" for side in (found, wanted)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"checkpoint {path} belongs to another model: {name} is {shapes[0]} there and {shapes[1]} here; "
+                "build the same model or use another output_dir."
+            )

@@ -1,0 +1,208 @@
+"""ContrastiveTrainer: a bare training loop for two towers, at any batch size.
+
+One step takes the gradient of the loss over the whole batch (`embedding_cache`), whatever fits into memory at once, and
+one optimizer step. What happens in step k depends on nothing but the weights, the optimizer's state, the seed and k:
+the order of the data and the random draws are functions of (seed, k), so that a run that was killed and resumed ends
+with the same bits as one that was not.
+
+    learning rate    lr min(1, (k + 1) / warmup) (1 + cos(pi k / steps)) / 2
+    logit scale      s = exp(min(t, ln 100)), t learned, as CLIP clamps it
+
+Source: Inf-CL, section 4 (set-up) and Table 4. Taught in notebooks/07_train_with_giant_batches.ipynb, proven in
+tests/test_training_curves_agree.py and tests/test_resume_is_bit_equal.py.
+"""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from minilib.losses import _inputs, clip_loss, siglip_loss
+from minilib.trainers import checkpoint
+from minilib.trainers.embedding_cache import cached_backward
+
+LARGEST_LOG_SCALE = math.log(100)
+
+
+class ContrastiveTrainer:
+    """Trains `model` on `dataset` with a contrastive loss over batches of `batch_size` pairs.
+
+    Args:
+        model: has `encode_image(images)`, `encode_text(captions)` -> normalised features `(k, d)`, a parameter
+            `logit_scale` (log s) and, for the sigmoid loss, `logit_bias`; see `minilib.models.TwoTowers`.
+        dataset: rows by a list of indices, `dataset[[3, 1]]` -> `{"image": ..., "caption": ...}`, as `datasets` does.
+        batch_size: pairs that are compared with each other in one step.
+        micro_batch_size: pairs that the encoders see at a time; their memory depends on this alone.
+        steps: steps of the whole run, from which the learning rate is scheduled.
+        loss: "clip" or "siglip".
+        backend: as in `clip_loss`.
+        lr, weight_decay, warmup: AdamW's settings; `warmup` in steps.
+        frozen: "image" or "text" keeps that tower as it is (its gradient work is skipped), None trains both.
+        seed: data order and random draws.
+        output_dir: where `checkpoint.pt` is kept; None keeps none.
+        save_every: steps between checkpoints.
+        loss_options: further keyword arguments of the loss, e.g. `{"keep": 2e9}`.
+        progress: show a tqdm bar.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset,
+        *,
+        batch_size: int,
+        steps: int,
+        micro_batch_size: int = 512,
+        loss: str = "clip",
+        backend: str = "auto",
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        warmup: int = 0,
+        frozen: str | None = None,
+        seed: int = 0,
+        output_dir: str | Path | None = None,
+        save_every: int = 10,
+        loss_options: dict | None = None,
+        progress: bool = True,
+    ):
+        self.settings = {
+            "batch_size": batch_size, "steps": steps, "micro_batch_size": micro_batch_size, "loss": loss,
+            "lr": lr, "weight_decay": weight_decay, "warmup": warmup, "frozen": frozen, "seed": seed,
+            "dataset_rows": len(dataset),
+        }  # fmt: skip
+        _check(self.settings, save_every, backend)
+        self.model, self.dataset = model, dataset
+        self.loss_options = {"backend": backend, **(loss_options or {})}
+        self.save_every, self.progress = save_every, progress
+        self.path = Path(output_dir) / "checkpoint.pt" if output_dir is not None else None
+        self.optimizer = torch.optim.AdamW(_parameter_groups(model, frozen, weight_decay), lr=lr)
+        self.records: list[dict] = []
+
+    def train(self, *, resume: bool = True) -> list[dict]:
+        """Run to the last step and return one plain record per step; continues from the checkpoint if there is one."""
+        if resume and self.path is not None and self.path.exists():
+            saved = checkpoint.load(self.path, model=self.model, optimizer=self.optimizer, settings=self.settings)
+            self.records = saved["records"]
+        first, steps = len(self.records), self.settings["steps"]
+        with tqdm(total=steps, initial=first, desc="steps", disable=not self.progress) as bar:
+            for step in range(first, steps):
+                self.records.append(self.step(step))
+                bar.set_postfix(loss=f"{self.records[-1]['loss']:.3f}")
+                bar.update()
+                if self.path is not None and ((step + 1) % self.save_every == 0 or step + 1 == steps):
+                    self.save()
+        return self.records
+
+    def step(self, step: int) -> dict:
+        """One optimizer step on the batch of number `step`; returns its record."""
+        started = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.settings["steps"], self.settings["lr"], self.settings["warmup"])
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.train()
+        with torch.random.fork_rng():
+            torch.manual_seed(_mix(self.settings["seed"], step))
+            loss = self.backward(step)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, LARGEST_LOG_SCALE)
+        return {
+            "step": step, "loss": loss.item(), "pairs": (step + 1) * self.settings["batch_size"],
+            "lr": self.optimizer.param_groups[0]["lr"], "scale": self.model.logit_scale.exp().item(),
+            "seconds": time.perf_counter() - started,
+        }  # fmt: skip
+
+    def backward(self, step: int) -> Tensor:
+        """Leave the gradient of batch number `step` in the parameters and return its loss, detached."""
+        indices = batch_indices(step, len(self.dataset), self.settings["batch_size"], self.settings["seed"])
+        micro_batches = indices.split(self.settings["micro_batch_size"])
+        frozen = [self.settings["frozen"] == side for side in ("image", "text")]
+        if len(micro_batches) == 1:  # nothing to cache: one pass does it
+            rows = self.dataset[indices.tolist()]
+            with torch.set_grad_enabled(not frozen[0]):
+                img = self._encode_image(rows)  # (b, d)
+            with torch.set_grad_enabled(not frozen[1]):
+                txt = self._encode_text(rows)
+            loss = self.loss(img, txt)
+            loss.backward()
+            return loss.detach()
+        pieces = _Rows(self.dataset, micro_batches)
+        return cached_backward([self._encode_image, self._encode_text], pieces, self.loss, frozen=frozen)
+
+    def loss(self, img: Tensor, txt: Tensor) -> Tensor:
+        """The loss of features `(b, d)` under the model's own scale (and bias)."""
+        scale = self.model.logit_scale.exp()
+        if self.settings["loss"] == "siglip":
+            return siglip_loss(img, txt, scale, self.model.logit_bias, **self.loss_options)
+        return clip_loss(img, txt, scale, **self.loss_options)
+
+    def save(self) -> None:
+        """Write the checkpoint; the previous one stays until the new one is whole."""
+        checkpoint.save(
+            self.path, model=self.model, optimizer=self.optimizer, settings=self.settings, records=self.records
+        )
+
+    def _encode_image(self, rows: dict) -> Tensor:
+        return self.model.encode_image(rows["image"])
+
+    def _encode_text(self, rows: dict) -> Tensor:
+        return self.model.encode_text(rows["caption"])
+
+
+class _Rows:
+    """Micro-batches of a dataset, read anew in each pass: the rows of a large batch are never all in memory."""
+
+    def __init__(self, dataset, micro_batches: tuple[Tensor, ...]):
+        self.dataset, self.micro_batches = dataset, micro_batches
+
+    def __len__(self) -> int:
+        return len(self.micro_batches)
+
+    def __iter__(self):
+        return (self.dataset[indices.tolist()] for indices in self.micro_batches)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
+    """Linear warm-up, then half a cosine down to zero."""
+    return peak * min(1.0, (step + 1) / max(1, warmup)) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def batch_indices(step: int, rows: int, batch_size: int, seed: int) -> Tensor:
+    """Row numbers `(batch_size,)` of batch number `step`: each epoch a new permutation, its ragged end left out."""
+    epoch, number = divmod(step, rows // batch_size)
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(_mix(seed, epoch)))
+    return order[number * batch_size : (number + 1) * batch_size]
+
+
+def _mix(seed: int, number: int) -> int:
+    return seed * 1_000_003 + number
+
+
+def _parameter_groups(model: nn.Module, frozen: str | None, weight_decay: float) -> list[dict]:
+    """Weights with decay; biases, norms and the scale without; a frozen tower's parameters not at all."""
+    names = [(n, p) for n, p in model.named_parameters() if not (frozen and n.startswith(f"{frozen}_tower."))]
+    return [
+        {"params": [p for _, p in names if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for _, p in names if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def _check(settings: dict, save_every: int, backend: str) -> None:
+    _inputs.resolve(backend)
+    for name in ("batch_size", "micro_batch_size", "steps"):
+        if settings[name] < 1:
+            raise ValueError(f"{name} is {settings[name]}: give a positive whole number.")
+    if save_every < 1:
+        raise ValueError(f"save_every is {save_every}: give a positive whole number of steps.")
+    if settings["batch_size"] > settings["dataset_rows"]:
+        raise ValueError(
+            f"batch_size is {settings['batch_size']} but the dataset has {settings['dataset_rows']} rows: "
+            "take a smaller batch or a larger dataset."
+        )
+    if settings["loss"] not in ("clip", "siglip"):
+        raise ValueError(f"loss {settings['loss']!r} is unknown: choose 'clip' or 'siglip'.")
+    if settings["frozen"] not in (None, "image", "text"):
+        raise ValueError(f"frozen is {settings['frozen']!r}: choose 'image', 'text' or None.")
