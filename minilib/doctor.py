@@ -4,7 +4,6 @@ Proven in tests/test_commands.py.
 """
 
 import importlib.util
-import math
 import os
 import platform
 from importlib import metadata
@@ -13,8 +12,8 @@ import psutil
 import torch
 
 from minilib.losses._inputs import BACKENDS, resolve
+from minilib.teaching.memory import largest_dense_batch
 
-FLOAT = 4  # bytes
 EXTRAS = {
     "notebooks": ("jupyterlab", "ipywidgets", "nbval"),
     "book": ("jupyter-book",),
@@ -40,14 +39,14 @@ def diagnosis() -> list[str]:
         f"triton    {'installed' if importlib.util.find_spec('triton') else 'not installed'}, not needed yet",
         f"backends  {', '.join(BACKENDS[1:])}; auto picks {resolve('auto')}: same value and gradients as dense, "
         "never more than one tile of the similarity matrix",
-        f"batches   dense holds up to about {dense:,} pairs in the free memory (4 fp32 matrices); tiled needs b x d numbers",
+        f"batches   dense fills the free memory at about {dense:,} pairs (4 fp32 matrices); tiled needs b x d numbers",
         *(f"extra     {_extra(name)}" for name in EXTRAS),
     ]
 
 
-def largest_dense_batch(memory_bytes: float) -> int:
-    """The b at which dense's four fp32 matrices of b x b fill `memory_bytes`."""
-    return math.isqrt(int(memory_bytes / (4 * FLOAT)))
+def machine_memory() -> int:
+    """Bytes of main memory."""
+    return psutil.virtual_memory().total
 
 
 def _extra(name: str) -> str:

@@ -5,6 +5,8 @@ colour's connected patches, measures them, and writes the sentence itself. One p
 sentences must be equal word for word.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,7 @@ def read_caption(image: torch.Tensor) -> str:
     side = image.shape[-1]
     objects.sort(key=lambda o: (int(o[1] * 3 / side), int(o[2] * 3 / side)))
     words = [objects[0][0]]
-    for (_, y, x), (phrase, y2, x2) in zip(objects, objects[1:]):
+    for (_, y, x), (phrase, y2, x2) in pairwise(objects):
         down, right = y2 - y > 5, x2 - x
         assert y2 - y > -5, "the second object stands above the first"
         relation = ("above" if down else "") + (" and " if down and abs(right) > 5 else "")

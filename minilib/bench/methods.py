@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from minilib.losses.contrastive import clip_loss, siglip_loss
 
 EXACT, ROUNDED = 1e-5, 1e-2  # relative norm of the error that fp32, and bf16 gradient products, may have
-CHUNK_ROWS = 1024
+CHUNK_ROWS = 1024  # of 128 to 2,048, the fastest at b = 4,096 and 8,192
 
 
 class Inputs(NamedTuple):
@@ -48,7 +48,9 @@ def make_inputs(
     generator = torch.Generator().manual_seed(seed)
     img, noise = (F.normalize(torch.randn(batch, dim, generator=generator)) for _ in range(2))
     txt = F.normalize(correlation * img + math.sqrt(1 - correlation**2) * noise)  # (b, d)
-    return fresh(Inputs(img.to(dtype), txt.to(dtype), torch.tensor(scale, dtype=dtype), torch.tensor(-10.0, dtype=dtype)))
+    return fresh(
+        Inputs(img.to(dtype), txt.to(dtype), torch.tensor(scale, dtype=dtype), torch.tensor(-10.0, dtype=dtype))
+    )
 
 
 def fresh(inputs: Inputs) -> Inputs:

@@ -1,6 +1,7 @@
 """Pairs of images and captions, always a `datasets.Dataset` with the columns `image` and `caption`.
 
-scenes.py renders them, digits.py builds them from real handwriting, files.py reads your own; rows.py is what they share.
+scenes.py renders them, digits.py builds them from real handwriting, files.py reads your own; rows.py is what they
+share.
 """
 
 from .digits import digits_dataset, render_digits

@@ -4,8 +4,8 @@
     caption  = their names from left to right: "seven two nine"
 
 The 1,797 digits were written by many people and come with scikit-learn (`sklearn.datasets.load_digits`), so no
-download is needed. The first four fifths of the scans serve `split="train"`, the rest `split="test"`: a test strip shows
-no handwriting that a training strip has shown.
+download is needed. The first four fifths of the scans serve `split="train"`, the rest `split="test"`: a test strip
+shows no scan that a training strip has shown.
 
 Careful: k digits have only 10^k captions, 1,000 for the default of three. A large batch therefore holds the same
 caption many times, and the contrastive loss calls such pairs negatives. `unique=True` shows what that costs.
@@ -48,11 +48,15 @@ def render_digits(
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, got {split!r}: pass one of these.")
     if digits * SIDE > image_size:
-        raise ValueError(f"digits={digits} do not fit into image_size={image_size} at {SIDE} pixels each: "
-                         f"ask for at most {image_size // SIDE} digits or a larger image.")  # fmt: skip
+        raise ValueError(
+            f"digits={digits} do not fit into image_size={image_size} at {SIDE} pixels each: "
+            f"ask for at most {image_size // SIDE} digits or a larger image."
+        )
     if unique and count > 10**digits:
-        raise ValueError(f"count={count} unique strips were asked for but only {10**digits} captions exist with "
-                         f"digits={digits}: ask for fewer, more digits, or pass unique=False.")  # fmt: skip
+        raise ValueError(
+            f"count={count} unique strips were asked for but only {10**digits} captions exist with "
+            f"digits={digits}: ask for fewer, more digits, or pass unique=False."
+        )
     scans, labels = source_digits(split)
     rows = draw_rows(lambda generator, n: _draw(generator, n, labels, digits), count, seed=seed, unique=unique)
     captions = [" ".join(NAMES[label] for label in strip) for strip in labels[rows[:, 1:]].tolist()]

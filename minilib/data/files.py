@@ -35,10 +35,13 @@ def load_pairs(
     image_size: int = 32,
     cache_dir: str | Path | None = None,
 ) -> Dataset:
-    """Read pairs into a `datasets.Dataset` with the columns `image`, uint8 `(k, 3, image_size, image_size)`, and `caption`.
+    """Read pairs into a `datasets.Dataset` with the columns `image` and `caption`, as the scenes have them.
+
+    Reading k rows gives images `(k, 3, image_size, image_size)` uint8 and a list of k captions.
 
     source: a folder, a file or a Dataset, as above. image_column: holds images, paths, or arrays `(H, W)`, `(H, W, 3)`
-    or `(3, H, W)` from 0 to 255; in a folder it is always `image`. Images are turned to RGB, cut to a centred square and resized.
+    or `(3, H, W)` from 0 to 255; in a folder it is always `image`. Images are turned
+    to RGB, cut to a centred square and resized.
     cache_dir: where `datasets` keeps what it has read, by default its own cache.
     Raises ValueError for a missing path, a missing column, an unreadable image, or a row without one of the fields.
     """
@@ -46,8 +49,10 @@ def load_pairs(
     table, folder = _open(source, cache_dir)
     for column in (image_column, caption_column):
         if column not in table.column_names:
-            raise ValueError(f"source has no column {column!r}, only {table.column_names}: "
-                             "name the right one with image_column or caption_column.")  # fmt: skip
+            raise ValueError(
+                f"source has no column {column!r}, only {table.column_names}: "
+                "name the right one with image_column or caption_column."
+            )
     table = _undecoded(table.select_columns([image_column, caption_column]), image_column)
     pairs = table.map(
         _convert,
@@ -72,8 +77,10 @@ def _open(source, cache_dir) -> tuple[Dataset, str]:
             raise ValueError(f"source {str(source)!r} does not exist: pass a folder, a file or a loaded Dataset.")
         table, folder = _read(path, cache_dir), str(path.parent)
     else:
-        raise TypeError(f"source must be a path or a datasets.Dataset, got {type(source).__name__}: "
-                        "pass one split if you have a DatasetDict.")  # fmt: skip
+        raise TypeError(
+            f"source must be a path or a datasets.Dataset, got {type(source).__name__}: "
+            "pass one split if you have a DatasetDict."
+        )
     if len(table) == 0:
         raise ValueError("source must hold at least one pair, got an empty table: pass a source with rows.")
     return table, folder
@@ -85,8 +92,10 @@ def _read(path: Path, cache_dir) -> Dataset:
     if path.is_dir():
         reader, where = "imagefolder", {"data_dir": str(path)}
         if not list(path.rglob("metadata.*")):
-            raise ValueError(f"source {path.name!r} has images but no captions: add a metadata.jsonl with the fields "
-                             "file_name and caption.")  # fmt: skip
+            raise ValueError(
+                f"source {path.name!r} has images but no captions: add a metadata.jsonl with the fields "
+                "file_name and caption."
+            )
     elif path.suffix in READERS:
         reader, where = READERS[path.suffix], {"data_files": str(path)}
     else:
@@ -125,8 +134,10 @@ def _convert(row: dict, number: int, image_column: str, caption_column: str, siz
     try:
         picture = ImageOps.fit(_picture(image, folder).convert("RGB"), (size, size), Image.Resampling.BICUBIC)
     except Exception as error:
-        raise ValueError(f"source has an unreadable {image_column!r} in row {number} ({type(error).__name__}): "
-                         "replace the image or drop the row.") from error  # fmt: skip
+        raise ValueError(
+            f"source has an unreadable {image_column!r} in row {number} ({type(error).__name__}): "
+            "replace the image or drop the row."
+        ) from error
     return {"image": np.asarray(picture).transpose(2, 0, 1).tobytes(), "caption": caption}
 
 

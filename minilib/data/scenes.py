@@ -71,8 +71,10 @@ def render_scenes(
     low, high = _object_range(objects)
     exist = number_of_captions((low, high))
     if unique and count > exist:
-        raise ValueError(f"count={count} unique scenes were asked for but only {exist} exist with objects={objects}: "
-                         "ask for fewer, allow more objects, or pass unique=False.")  # fmt: skip
+        raise ValueError(
+            f"count={count} unique scenes were asked for but only {exist} exist with objects={objects}: "
+            "ask for fewer, allow more objects, or pass unique=False."
+        )
     rows = draw_rows(lambda generator, n: _draw(generator, n, low, high), count, seed=seed, unique=unique)
     return _paint(rows, image_size), _captions(rows)
 

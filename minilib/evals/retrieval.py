@@ -1,11 +1,11 @@
 """Recall at k: how often the right partner is among the k most similar ones, in both directions.
 
-    recall@k = mean_i [ rank_i < k ],      rank_i = #{j : x_ij > x_i+} + 1/2-chance of the ties
+    recall@k = mean_i [ rank_i < k ],      rank_i = #{j : x_ij > x_i+}, and ties as said below
 
 where
     x_ij    = <img_i, txt_j>, one row of similarities
     x_i+    the largest x_ij over the correct j: the pair's own, and any j of the same group
-    rank_i  how many wrong candidates stand before the best correct one
+    rank_i  how many wrong candidates stand before the best correct one, counted from 0
 
 Ties. With g wrong candidates strictly better, t wrong and c correct ones exactly equal to x_i+, every order of the
 t + c equals is as likely as any other. The chance that one of the c correct ones lands among the first k - g places is
@@ -16,7 +16,8 @@ and that chance is what we count. So collapsed features, all alike, score k / b 
 score the plain 0 or 1.
 
 The ranks are counts over a row, so they are folded tile by tile and the (b, b) matrix never exists: one visit finds
-x_i+, a second one counts. Both visits compute a similarity by the very same product, else rounding would break ties.
+x_i+, a second one counts. The same inner product may round differently in tiles of different shape, which would break
+ties by chance; so similarities closer than eight roundings, 8 eps |a| |b|, are equal to us.
 
 Taught in notebooks/07_train_with_giant_batches.ipynb, proven in tests/test_recall_is_fair_to_ties.py.
 """
@@ -47,7 +48,9 @@ def recall_at_k(
     for each other (captions that repeat). ks may exceed b. Extra memory is about 3 tile_size^2 numbers.
     """
     _check(image_features, text_features, ks, tile_size, groups)
-    img, txt = image_features.detach(), text_features.detach()
+    # Half precision would make ties of its own: its products are taken in fp32.
+    wide = torch.promote_types(image_features.dtype, torch.float32)
+    img, txt = image_features.detach().to(wide), text_features.detach().to(wide)
     if groups is None:
         groups = torch.arange(len(img))
     groups = groups.to(img.device)
@@ -93,25 +96,27 @@ def _one_way(a: Tensor, b: Tensor, groups: Tensor, ks: tuple[int, ...], tile_siz
     """Recall of every row of `a` (b, d) looking for its partners among the rows of `b` (b, d)."""
     totals = dict.fromkeys(ks, 0.0)
     columns = list(zip(b.split(tile_size), groups.split(tile_size)))
-    for rows, mine in zip(a.split(tile_size), groups.split(tile_size)):
+    slack = 8 * torch.finfo(a.dtype).eps * a.norm(dim=1) * b.norm(dim=1).max()  # (b,)
+    for rows, mine, near in zip(a.split(tile_size), groups.split(tile_size), slack.split(tile_size)):
         tiles = [(rows, column, mine[:, None] == group) for column, group in columns]
         best = torch.full((len(rows),), float("-inf"), dtype=a.dtype, device=a.device)
         for row, column, correct in tiles:
             x = (row @ column.T).masked_fill(~correct, float("-inf"))  # (rows, tile)
             best = torch.maximum(best, x.amax(1))
-        better, wrong, right = _counts(tiles, best)
+        better, wrong, right = _counts(tiles, best, near)
         for k in ks:
             totals[k] += _chance(better, wrong, right, k).sum().item()
     return {k: total / len(a) for k, total in totals.items()}
 
 
-def _counts(tiles: list, best: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For every row: candidates strictly better than `best`, wrong ones equal to it, correct ones equal to it."""
+def _counts(tiles: list, best: Tensor, near: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For every row: candidates better than `best`, and wrong and correct ones equal to it; `near` is equal."""
     better, wrong, right = (torch.zeros(len(best), dtype=torch.float64, device=best.device) for _ in range(3))
     for row, column, correct in tiles:
-        x = row @ column.T  # (rows, tile)
-        equal = x == best[:, None]
-        better += (x > best[:, None]).sum(1)
+        ahead = row @ column.T - best[:, None]  # (rows, tile)
+        equal = ahead.abs() <= near[:, None]
+        # A correct candidate is never ahead of the best one, but rounding might say so.
+        better += (~equal & ~correct & (ahead > 0)).sum(1)
         wrong += (equal & ~correct).sum(1)
         right += (equal & correct).sum(1)
     return better, wrong, right
@@ -131,30 +136,39 @@ def _chance(better: Tensor, wrong: Tensor, right: Tensor, k: int) -> Tensor:
 def _check(img: Tensor, txt: Tensor, ks: tuple[int, ...], tile_size: int, groups: Tensor | None) -> None:
     for name, features in (("image_features", img), ("text_features", txt)):
         if features.ndim != 2 or not features.is_floating_point():
-            raise ValueError(f"{name} must be floating point with shape (b, d), got {features.dtype} "
-                             f"{tuple(features.shape)}: pass one row of features for each item.")  # fmt: skip
+            raise ValueError(
+                f"{name} must be floating point with shape (b, d), got {features.dtype} "
+                f"{tuple(features.shape)}: pass one row of features for each item."
+            )
         bad = (~torch.isfinite(features)).any(1).nonzero()
         if len(bad):
-            raise ValueError(f"{name} must be finite, got NaN or infinity first in row {int(bad[0])}: mend the encoder.")
+            raise ValueError(f"{name} must be finite, got NaN or inf first in row {int(bad[0])}: mend the encoder.")
     if img.shape != txt.shape or len(img) == 0:
-        raise ValueError(f"image_features and text_features must have one non-empty shape (b, d), got "
-                         f"{tuple(img.shape)} and {tuple(txt.shape)}: pass matching rows.")  # fmt: skip
+        raise ValueError(
+            f"image_features and text_features must have one non-empty shape (b, d), got "
+            f"{tuple(img.shape)} and {tuple(txt.shape)}: pass matching rows."
+        )
     if not ks or any(not isinstance(k, int) or k < 1 for k in ks):
         raise ValueError(f"ks must hold whole numbers of at least 1, got {ks!r}: pass for example (1, 5, 10).")
     if not isinstance(tile_size, int) or tile_size < 1:
         raise ValueError(f"tile_size must be an integer of at least 1, got {tile_size!r}: pass for example 1024.")
     if groups is not None and (groups.shape != img.shape[:1] or groups.is_floating_point()):
-        raise ValueError(f"groups must be integers with shape ({len(img)},), got {groups.dtype} {tuple(groups.shape)}: "
-                         "pass one number for each item.")  # fmt: skip
+        raise ValueError(
+            f"groups must be integers with shape ({len(img)},), got {groups.dtype} {tuple(groups.shape)}: "
+            "pass one number for each item."
+        )
 
 
 def _check_rows(dataset: Dataset, micro_batch_size: int) -> None:
     lacking = [name for name in ("image", "caption") if name not in dataset.column_names]
     if lacking:
-        raise ValueError(f"dataset must have the columns image and caption, got {dataset.column_names}: "
-                         "read your own data with minilib.data.load_pairs.")  # fmt: skip
+        raise ValueError(
+            f"dataset must have the columns image and caption, got {dataset.column_names}: "
+            "read your own data with minilib.data.load_pairs."
+        )
     if len(dataset) == 0:
         raise ValueError("dataset must hold at least one pair, got an empty one: pass rows to rank.")
     if not isinstance(micro_batch_size, int) or micro_batch_size < 1:
-        raise ValueError(f"micro_batch_size must be an integer of at least 1, got {micro_batch_size!r}: "
-                         "pass for example 512.")  # fmt: skip
+        raise ValueError(
+            f"micro_batch_size must be an integer of at least 1, got {micro_batch_size!r}: pass for example 512."
+        )

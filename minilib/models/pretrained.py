@@ -21,7 +21,7 @@ from torch.nn import functional as F
 class HFTowers(nn.Module):
     """Wraps `model`, which offers `get_image_features` and `get_text_features`, with its `processor`.
 
-    processor: what transformers pairs with the model (CLIPProcessor, SiglipProcessor): `.image_processor`, `.tokenizer`.
+    processor: what transformers pairs with the model, with `.image_processor` and `.tokenizer` (CLIPProcessor).
     padding: how the tokenizer fills a batch; True pads to the longest caption, "max_length" is what SigLIP was
     trained with. Raises TypeError when the model or the processor lacks one of these names.
     """
@@ -34,8 +34,10 @@ class HFTowers(nn.Module):
         ):
             lacking = [name for name in needed if not hasattr(thing, name)]
             if lacking:
-                raise TypeError(f"{label} must offer {', '.join(needed)}, got {type(thing).__name__} without "
-                                f"{', '.join(lacking)}: pass a dual encoder and the processor made for it.")  # fmt: skip
+                raise TypeError(
+                    f"{label} must offer {', '.join(needed)}, got {type(thing).__name__} without "
+                    f"{', '.join(lacking)}: pass a dual encoder and the processor made for it."
+                )
         self.model, self.processor, self.padding = model, processor, padding
 
     @property
@@ -57,8 +59,10 @@ class HFTowers(nn.Module):
     def encode_image(self, images: Tensor) -> Tensor:
         """Unit features `(k, dim)` of uint8 images `(k, 3, H, W)`; the processor resizes and rescales them."""
         if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
-            raise ValueError(f"images must be uint8 with shape (k, 3, H, W), got {images.dtype} {tuple(images.shape)}: "
-                             "pass the column `image` as it is stored.")  # fmt: skip
+            raise ValueError(
+                f"images must be uint8 with shape (k, 3, H, W), got {images.dtype} {tuple(images.shape)}: "
+                "pass the column `image` as it is stored."
+            )
         inputs = self.processor.image_processor(images=list(images.cpu()), return_tensors="pt")
         return self._unit(self.model.get_image_features(**inputs.to(self.logit_scale.device)))
 

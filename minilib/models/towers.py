@@ -9,7 +9,8 @@ where
 
 The image tower cuts the picture into patches and looks at neighbouring patches; the text tower looks at neighbouring
 words, so that "red circle" is not "red ... circle". Both end in an average, which tells what is there, and the image
-tower adds a view of the places, which tells where. They are sized for a laptop: about 2 million multiplications for a pair.
+tower adds a view of the places, which tells where. They are sized for a laptop: one pair costs about 4 million
+floating-point operations forward.
 
 **No batch normalisation.** It would make the features of one picture depend on the other pictures of its micro-batch.
 The embedding cache runs every micro-batch twice and must get the same features both times, and a loss over a batch must
@@ -71,8 +72,10 @@ class TwoTowers(nn.Module):
         """Unit features `(k, dim)` of images `(k, 3, image_size, image_size)`: uint8, or floating point from 0 to 1."""
         side = self.image_size
         if images.ndim != 4 or images.shape[1:] != (3, side, side):
-            raise ValueError(f"images must have shape (k, 3, {side}, {side}), got {tuple(images.shape)}: "
-                             "resize them, or build TwoTowers with another image_size.")  # fmt: skip
+            raise ValueError(
+                f"images must have shape (k, 3, {side}, {side}), got {tuple(images.shape)}: "
+                "resize them, or build TwoTowers with another image_size."
+            )
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise TypeError(f"images must be uint8 or floating point, got {images.dtype}: convert them first.")
         unit = 127.5 if images.dtype == torch.uint8 else 0.5
@@ -142,14 +145,16 @@ def _words(vocabulary: Iterable[str] | None) -> Iterable[str]:
         return [*scenes.vocabulary(), *digits.NAMES]
     words = [vocabulary] if isinstance(vocabulary, str) else list(vocabulary)
     if isinstance(vocabulary, str) or not words or not all(isinstance(word, str) for word in words):
-        raise TypeError(f"vocabulary must be a non-empty list of words, got {vocabulary!r}: pass the words of your captions.")
+        raise TypeError(
+            f"vocabulary must be a non-empty list of words, got {vocabulary!r:.40}: pass the words of your captions."
+        )
     return words
 
 
 def _check_sizes(dim, width, image_size, init_scale, dropout, max_words) -> None:
     for name, value, least in (("dim", dim, 1), ("width", width, 1), ("max_words", max_words, 1)):
         if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}: pass a larger whole number.")
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}: pass a whole number.")
     if not isinstance(image_size, int) or image_size < 32 or image_size % 8:
         raise ValueError(f"image_size must be a multiple of 8 of at least 32, got {image_size!r}: pass for example 32.")
     if not 0 < init_scale < math.inf:

@@ -13,23 +13,20 @@ The dense 4 are two matrices of log-probabilities, one per direction, that wait 
 matrices made there.
 (Inf-CL's Table 1 shows the same: its dense losses take about 4.1 copies of the logits.)
 
-Two measurements. `saved_bytes` counts what waits between forward and backward. `measure_peak` runs Python code in a
-fresh process and reads by how much its resident memory rose at the highest point.
+Two measurements. `saved_bytes` counts what waits between forward and backward. `measure_loss_peak` runs
+a loss in a fresh process and reads by how much its resident memory rose at the highest point (see `peak.py`).
 
 Taught in notebooks/02_measure_where_memory_goes.ipynb, proven in tests/test_memory_is_predicted_then_measured.py.
 """
 
-import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from minilib.kernels.tiled import TILE_COLS, TILE_ROWS
+from minilib.teaching.peak import measure_peak
 
 BACKENDS = ("dense", "tiled")
 LOSSES = ("clip", "siglip")
@@ -115,31 +112,6 @@ def saved_bytes(fn: Callable[[], Tensor], *, besides: Iterable[Tensor] = ()) -> 
     return sum(storage.nbytes() for address, storage in kept.items() if address not in held)
 
 
-def measure_peak(setup: str, statement: str, *, threads: int = 1, timeout: float = 600.0) -> int:
-    """Bytes by which resident memory peaks above its level before `statement`, in a fresh Python process.
-
-    `setup` is Python code that imports, builds the inputs and makes one small warm-up call; `statement` is the code
-    that is measured. A fresh process, because a peak never falls again; a warm-up, because first calls allocate for
-    ever. RuntimeError with the last line of the child's complaint when it fails.
-    """
-    code = "\n".join(
-        [setup, _PEAK_SOURCE, "before = start_peak()", statement, "print(json.dumps(read_peak() - before))"]
-    )
-    settings = {
-        "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
-        "OMP_NUM_THREADS": str(threads),
-        # glibc learns from every freed block to keep larger ones; a fixed threshold returns them, so peaks repeat.
-        "MALLOC_MMAP_THRESHOLD_": "65536",
-    }
-    child = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, env={**os.environ, **settings}
-    )
-    if child.returncode != 0:
-        complaint = child.stderr.strip().splitlines() or [f"exit status {child.returncode}"]
-        raise RuntimeError(f"the measured process failed ({complaint[-1]}): try the same code in this process")
-    return int(json.loads(child.stdout.strip().splitlines()[-1]))
-
-
 def measure_loss_peak(
     batch: int,
     dim: int,
@@ -175,25 +147,6 @@ def format_bytes(n: float) -> str:
         n /= 1000
     return f"{n:.0f} {unit}" if unit == "B" or abs(n) >= 9.95 else f"{n:.1f} {unit}"
 
-
-# Linux keeps the peak of this very process in VmHWM and can lower it to the present level. The peak in getrusage is
-# second choice: it starts at the peak of the parent, so beside a large notebook a small child would show no rise.
-_PEAK_SOURCE = """
-import json, resource, sys
-def read_peak():
-    try:
-        with open("/proc/self/status") as status:
-            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-def start_peak():
-    try:
-        with open("/proc/self/clear_refs", "w") as peak:
-            peak.write("5")
-    except OSError:
-        pass
-    return read_peak()
-"""
 
 _LOSS_SOURCE = """
 import torch

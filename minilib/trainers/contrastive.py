@@ -46,6 +46,7 @@ class ContrastiveTrainer:
         save_every: steps between checkpoints.
         loss_options: further keyword arguments of the loss, e.g. `{"keep": 2e9}`.
         progress: show a tqdm bar.
+        description: the words before the bar.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ContrastiveTrainer:
         save_every: int = 10,
         loss_options: dict | None = None,
         progress: bool = True,
+        description: str = "steps",
     ):
         self.settings = {
             "batch_size": batch_size, "steps": steps, "micro_batch_size": micro_batch_size, "loss": loss,
@@ -76,7 +78,7 @@ class ContrastiveTrainer:
         _check(self.settings, save_every, backend)
         self.model, self.dataset = model, dataset
         self.loss_options = {"backend": backend, **(loss_options or {})}
-        self.save_every, self.progress = save_every, progress
+        self.save_every, self.progress, self.description = save_every, progress, description
         self.path = Path(output_dir) / "checkpoint.pt" if output_dir is not None else None
         self.optimizer = torch.optim.AdamW(_parameter_groups(model, frozen, weight_decay), lr=lr)
         self.records: list[dict] = []
@@ -87,7 +89,7 @@ class ContrastiveTrainer:
             saved = checkpoint.load(self.path, model=self.model, optimizer=self.optimizer, settings=self.settings)
             self.records = saved["records"]
         first, steps = len(self.records), self.settings["steps"]
-        with tqdm(total=steps, initial=first, desc="steps", disable=not self.progress) as bar:
+        with tqdm(total=steps, initial=first, desc=self.description, disable=not self.progress) as bar:
             for step in range(first, steps):
                 self.records.append(self.step(step))
                 bar.set_postfix(loss=f"{self.records[-1]['loss']:.3f}")

@@ -1,7 +1,8 @@
 """How an exercise is checked: run the learner's function on one case after another and print one line.
 
-A case is a function `learner -> None or hint`. The first hint ends the check, so that the learner mends one thing at a
-time. Three lines are possible, and they are the same on every machine:
+An exercise is a dictionary of cases, from the words that describe a case to a function `learner -> None or hint`. The
+first hint ends the check, so that the learner mends one thing at a time. Three lines are possible, and they are the
+same on every machine:
 
     Not attempted yet: ...    the function still raises NotImplementedError
     Not yet: ...              the failing case and what it suggests
@@ -10,11 +11,12 @@ time. Three lines are possible, and they are the same on every machine:
 A check never raises, so that an unsolved notebook runs to its end. With MINILIB_STRICT_CHECKS=1 in the environment the
 first two lines are raised as AssertionError, for teachers who grade.
 
-Judge: fp64, relative error 1e-8 unless the case says otherwise. Proven in tests/test_checks_can_fail.py.
+Judge: fp64, error at most 1e-8 of the largest entry unless the case says otherwise. Proven in
+tests/test_checks_can_fail.py.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 Case = Callable[[Callable], str | None]
 
 
-def run(learner: Callable, cases: Sequence[Case], insight: str) -> None:
+def run(learner: Callable, cases: Mapping[str, Case], insight: str) -> None:
     """Print the one line that `learner` has earned, or raise it in strict mode."""
     line = verdict(learner, cases, insight)
     if os.environ.get("MINILIB_STRICT_CHECKS") == "1" and not line.startswith("Passed"):
@@ -32,38 +34,42 @@ def run(learner: Callable, cases: Sequence[Case], insight: str) -> None:
     print(line)
 
 
-def verdict(learner: Callable, cases: Sequence[Case], insight: str) -> str:
+def verdict(learner: Callable, cases: Mapping[str, Case], insight: str) -> str:
     """The line for `learner`: the first hint that a case gives, or the insight when none does."""
-    for number, case in enumerate(cases):
+    for number, (where, case) in enumerate(cases.items()):
         try:
             hint = case(learner)
         except NotImplementedError as error:
             if number == 0:
                 return "Not attempted yet: replace the line that raises NotImplementedError, then run this cell again."
-            hint = _raised(case, error)
+            hint = _raised(error)
         except Exception as error:
-            hint = _raised(case, error)
+            hint = _raised(error)
         if hint:
-            return f"Not yet: {hint}"
-    return f"Passed: {insight}"
+            return f"Not yet: {where}, {hint}."
+    return f"Passed: {insight}."
 
 
-def compare(
-    where: str, got: Any, want: Any, suspects: Mapping[str, Any] | None = None, tol: float = 1e-8
-) -> str | None:
-    """None when `got` is `want`, else a hint that begins with `where`.
+def compare(got: Any, want: Any, suspects: Mapping[str, Any] | None = None, tol: float = 1e-8) -> str | None:
+    """None when `got` is `want`, else a hint.
 
     `suspects` maps a hint to the answer that a typical mistake gives: the first one that `got` equals is named.
     """
-    wrong = _shape_hint(where, got, want)
+    wrong = _shape_hint(got, want)
     if wrong:
         return wrong
     if close(got, want, tol):
         return None
     for hint, answer in (suspects or {}).items():
         if close(got, answer, tol):
-            return f"{where}, {hint}."
-    return f"{where}, {_difference(got, want)}."
+            return hint
+    return _difference(got, want, tol)
+
+
+def not_finite(got: Any, hint: str) -> str | None:
+    """`hint` when an entry of `got` is infinite or NaN."""
+    parts = got if isinstance(got, tuple | list) else (got,)
+    return None if all(torch.isfinite(as_tensor(part)).all() for part in parts) else hint
 
 
 def close(got: Any, want: Any, tol: float = 1e-8) -> bool:
@@ -80,7 +86,7 @@ def close(got: Any, want: Any, tol: float = 1e-8) -> bool:
 
 def as_tensor(value: Any) -> Tensor:
     """Numbers and tensors alike as detached fp64 tensors."""
-    return torch.as_tensor(value).detach().to(torch.float64)
+    return torch.as_tensor(value, dtype=torch.float64).detach()
 
 
 class LargestTensor(TorchDispatchMode):
@@ -98,30 +104,30 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
-def _shape_hint(where: str, got: Any, want: Any) -> str | None:
+def _shape_hint(got: Any, want: Any) -> str | None:
     if isinstance(want, tuple):
         if not isinstance(got, tuple | list) or len(got) != len(want):
-            return f"{where}, the function returned {type(got).__name__}: return a tuple of {len(want)} tensors."
-        return next(filter(None, (_shape_hint(where, g, w) for g, w in zip(got, want, strict=True))), None)
+            return f"the function returned {type(got).__name__} and should return a tuple of {len(want)} tensors"
+        return next(filter(None, (_shape_hint(g, w) for g, w in zip(got, want, strict=True))), None)
     if got is None:
-        return f"{where}, the function returned None: is a return statement missing?"
-    if tuple(as_tensor(got).shape) != tuple(as_tensor(want).shape):
-        return f"{where}, the shape is {tuple(as_tensor(got).shape)} and should be {tuple(as_tensor(want).shape)}."
-    return None
+        return "the function returned None: is a return statement missing?"
+    shape, wanted = tuple(as_tensor(got).shape), tuple(as_tensor(want).shape)
+    return None if shape == wanted else f"the shape is {shape} and should be {wanted}"
 
 
-def _difference(got: Any, want: Any) -> str:
+def _difference(got: Any, want: Any, tol: float) -> str:
     if isinstance(want, tuple):
-        which = next(k for k, (g, w) in enumerate(zip(got, want, strict=True)) if not close(g, w))
-        return f"of the returned tuple, entry {which}: " + _difference(got[which], want[which])
+        wrong = next(k for k, (g, w) in enumerate(zip(got, want, strict=True)) if not close(g, w, tol))
+        return f"of the returned tuple, entry {wrong}: " + _difference(got[wrong], want[wrong], tol)
     got, want = as_tensor(got), as_tensor(want)
-    if not torch.isfinite(got).all() and torch.isfinite(want).all():
+    if torch.isfinite(want).all() and not torch.isfinite(got).all():
         return "the answer is not finite: did an exponential overflow, or inf meet inf?"
     if want.ndim == 0:
         return f"the answer is {got.item():.4g} and should be {want.item():.4g}"
-    return f"the largest difference is {(got - want).abs().max().item():.3g}, the largest entry {want.abs().max().item():.3g}"
+    largest, size = (got - want).abs().max().item(), want.abs().max().item()
+    return f"the largest difference is {largest:.3g}, where the largest entry is {size:.3g}"
 
 
-def _raised(case: Case, error: Exception) -> str:
-    told = str(error).strip().splitlines()
-    return f"{(case.__doc__ or case.__name__).strip()}, the function raised {type(error).__name__}: {told[0] if told else 'no message'}"
+def _raised(error: Exception) -> str:
+    told = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+    return f"the function raised {type(error).__name__}: {told}"

@@ -1,6 +1,6 @@
 """Checks of lesson 02, measure where the memory goes: what autograd keeps, and what accumulation cannot do.
 
-Solutions: `minilib.teaching.memory.saved_numbers`; `minilib.clip_loss` on each part, averaged.
+Solutions: `minilib.teaching.memory.saved_numbers`; `minilib.clip_loss` of each part, averaged.
 """
 
 from collections.abc import Callable
@@ -19,25 +19,11 @@ def check_saved_floats(learner: Callable[[int, int], int]) -> None:
 
     Two matrices of log-probabilities, one per direction, and the scaled image features; the inputs do not count.
     """
-
-    def numbers(fn, b, d):
-        return compare(f"For {b} pairs of width {d}", fn(b, d), memory.saved_numbers(b, d), {
-            "one matrix is missing: each direction keeps its own log-probabilities": b * b + b * d,
-            "the scaled features are missing: the product keeps what it multiplied": 2 * b * b,
-            "that is the peak: two of the four matrices are only made during the backward pass": 4 * b * b + b * d,
-            "that is in bytes: the task asks for numbers": 4 * (2 * b * b + b * d),
-            "the texts are not scaled, they are inputs that you hold anyway": 2 * b * b + 2 * b * d,
-        })  # fmt: skip
-
-    def small(fn):
-        """For 4 pairs of width 3"""
-        return numbers(fn, 4, 3)
-
-    def wide(fn):
-        """For 1,000 pairs of width 64"""
-        return numbers(fn, 1000, 64)
-
-    run(learner, [small, wide], "what waits grows with b squared; the features, b times d, soon do not matter.")
+    cases = {
+        "for 4 pairs of width 3": lambda fn: _saved(fn, 4, 3),
+        "for 1,000 pairs of width 64": lambda fn: _saved(fn, 1000, 64),
+    }
+    run(learner, cases, "what waits grows with b squared; the features, b times d, soon do not matter")
 
 
 def check_accumulated_loss(learner: Callable[[Tensor, Tensor, float, int], Tensor]) -> None:
@@ -45,33 +31,34 @@ def check_accumulated_loss(learner: Callable[[Tensor, Tensor, float, int], Tenso
 
     Cut the batch `(b, d)` into `parts` equal parts and average the losses of the parts; returns a scalar.
     """
-
-    def four_parts(fn):
-        """For 12 pairs in 4 parts"""
-        img, txt = random_features(12, 5, dtype=torch.float64)
-        losses = _losses(img, txt, 4)
-        return compare("For 12 pairs in 4 parts", fn(img, txt, 10.0, 4), losses.mean(), {
-            "that is the loss of the whole batch: a part sees only its own pairs as negatives": _losses(img, txt, 1)[0],
-            "the losses of the parts are added, not averaged": losses.sum(),
-            "that is the loss of the last part alone": losses[-1],
-            "that is four times too small: each part's loss is already a mean over its pairs": losses.mean() / 4,
-        })  # fmt: skip
-
-    def one_part(fn):
-        """For one part"""
-        img, txt = random_features(6, 5, dtype=torch.float64)
-        return compare("For one part, which is the whole batch", fn(img, txt, 10.0, 1), _losses(img, txt, 1)[0])
-
-    def single_pairs(fn):
-        """For as many parts as pairs"""
-        img, txt = random_features(6, 5, dtype=torch.float64)
-        where = "For as many parts as pairs, where nobody has a negative and the loss is 0"
-        return compare(where, fn(img, txt, 10.0, 6) + 1.0, 1.0)
-
-    insight = "n parts compare one n-th of all pairs, so accumulation is not a larger batch for this loss."
-    run(learner, [four_parts, one_part, single_pairs], insight)
+    cases = {
+        "for 12 pairs in 4 parts": lambda fn: _accumulated(fn, 12, 4),
+        "for 6 pairs in one part, which is the whole batch": lambda fn: _accumulated(fn, 6, 1),
+        "for 6 parts of one pair, where nobody has a negative and the loss is 0": lambda fn: _accumulated(fn, 6, 6),
+    }
+    run(learner, cases, "n parts compare one n-th of all pairs, so accumulation is not a larger batch for this loss")
 
 
-def _losses(img: Tensor, txt: Tensor, parts: int) -> Tensor:
+def _saved(fn: Callable, b: int, d: int) -> str | None:
+    suspects = {
+        "one matrix is missing: each direction keeps its own log-probabilities": b * b + b * d,
+        "the scaled features are missing: a product keeps what it multiplied": 2 * b * b,
+        "that is the peak: two of the four matrices are only made during the backward pass": 4 * b * b + b * d,
+        "that is in bytes: the task asks for numbers": 4 * (2 * b * b + b * d),
+        "only the images are scaled: the texts are inputs that you hold anyway": 2 * b * b + 2 * b * d,
+    }
+    return compare(fn(b, d), memory.saved_numbers(b, d), suspects)
+
+
+def _accumulated(fn: Callable, b: int, parts: int) -> str | None:
+    img, txt = random_features(b, 5, dtype=torch.float64)
     pieces = zip(img.chunk(parts), txt.chunk(parts), strict=True)
-    return torch.stack([clip_loss(i, t, 10.0, backend="dense") for i, t in pieces])
+    losses = torch.stack([clip_loss(i, t, 10.0, backend="dense") for i, t in pieces])
+    whole = clip_loss(img, txt, 10.0, backend="dense")
+    suspects = {
+        "that is the loss of the whole batch: a part sees only its own pairs as negatives": whole,
+        "the losses of the parts are added, not averaged": losses.sum(),
+        "that is the loss of the last part alone": losses[-1],
+        "that is divided twice: each part's loss is already a mean over its pairs": losses.mean() / parts,
+    }
+    return compare(fn(img, txt, 10.0, parts) + 1.0, losses.mean() + 1.0, {k: v + 1.0 for k, v in suspects.items()})

@@ -125,7 +125,7 @@ def memory_parts(parts: Mapping[str, Mapping[str, float]], *, title: str | None 
         size=(6.4, 1.5 + 1.1 * len(stacks)),
     )
     for row, (name, stack) in enumerate(stacks.items()):
-        panel = axes(figure, len(stacks), 1, row + 1, xlabel="memory" if row == len(stacks) - 1 else "")
+        panel = axes(figure, len(stacks), 1, row + 1, xlabel="memory")
         left = 0.0
         for k, (part, size) in enumerate(stack.items()):
             panel.barh(

@@ -1,0 +1,40 @@
+"""python -m minilib tour | clip | eval | bench | doctor: every command is one plain function.
+
+Flags are made from the function's signature and help from its docstring (jsonargparse), and any set of flags may come
+from a YAML file instead: `python -m minilib clip --config mine.yaml`.
+"""
+
+import sys
+
+from jsonargparse import auto_cli
+
+from minilib.commands import clip, evaluate
+from minilib.doctor import doctor
+from minilib.teaching.tour import tour
+
+
+def bench() -> dict:
+    """The benchmarks, imported only when asked for."""
+    from minilib.bench import bench_contrastive
+
+    return {"_help": "Time the losses beside their peers, in one run.", "contrastive": bench_contrastive}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; a refusal is one sentence on standard error and exit status 2."""
+    commands = {"tour": tour, "clip": clip, "eval": evaluate, "bench": bench(), "doctor": doctor}
+    try:
+        auto_cli(commands, args=arguments, as_positional=False, prog="python -m minilib")
+    except ValueError as error:
+        sys.exit(_refuse(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from the last checkpoint, where it keeps one.")
+
+
+def _refuse(error: Exception) -> int:
+    print(f"minilib: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""python -m minilib tour: Inf-CL end to end on this machine, in minutes, with pictures.
+
+Five stops, each a claim with its measurement:
+
+    wall      dense memory grows with b^2, tiled memory with b: predicted, then measured in fresh processes
+    curves    dense and tiled train the same model to the same curve
+    batches   recall against batch size at equal pairs seen, whatever comes out
+    giant     training goes on at a batch whose matrices this machine could not hold
+    found     what the model retrieves now
+
+Everything is written to the output folder: one PNG per figure, metrics.json and report.html. A tour that is
+interrupted goes on where it stopped: finished stops are read from metrics.json, a training run from its checkpoint. A
+tour that has ended starts anew.
+
+Proven in tests/test_the_tour_ends_with_a_report.py.
+"""
+
+import functools
+import json
+import os
+import resource
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from minilib.data import scenes_dataset
+from minilib.doctor import diagnosis, machine_memory
+from minilib.evals import evaluate_retrieval
+from minilib.models import TwoTowers
+from minilib.teaching import memory, plots
+from minilib.teaching.report import write_report
+from minilib.trainers import ContrastiveTrainer
+
+DIM = 64
+GIANT_LR = 5e-4  # few steps, from trained weights
+SIZES = {
+    # pairs: training pictures; held_out: pictures of the evaluation; peaks: batches whose memory is measured
+    "full": {
+        "pairs": 65_536, "held_out": 1_000, "peaks": (2_048, 4_096, 8_192), "curve_batch": 1_024, "curve_steps": 32,
+        "batches": (64, 256, 1_024, 4_096), "seeds": (0, 1, 2), "micro": 2_048, "giant_steps": 3, "giant": None,
+    },
+    "small": {
+        "pairs": 2_048, "held_out": 100, "peaks": (256, 512), "curve_batch": 128, "curve_steps": 4,
+        "batches": (64, 256), "seeds": (0,), "micro": 256, "giant_steps": 1, "giant": 1_024,
+    },
+}  # fmt: skip
+
+
+def tour(output: Path = Path("runs/tour"), size: str = "full") -> None:
+    """Train dense, tiled and at a giant batch on this machine; write figures, metrics.json and report.html.
+
+    Args:
+        output: folder for everything that the tour writes.
+        size: "full" takes some minutes on two cores; "small" runs the same stops in seconds, too few to learn much.
+    """
+    if size not in SIZES:
+        raise ValueError(f"size is {size!r}: choose one of {', '.join(map(repr, SIZES))}.")
+    output = Path(output)
+    metrics = _unfinished(output, size)
+    print("\n".join(diagnosis()[:3]))
+    for name, stop in (("wall", wall), ("curves", curves), ("batches", batches), ("giant", giant), ("found", found)):
+        if name not in metrics:
+            print(f"\n{name}: {stop.__doc__.splitlines()[0]}", flush=True)
+            metrics[name] = stop(output, SIZES[size], metrics)
+            _write(output / "metrics.json", metrics)
+    write_report(output, metrics)
+    shutil.rmtree(output / "training", ignore_errors=True)  # a finished tour starts anew the next time
+    _write(output / "metrics.json", {**metrics, "finished": True})
+    print(f"\nOpen {output / 'report.html'}")
+
+
+def wall(output: Path, size: dict, metrics: dict) -> dict:
+    """Predict the memory of both losses, then measure it in fresh processes."""
+    rows = []
+    for batch in size["peaks"]:
+        for backend in ("dense", "tiled"):
+            predicted = memory.predict_bytes(batch, DIM, backend=backend)["total"]
+            measured = memory.measure_loss_peak(batch, DIM, backend)
+            rows.append({"backend": backend, "batch": batch, "predicted": predicted, "measured": measured})
+    reach = [2**k for k in range(8, 21)]
+    dense, tiled = ([memory.predict_bytes(b, DIM, backend=name)["total"] for b in reach] for name in ("dense", "tiled"))
+    limit = machine_memory()
+    _save(output, "memory_wall", plots.memory_wall(reach, dense, tiled, limit_bytes=limit))
+    labels = [f"{row['backend']} {row['batch']:,}" for row in rows]
+    bars = [[row[kind] for row in rows] for kind in ("predicted", "measured")]
+    _save(output, "predicted_vs_measured", plots.predicted_vs_measured(labels, *bars))
+    return {"rows": rows, "machine_bytes": limit, "largest_dense_batch": memory.largest_dense_batch(limit)}
+
+
+def curves(output: Path, size: dict, metrics: dict) -> dict:
+    """Train one model twice from one seed, dense and tiled: the curves lie on each other."""
+    losses = {}
+    for backend in ("dense", "tiled"):
+        trainer = _trainer(output, size, f"curve {backend}", size["curve_batch"], size["curve_steps"], backend=backend)
+        losses[backend] = [record["loss"] for record in trainer.train()]
+    difference = max(abs(a - b) for a, b in zip(*losses.values()))
+    title = f"Dense and tiled: one curve (largest difference {difference:.0e})"
+    _save(output, "loss_curves", plots.loss_curves(losses, title=title))
+    return {"batch": size["curve_batch"], "losses": losses, "largest_difference": difference}
+
+
+def batches(output: Path, size: dict, metrics: dict) -> dict:
+    """Train at growing batch sizes on equal pairs: does recall rise with the batch?"""
+    test = scenes_dataset(size["held_out"], seed=1)
+    recall = {batch: [] for batch in size["batches"]}
+    for seed in size["seeds"]:
+        for batch in size["batches"]:
+            steps = size["pairs"] // batch
+            trainer = _trainer(output, size, f"batch {batch:,} seed {seed}", batch, steps, seed=seed)
+            trainer.train()
+            found = evaluate_retrieval(trainer.model, test, progress=False)
+            recall[batch].append({way: {f"recall@{k}": v for k, v in ks.items()} for way, ks in found.items()})
+    spread = {
+        way.replace("_", " "): tuple(
+            [float(reduce([run[way]["recall@1"] for run in recall[batch]])) for batch in recall]
+            for reduce in (np.mean, np.min, np.max)
+        )
+        for way in ("image_to_text", "text_to_image")
+    }
+    rises = {way: means == sorted(means) for way, (means, _, _) in spread.items()}
+    chance = 1 / size["held_out"]
+    _save(output, "recall_vs_batch", plots.recall_vs_batch(list(recall), spread, chance=chance))
+    return {
+        "pairs_seen": size["pairs"],
+        "seeds": list(size["seeds"]),
+        "recall": recall,
+        "rises": rises,
+        "chance": chance,
+    }
+
+
+def giant(output: Path, size: dict, metrics: dict) -> dict:
+    """Go on training at a batch whose four matrices this machine cannot hold."""
+    batch = size["giant"] or giant_batch(metrics["wall"]["machine_bytes"])
+    model = _trained(output, f"batch {max(size['batches']):,} seed {size['seeds'][0]}")
+    trainer = _trainer(output, size, f"giant {batch:,}", batch, size["giant_steps"], model=model, lr=GIANT_LR)
+    records = trainer.train()
+    losses = [record["loss"] for record in records]
+    title = f"Training goes on at {batch:,} pairs a step"
+    _save(output, "giant_batch", plots.loss_curves({f"tiled, batch {batch:,}": losses}, title=title))
+    return {
+        "batch": batch, "losses": losses, "seconds": [record["seconds"] for record in records],
+        "dense_bytes": memory.dense_matrix_bytes(batch), "process_peak_bytes": _process_peak(),
+        "recall": evaluate_retrieval(model, scenes_dataset(size["held_out"], seed=1), progress=False),
+    }  # fmt: skip
+
+
+def found(output: Path, size: dict, metrics: dict) -> dict:
+    """Ask the trained model for the captions of pictures it has not seen."""
+    model = _trained(output, f"giant {metrics['giant']['batch']:,}").eval()
+    rows = scenes_dataset(size["held_out"], seed=1)[list(range(size["held_out"]))]
+    with torch.no_grad():
+        img, txt = model(rows["image"], rows["caption"])  # (n, d) each
+    scores = img @ txt.T  # (n, n), for the few pictures of the evaluation
+    _save(output, "scenes", plots.image_grid(rows["image"][:8], rows["caption"][:8]))
+    _save(output, "similarities", plots.similarity_matrix(scores[:8, :8]))
+    top = scores[0].topk(5)
+    captions, places = [rows["caption"][k] for k in top.indices], top.indices.tolist()
+    truth = places.index(0) if 0 in places else None
+    _save(output, "retrieved", plots.retrieval_examples(rows["image"][0], captions, top.values.tolist(), truth))
+    return {"captions": captions, "scores": top.values.tolist(), "truth": truth}
+
+
+def giant_batch(machine_bytes: float) -> int:
+    """The smallest multiple of 8,192, from 16,384 to 98,304, whose dense matrices exceed the machine's memory."""
+    sizes = range(16_384, 98_305, 8_192)
+    return next((batch for batch in sizes if memory.dense_matrix_bytes(batch) > machine_bytes), sizes[-1])
+
+
+def learning_rate(batch: int) -> float:
+    """Our rule for these towers: the square root of the batch size, from 1e-3 at 256 pairs."""
+    return 1e-3 * (batch / 256) ** 0.5
+
+
+def _trainer(
+    output: Path, size: dict, name: str, batch: int, steps: int, *, seed=0, model=None, lr=None, backend="auto"
+) -> ContrastiveTrainer:
+    """A trainer on the tour's scenes, from the weights of `seed` unless `model` is given; resumes by itself."""
+    if model is None:
+        torch.manual_seed(seed)
+        model = TwoTowers(dim=DIM)
+    return ContrastiveTrainer(
+        model, _pictures(max(size["pairs"], batch)), batch_size=batch, steps=steps, micro_batch_size=size["micro"],
+        lr=lr or learning_rate(batch), warmup=min(20, steps // 5), seed=seed, backend=backend,
+        output_dir=_folder(output, name), save_every=max(1, 2**15 // batch), description=name,
+    )  # fmt: skip
+
+
+def _trained(output: Path, name: str) -> TwoTowers:
+    model = TwoTowers(dim=DIM)
+    model.load_state_dict(torch.load(_folder(output, name) / "checkpoint.pt", weights_only=True)["model"])
+    return model
+
+
+@functools.cache
+def _pictures(count: int):
+    return scenes_dataset(count, seed=0)
+
+
+def _folder(output: Path, name: str) -> Path:
+    return output / "training" / name.replace(" ", "_").replace(",", "")
+
+
+def _unfinished(output: Path, size: str) -> dict:
+    """The metrics of an interrupted tour of this size, to go on with; a fresh record otherwise."""
+    path = output / "metrics.json"
+    metrics = json.loads(path.read_text()) if path.exists() else {}
+    if metrics.get("size") == size and not metrics.get("finished"):
+        return metrics
+    shutil.rmtree(output / "training", ignore_errors=True)
+    return {"size": size, "dim": DIM, "machine": diagnosis()[:3]}
+
+
+def _save(output: Path, name: str, figure) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    (output / f"{name}.png").write_bytes(plots.to_png(figure))
+    (output / f"{name}.txt").write_text(figure.alt_text + "\n")
+
+
+def _write(path: Path, metrics: dict) -> None:
+    """All or nothing, so that an interrupted tour can be read back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(metrics, indent=2))
+    os.replace(unfinished, path)
+
+
+def _process_peak() -> int:
+    """The most resident memory that this process has held so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
