@@ -56,27 +56,27 @@ def clock(call: Callable[[], Any]) -> Sample:
 
 
 def warm_up(
-    steps: dict[str, Callable[[Any], Any]], inputs: Callable[[int], Any], bar: tqdm
+    steps: dict[str, Callable[[Any], Any]], inputs: Callable[[], Any], bar: tqdm
 ) -> tuple[dict[str, Sample], dict[str, str]]:
     """Call every method once; return the time of these first calls, and a sentence for each that could not be made."""
     first, failed = {}, {}
     for name, step in steps.items():
         bar.set_postfix_str(f"warm-up: {name}")
         try:
-            first[name] = clock(lambda step=step: step(inputs(0)))
+            first[name] = clock(lambda step=step: step(inputs()))
         except Exception as error:  # a peer may fail in any way; the run goes on and the report says so
             failed[name] = f"its first call failed ({type(error).__name__}: {first_line(error)})."
         bar.update()
     return first, failed
 
 
-def one_round(steps: dict[str, Callable[[Any], Any]], inputs: Callable[[int], Any], number: int, bar: tqdm) -> Round:
-    """Call every method once, in order, each with its own `inputs(number)`, which are made outside the clock."""
+def one_round(steps: dict[str, Callable[[Any], Any]], inputs: Callable[[], Any], number: int, bar: tqdm) -> Round:
+    """Call every method once, in order, each on its own fresh `inputs()`, made outside the clock."""
     samples = {}
     busy, own = _busy_seconds(), time.process_time()
     for name, step in steps.items():
         bar.set_postfix_str(f"round {number}: {name}")
-        fresh = inputs(number)
+        fresh = inputs()
         samples[name] = clock(lambda step=step, fresh=fresh: step(fresh))
         bar.update()
     others = _busy_seconds() - busy - (time.process_time() - own)
@@ -102,6 +102,6 @@ def first_line(error: BaseException) -> str:
 
 
 def _busy_seconds() -> float:
-    # CPU seconds that the whole machine has worked since it started; psutil names the idle kinds on every system.
+    # CPU seconds that the whole machine has worked since it started; guests are in `user` already.
     times = psutil.cpu_times()
-    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+    return sum(times) - times.idle - sum(getattr(times, kind, 0.0) for kind in ("iowait", "guest", "guest_nice"))

@@ -6,8 +6,7 @@ during it and do; every method has to return them, so `besides` is what remains 
 How a peak is read: `minilib.teaching.memory.measure_peak`. Proven in tests/test_bench_is_honest.py.
 """
 
-from typing import Any
-
+from minilib.bench import machine, methods
 from minilib.bench.methods import Method
 from minilib.teaching.memory import measure_peak
 
@@ -23,20 +22,20 @@ inputs = methods.make_inputs({batch}, {dim}, {scale})
 """
 
 
-def peaks(methods: list[Method], batches: list[int], dim: int, scale: float, threads: int) -> list[dict[str, Any]]:
-    """What to measure, as rows without figures yet: each of `METHODS` at each batch it is meant for."""
-    chosen = [method for method in methods if method.name in METHODS]
-    sizes = [(method.name, batch) for batch in batches for method in chosen if _meant_for(method, batch)]
-    return [{"method": name, "batch": batch, "dim": dim, "scale": scale, "threads": threads} for name, batch in sizes]
+def meant_for(found: list[Method], batch: int) -> list[Method]:
+    """Those of `METHODS` that are found and whose matrices are not out of proportion at this batch."""
+    return [m for m in found if m.name in METHODS and (batch <= LARGEST_SQUARE or m.matrices == 0)]
 
 
-def measure(method: str, batch: int, dim: int, scale: float, threads: int) -> dict[str, int]:
-    """Extra bytes of one call at its highest point: `peak`, the `gradients` in it, and what remains `besides`."""
-    setup = _SETUP.format(name=method, batch=batch, dim=dim, scale=scale, warm=min(64, batch))
+def peak_bytes(method: Method, batch: int, dim: int, scale: float, threads: int) -> dict[str, int]:
+    """Extra bytes of one call at its highest point: `peak`, the `gradients` in it, and what remains `besides`.
+
+    RuntimeError of one sentence when the method would not fit into memory, or when its process failed.
+    """
+    refused = methods.split_by_memory([method], batch, dim, machine.available_bytes())[1]
+    if refused:
+        raise RuntimeError(refused[method.name].rstrip("."))
+    setup = _SETUP.format(name=method.name, batch=batch, dim=dim, scale=scale, warm=min(64, batch))
     peak = measure_peak(setup, "step(inputs)", threads=threads)
     gradients = 2 * batch * dim * 4  # fp32
     return {"peak": peak, "gradients": gradients, "besides": peak - gradients}
-
-
-def _meant_for(method: Method, batch: int) -> bool:
-    return batch <= LARGEST_SQUARE or method.matrices == 0

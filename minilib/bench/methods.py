@@ -53,6 +53,18 @@ def make_inputs(
     )
 
 
+def split_by_memory(methods: list[Method], batch: int, dim: int, free: int) -> tuple[list[Method], dict[str, str]]:
+    """The methods that fit into nine tenths of `free` bytes, and a sentence for each of the others."""
+    refused = {}
+    for method in methods:
+        need = method.matrices * 4 * batch**2 + 8 * 4 * batch * dim  # fp32 matrices; features, gradients, copies
+        if need > 0.9 * free:
+            refused[method.name] = (
+                f"it needs about {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: choose a smaller batch."
+            )
+    return [method for method in methods if method.name not in refused], refused
+
+
 def fresh(inputs: Inputs) -> Inputs:
     """The same numbers as new leaves without gradients."""
     return Inputs(*(tensor.detach().requires_grad_() for tensor in inputs))

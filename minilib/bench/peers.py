@@ -1,6 +1,6 @@
-"""The named peers, each called as its authors mean it to be called; `Unavailable` says in a sentence why one cannot run.
+"""The named peers, each called as its authors mean it to be called; a peer that cannot run says why in a sentence.
 
-    compiled dense           `torch.compile` of our dense loss, static shapes; needs a C++ compiler
+    compiled dense           `torch.compile` of the dense loss, static shapes; needs a C++ compiler
     F.linear_cross_entropy   torch's chunked loss, once per direction, scaled images as rows (torch 2.13 and newer)
     open_clip                `ClipLoss` and `SigLipLoss` as one process calls them
     sentence-transformers    `CachedMultipleNegativesRankingLoss`, both directions, on embeddings that exist already
@@ -21,14 +21,13 @@ from torch import Tensor
 
 from minilib.bench.harness import first_line
 from minilib.bench.methods import Inputs, Method, backward
-from minilib.losses.contrastive import clip_loss
 
 COMPILE_SECONDS = 240.0  # the time that a trial compilation may take
 BUILTIN_CHUNK_ROWS = 2048  # of 512 to 4,096 and the built-in choice, the fastest at b = 8,192
 CACHED_CHUNK_ROWS = 512  # of 32 (its default, meant for encoders) to 2,048, the fastest at 4,096 and 8,192
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """A peer cannot run here; the message is one sentence with the reason and the mend."""
 
 
@@ -40,36 +39,36 @@ def available(names: tuple[str, ...] | None = None) -> tuple[list[Method], dict[
             continue
         try:
             methods.append(build())
-        except Unavailable as reason:
+        except UnavailableError as reason:
             skipped[name] = str(reason)
     return methods, skipped
 
 
 def compiled_dense() -> Method:
-    """Our dense loss under `torch.compile`, after a trial in another process with a limit on its time."""
-    trial = "from minilib.bench import methods, peers; peers.compiled_step()(methods.make_inputs(1024, 64, 14.3))"
+    """The dense loss under `torch.compile`, after a trial in another process with a limit on its time."""
+    trial = "from minilib.bench import methods, peers; peers.compiled_step()(methods.make_inputs(64, 64, 14.3))"
     try:
         subprocess.run([sys.executable, "-c", trial], check=True, capture_output=True, timeout=COMPILE_SECONDS)
     except subprocess.TimeoutExpired:
-        raise Unavailable(
+        raise UnavailableError(
             f"torch.compile took longer than {COMPILE_SECONDS:.0f} s: run it on a faster machine."
         ) from None
     except subprocess.CalledProcessError as error:
         complaint = (error.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        raise Unavailable(f"torch.compile failed ({complaint}): install a C++ compiler, such as g++.") from None
+        raise UnavailableError(f"torch.compile failed ({complaint}): install a C++ compiler, such as g++.") from None
     return Method("compiled dense", compiled_step(), products=3, matrices=3)
 
 
 def compiled_step() -> Callable[[Inputs], Tensor]:
     """A step whose dense loss is compiled anew for every shape, as a training run with one batch size would have it."""
-    loss = torch.compile(lambda img, txt, scale: clip_loss(img, txt, scale, backend="dense"), dynamic=False)
+    loss = torch.compile(_dense_loss, dynamic=False)
     return lambda x: backward(loss(x.img, x.txt, x.scale))
 
 
 def linear_cross_entropy() -> Method:
     """Torch's own chunked loss, once for images against texts and once for texts against images."""
     if not hasattr(F, "linear_cross_entropy"):
-        raise Unavailable(f"F.linear_cross_entropy is not in torch {torch.__version__}: it came with torch 2.13.")
+        raise UnavailableError(f"F.linear_cross_entropy is not in torch {torch.__version__}: it came with torch 2.13.")
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=BUILTIN_CHUNK_ROWS, chunking_method=None)
 
     def step(x: Inputs) -> Tensor:
@@ -122,13 +121,20 @@ def sentence_transformers_cached() -> Method:
     return Method("sentence-transformers cached", step, products=6, matrices=0.5, scale_grad=False)
 
 
+def _dense_loss(img: Tensor, txt: Tensor, scale: Tensor) -> Tensor:
+    # The dense loss without the checks of its inputs, which would break the compiled graph into pieces.
+    logits = scale * img @ txt.T  # (b, b)
+    labels = torch.arange(len(img))
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+
 def _open_clip_losses() -> ModuleType:
     # The package itself imports torchvision, which must match torch's build; the losses stand in one file that needs
     # torch alone, so that file is loaded from the installed distribution without importing the package.
     package = importlib.util.find_spec("open_clip")
     if package is None or not package.submodule_search_locations:
-        raise Unavailable(
-            'open_clip is not installed: `pip install --no-deps "open_clip_torch>=3.3,<4"` adds it and leaves torch alone.'
+        raise UnavailableError(
+            'open_clip is not installed: `pip install --no-deps "open_clip_torch>=3.3,<4"` adds it beside torch.'
         )
     path = Path(package.submodule_search_locations[0]) / "loss.py"
     spec = importlib.util.spec_from_file_location("minilib.bench._open_clip_loss", path)
@@ -139,12 +145,12 @@ def _open_clip_losses() -> ModuleType:
 
 def _sentence_transformers() -> tuple[ModuleType, Callable[[Tensor, Tensor], Tensor]]:
     if importlib.util.find_spec("sentence_transformers") is None:
-        raise Unavailable('sentence-transformers is not installed: `pip install "minilib[bench]"` adds it.')
+        raise UnavailableError('sentence-transformers is not installed: `pip install "minilib[bench]"` adds it.')
     try:
         from sentence_transformers.sentence_transformer import losses
         from sentence_transformers.util import dot_score
     except Exception as error:  # its dependencies fail in many ways, a torchvision of another build among them
-        raise Unavailable(
+        raise UnavailableError(
             f"sentence-transformers cannot be imported ({first_line(error)}): repair its installation, "
             "or remove a torchvision that does not match torch."
         ) from None

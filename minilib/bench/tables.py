@@ -75,14 +75,15 @@ def timing_section(document: dict[str, Any], timing: dict[str, Any], table: Tabl
         f"Forward and backward, b = {timing['batch']:,}, d = {s['dim']}, fp32, scale {s['scale']}: median "
         f"(smallest to largest) of {len(timing['rounds'])} rounds"
     )
-    rows = [_timing_row(name, row, timing) for name, row in timing["summary"].items()]
+    rows = [_timing_row(name, row) for name, row in timing["summary"].items()]
     header = ["method", "CPU s", "range", "wall s", "CPU / dense", "range", "products", "share of mm"]
-    rate = timing["product_rate"]
-    notes = [f"SigLIP is compared with dense SigLIP. Other processes used {timing['others']:.0%} of the CPU time."]
-    if rate:
-        notes.append(f"torch.mm on cache-sized tiles: {rate['median']:.0f} GFLOP per CPU second.")
-    notes += [f"{name}: first call {seconds:.1f} s." for name, seconds in timing["compiled"].items()]
-    notes += [f"Skipped at this batch: {name}, {sentence}" for name, sentence in timing["skipped"].items()]
+    rate, compiled = timing["product_rate"]["median"], timing["first_call"].get("compiled dense")
+    notes = [
+        f"torch.mm on cache-sized tiles: {rate:.0f} GFLOP per CPU second. SigLIP is compared with dense SigLIP.",
+        f"Other processes used {timing['others']:.0%} of the CPU time during the rounds.",
+        *([f"Compiling the dense loss and calling it once took {compiled:.0f} s."] if compiled else []),
+        *(f"Skipped at this batch: {name}: {sentence}" for name, sentence in timing["skipped"].items()),
+    ]
     return f"{title}\n\n{table(header, rows)}\n\n" + "\n".join(notes)
 
 
@@ -91,7 +92,6 @@ def memory_section(document: dict[str, Any], table: Table) -> str:
     rows = [
         [r["method"], f"{r['batch']:,}", *(format_bytes(r[part]) for part in ("peak", "gradients", "besides"))]
         for r in document["memory"]
-        if "peak" in r
     ]
     if not rows:
         return ""
@@ -105,7 +105,8 @@ def bars_section(document: dict[str, Any], table: Table) -> str:
         [bar["claim"], _figure(bar["limit"], bar), _figure(bar["measured"], bar), _held(bar["held"])]
         for bar in document["bars"]
     ]
-    return "The bars (two cores, d = 512, fp32)\n\n" + table(["claim", "at most", "measured", "held"], rows)
+    title = f"The bars (set for two threads, d = 512, fp32; this run: {document['settings']['threads']} threads)"
+    return f"{title}\n\n" + table(["claim", "at most", "measured", "held"], rows)
 
 
 def skipped_section(document: dict[str, Any]) -> str:
@@ -113,9 +114,8 @@ def skipped_section(document: dict[str, Any]) -> str:
     return "\n".join(f"Skipped: {name}: {sentence}" for name, sentence in document["skipped"].items())
 
 
-def _timing_row(name: str, row: dict[str, Any], timing: dict[str, Any]) -> list[str]:
-    base = "dense SigLIP" if "SigLip" in name or "SigLIP" in name else "dense"
-    ratio, share = row["ratios"].get(base), row["share"]
+def _timing_row(name: str, row: dict[str, Any]) -> list[str]:
+    ratio, share = row["ratios"].get(row["dense"]), row["share"]
     return [
         name,
         f"{row['cpu']['median']:.3f}",

@@ -41,7 +41,7 @@ def resolve(backend: str) -> str:
 
 def scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
     """`value` as a 0-dim tensor beside the features, its gradient kept."""
-    value = torch.as_tensor(value)
+    value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=like.dtype)
     if value.numel() != 1 or value.is_complex():
         raise ValueError(f"{name} has shape {tuple(value.shape)}: give one real number or a tensor of one element.")
     if not math.isfinite(value.item()):

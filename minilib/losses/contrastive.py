@@ -8,7 +8,7 @@ With logits X_ij = s <img_i, txt_j>:
 
 where
     s          the logit scale, already exponentiated (1 / temperature)
-    r_i, c_i   log-sum-exp of row i and of column i (Inf-CL, Eq. 2, both directions); r'_i, c'_i without the diagonal
+    r_i, c_i   log-sum-exp of row i and of column i (Inf-CL, section 2.2); r'_i, c'_i the same without the diagonal
 
 Backends: `dense` writes X down and is the reference; `tiled` never holds more than a tile of it; `auto` chooses.
 
@@ -43,7 +43,7 @@ def clip_loss(
     keep: float = 0,
     grad_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Symmetric InfoNCE loss of b matching pairs (Inf-CL, Eqs. 1-2, averaged over both directions).
+    """Symmetric InfoNCE loss of b matching pairs (Inf-CL, section 2.2, averaged over both directions).
 
     Args:
         image_features: `(b, d)`, fp64, fp32, fp16 or bf16, normalised by the caller.

@@ -51,7 +51,7 @@ def normalise(notebook: NotebookNode) -> None:
         cell.execution_count = count
         cell.outputs = [_normalise_output(output, count) for output in _join_streams(cell.outputs)]
         alt_texts = [o.metadata["image/png"]["alt"] for o in cell.outputs if "image/png" in o.get("metadata", {})]
-        if alt_texts:  # the key that Jupyter Book reads; JupyterLab reads the output's own metadata
+        if alt_texts:  # the key that Jupyter Book reads
             cell.metadata["mystnb"] = {"image": {"alt": " ".join(alt_texts)}}
 
 

@@ -8,7 +8,7 @@ with the same bits as one that was not.
     learning rate    lr min(1, (k + 1) / warmup) (1 + cos(pi k / steps)) / 2
     logit scale      s = exp(min(t, ln 100)), t learned, as CLIP clamps it
 
-Source: Inf-CL, section 4 (set-up) and Table 4. Taught in notebooks/07_train_with_giant_batches.ipynb, proven in
+Source: Inf-CL, section 4.1 (its set-up). Taught in notebooks/07_train_with_giant_batches.ipynb, proven in
 tests/test_training_curves_agree.py and tests/test_resume_is_bit_equal.py.
 """
 
