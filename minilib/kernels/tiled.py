@@ -48,11 +48,12 @@ def tile_grid(rows: int, cols: int, tile_size: int | None = None) -> tuple[list[
 
 
 def visit(
-    img: Tensor, txt: Tensor, scale: Tensor, tile_size: int | None = None, skip: int = 0
+    img: Tensor, txt: Tensor, scale: Tensor, tile_size: int | None = None, skip: int = 0, paired: bool = True
 ) -> Iterator[tuple[slice, slice, Tensor | None]]:
     """Yield `(i, j, tile)` for every tile of logits; all tiles share one buffer, which the next step overwrites.
 
-    The entries that pair a row with its own column are -inf. The first `skip` tiles are not computed and come as None:
+    The entries that pair a row with its own column are -inf, unless the block comes from elsewhere and has none
+    (`paired=False`). The first `skip` tiles are not computed and come as None:
     their exponentials were kept by an earlier visit.
     """
     row_blocks, col_blocks = tile_grid(len(img), len(txt), tile_size)
@@ -65,7 +66,8 @@ def visit(
             rows = img[i] * scale  # (rows, d), scaled once per row block: never a whole scaled copy of img
         tile = _view(buffer, i, j)
         torch.mm(rows, txt[j].T, out=tile)  # (rows, cols)
-        tile.diagonal(i.start - j.start).fill_(-math.inf)
+        if paired:
+            tile.diagonal(i.start - j.start).fill_(-math.inf)
         yield i, j, tile
 
 
@@ -86,13 +88,14 @@ def shifted_sums(
     shift: float,
     tile_size: int | None = None,
     keep: list[Tensor] | None = None,
+    paired: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Row sums `(rows,)` and column sums `(cols,)` of exp(X - shift) without the diagonal: one product.
 
     `keep` holds empty buffers (see `kept_buffers`); the first tiles of the visit leave their exponentials in them.
     """
     row_sums, col_sums = img.new_zeros(len(img)), img.new_zeros(len(txt))
-    for number, (i, j, tile) in enumerate(visit(img, txt, scale, tile_size)):
+    for number, (i, j, tile) in enumerate(visit(img, txt, scale, tile_size, paired=paired)):
         _shifted_exp(tile, shift)
         row_sums[i] += tile.sum(1)
         col_sums[j] += tile.sum(0)
@@ -112,6 +115,7 @@ def shifted_grads(
     tile_size: int | None = None,
     keep: list[Tensor] | None = None,
     grad_dtype: torch.dtype | None = None,
+    paired: bool = True,
 ) -> None:
     """Add G txt to `grads[0]` and G^T img to `grads[1]`, G_ij = exp(X_ij - shift) (row_weights_i + col_weights_j).
 
@@ -123,16 +127,18 @@ def shifted_grads(
     row_blocks, col_blocks = tile_grid(len(img), len(txt), tile_size)
     weights = img.new_empty(_size(row_blocks[0]), _size(col_blocks[0]))
     low = _low_precision(img, txt, weights, grad_dtype)
-    for number, (i, j, tile) in enumerate(visit(img, txt, scale, tile_size, skip=len(keep))):
+    for number, (i, j, tile) in enumerate(visit(img, txt, scale, tile_size, len(keep), paired)):
         tile = _view(keep[number], i, j) if tile is None else _shifted_exp(tile, shift)
         grad = torch.add(row_weights[i, None], col_weights[j], out=_view(weights, i, j))  # (rows, cols)
         _add_products(grad.mul_(tile), i, j, img, txt, grads, low)
 
 
-def pair_sums(img: Tensor, txt: Tensor, scale: Tensor, tile_size: int | None = None) -> tuple[Tensor, Tensor]:
+def pair_sums(
+    img: Tensor, txt: Tensor, scale: Tensor, tile_size: int | None = None, paired: bool = True
+) -> tuple[Tensor, Tensor]:
     """Row and column log-sum-exps of X without the diagonal, for logits of any size: running pairs, one product."""
     rows, cols = (lse.empty((len(side),), dtype=img.dtype, device=img.device) for side in (img, txt))
-    for i, j, tile in visit(img, txt, scale, tile_size):
+    for i, j, tile in visit(img, txt, scale, tile_size, paired=paired):
         for pair, index, dim in ((rows, i, 1), (cols, j, 0)):
             merged = lse.update((pair.m[index], pair.s[index]), tile, dim)
             pair.m[index], pair.s[index] = merged
@@ -148,12 +154,13 @@ def pair_grads(
     grads: tuple[Tensor | None, Tensor | None],
     tile_size: int | None = None,
     grad_dtype: torch.dtype | None = None,
+    paired: bool = True,
 ) -> None:
     """As `shifted_grads` with G_ij = exp(X_ij - row_lse_i) + exp(X_ij - col_lse_j): any logits, two exponentials."""
     row_blocks, col_blocks = tile_grid(len(img), len(txt), tile_size)
     buffer = img.new_empty(_size(row_blocks[0]), _size(col_blocks[0]))
     low = _low_precision(img, txt, buffer, grad_dtype)
-    for i, j, tile in visit(img, txt, scale, tile_size):
+    for i, j, tile in visit(img, txt, scale, tile_size, paired=paired):
         grad = torch.sub(tile, row_lse[i, None], out=_view(buffer, i, j)).exp_()
         grad += tile.sub_(col_lse[j]).exp_()
         _add_products(grad, i, j, img, txt, grads, low)
@@ -166,6 +173,7 @@ def sigmoid_visit(
     bias: Tensor,
     grads: tuple[Tensor | None, Tensor | None],
     tile_size: int | None = None,
+    paired: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Sum of softplus(X + bias) over all negatives, and of its derivative sigmoid(X + bias), one value each.
 
@@ -173,7 +181,7 @@ def sigmoid_visit(
     products in all, one when both gradients are None.
     """
     loss, slope = img.new_zeros(()), img.new_zeros(())
-    for i, j, tile in visit(img, txt, scale, tile_size):
+    for i, j, tile in visit(img, txt, scale, tile_size, paired=paired):
         tile += bias
         loss += F.softplus(tile, threshold=50).sum()
         grad = tile.sigmoid_()

@@ -3,12 +3,13 @@
 Proven in tests/test_bad_input_gets_one_sentence.py.
 """
 
+import importlib.util
 import math
 
 import torch
 from torch import Tensor
 
-BACKENDS = ("auto", "dense", "tiled")
+BACKENDS = ("auto", "dense", "tiled", "fused")
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -29,29 +30,58 @@ def check(img, txt, backend, tile_size, group, keep=0, grad_dtype=None) -> str:
         raise ValueError(
             "group spans more than one rank: the ring backend is not part of this version, pass group=None."
         )
-    return resolve(backend)
+    dials = keep > 0 or grad_dtype is not None
+    if backend == "fused" and dials:
+        name, value = ("keep", keep) if keep else ("grad_dtype", grad_dtype)
+        raise ValueError(f"{name} is {value!r} and backend 'fused': it is a dial of the tiled backend, choose 'tiled'.")
+    backend = resolve(backend, img.device.type, img.dtype, dials)
+    if backend == "fused":
+        _check_fused(img)
+    return backend
 
 
-def resolve(backend: str) -> str:
-    """The backend that a name stands for on this machine."""
+def resolve(backend: str, device: str = "cpu", dtype: torch.dtype = torch.float32, dials: bool = False) -> str:
+    """The backend that a name stands for: "auto" is fused for what the kernels take on a CUDA card, else tiled."""
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown: choose one of {', '.join(map(repr, BACKENDS))}.")
-    return "tiled" if backend == "auto" else backend
+    if backend != "auto":
+        return backend
+    fits = device == "cuda" and dtype != torch.float64 and not dials
+    return "fused" if fits and importlib.util.find_spec("triton") else "tiled"
 
 
 def scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
-    """`value` as a 0-dim tensor beside the features, its gradient kept."""
-    value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=like.dtype)
+    """`value` as a 0-dim tensor beside the features, its gradient kept; fp32 beside half-precision features."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=dtype)
     if value.numel() != 1 or value.is_complex():
         raise ValueError(f"{name} has shape {tuple(value.shape)}: give one real number or a tensor of one element.")
     if not math.isfinite(value.item()):
         raise ValueError(f"{name} is {value.item()}: give a finite number (the exponential of the learned log scale).")
-    return value.reshape(()).to(device=like.device, dtype=like.dtype)
+    return value.reshape(()).to(device=like.device, dtype=dtype)
 
 
 def accumulation_dtype(*features: Tensor) -> list[Tensor]:
     """Half-precision features in fp32, in which all sums are accumulated; fp32 and fp64 as they are."""
     return [f if f.dtype in (torch.float64, torch.float32) else f.float() for f in features]
+
+
+def _check_fused(img: Tensor) -> None:
+    if not importlib.util.find_spec("triton"):
+        raise ValueError("backend is 'fused' but triton is not installed: pip install triton, or choose 'tiled'.")
+    from minilib.kernels.fused import INTERPRETED
+
+    if img.dtype == torch.float64:
+        raise TypeError("image_features is torch.float64: the fused backend takes fp32, fp16 and bf16, choose 'tiled'.")
+    if INTERPRETED and img.dtype == torch.bfloat16:
+        raise TypeError(
+            "image_features is torch.bfloat16: Triton's interpreter cannot multiply bf16, give fp32 or fp16 features."
+        )
+    if not INTERPRETED and img.device.type != "cuda":
+        raise ValueError(
+            f"image_features is on {img.device} and backend 'fused' needs a CUDA card: set TRITON_INTERPRET=1 before "
+            "Python starts to run the kernels in Triton's interpreter, or choose 'tiled'."
+        )
 
 
 def _check_features(name: str, features: Tensor) -> None:
