@@ -42,7 +42,7 @@ def clip(
         micro_batch_size: pairs the encoders see at a time; their memory depends on this alone.
         steps: optimizer steps.
         loss: "clip" (InfoNCE) or "siglip" (pairwise sigmoid).
-        backend: "auto", "dense" or "tiled".
+        backend: "auto", "dense", "tiled" or "fused".
         lr: peak learning rate.
         warmup: steps of linear warm-up.
         dim: width of the features.

@@ -29,6 +29,7 @@ def doctor() -> None:
 def diagnosis() -> list[str]:
     """The lines that `doctor` prints."""
     memory = psutil.virtual_memory()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none that torch can use"
     dense = largest_dense_batch(memory.available)
     return [
@@ -36,9 +37,9 @@ def diagnosis() -> list[str]:
         f"{memory.total / 1e9:.0f} GB memory ({memory.available / 1e9:.0f} GB free)",
         f"python    {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads",
         f"gpu       {gpu}",
-        f"triton    {'installed' if importlib.util.find_spec('triton') else 'not installed'}, not needed yet",
-        f"backends  {', '.join(BACKENDS[1:])}; auto picks {resolve('auto')}: same value and gradients as dense, "
-        "never more than one tile of the similarity matrix",
+        f"triton    {_triton()}",
+        f"backends  {', '.join(BACKENDS[1:])}; auto picks {resolve('auto', device)}: same value and gradients as "
+        "dense, never more than one tile of the similarity matrix",
         f"batches   dense fills the free memory at about {dense:,} pairs (4 fp32 matrices); tiled needs b x d numbers",
         *(f"extra     {_extra(name)}" for name in EXTRAS),
     ]
@@ -47,6 +48,12 @@ def diagnosis() -> list[str]:
 def machine_memory() -> int:
     """Bytes of main memory."""
     return psutil.virtual_memory().total
+
+
+def _triton() -> str:
+    if not importlib.util.find_spec("triton"):
+        return "not installed: the fused backend needs it (pip install triton)"
+    return "installed: the fused backend runs on a CUDA card, on a CPU in the interpreter (TRITON_INTERPRET=1)"
 
 
 def _extra(name: str) -> str:

@@ -101,6 +101,40 @@ def grads(loss, img, txt, *scalars):
     return torch.autograd.grad(loss(*leaves, *scalars), leaves)
 
 
+GUARDED = """
+import ctypes, mmap, torch
+from minilib import clip_loss, siglip_loss
+
+def at_the_end_of_memory(rows, dim):
+    # the page behind the features may not be touched: reading past the last row ends the process
+    size = -(-rows * dim * 4 // mmap.PAGESIZE) * mmap.PAGESIZE
+    pages = mmap.mmap(-1, size + mmap.PAGESIZE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + size), mmap.PAGESIZE, 0) == 0
+    features = torch.frombuffer(pages, dtype=torch.float32, count=rows * dim, offset=size - rows * dim * 4)
+    return features.view(rows, dim).copy_(torch.nn.functional.normalize(torch.randn(rows, dim))).requires_grad_()
+
+img, txt = at_the_end_of_memory(65, 33), at_the_end_of_memory(65, 33)
+(clip_loss(img, txt, 14.3, backend="fused") + siglip_loss(img, txt, 14.3, -5.0, backend="fused")).backward()
+(clip_loss(img * 1, txt, 1e5, backend="fused")).backward()
+print("untouched")
+"""
+
+
+@pytest.mark.skipif(not launch.INTERPRETED or sys.platform != "linux", reason="guards pages of main memory, on Linux")
+def test_nothing_behind_the_last_row_is_read():
+    result = subprocess.run([sys.executable, "-c", GUARDED], capture_output=True, text=True)
+    assert result.stdout.strip() == "untouched", result.stderr
+
+
+@pytest.mark.parametrize("scale", [1.0, 14.3, 70.0, 100.0])
+def test_the_shift_is_that_of_the_tiled_backend_and_stays_a_tensor(scale):
+    given = inputs(20, 8, scale)
+    shift = fused.shared_shift(*given)
+    assert shift.shape == ()
+    assert shift.item() == pytest.approx(tiled.shared_shift(*given), abs=1e-4)
+
+
 @pytest.mark.parametrize("corner", CORNERS)
 def test_scale_100_stays_exact_in_the_corners(corner):
     img, txt = (x.contiguous().to(DEVICE) for x in CORNERS[corner](unit_rows(70, 32, dtype=torch.float32)))
