@@ -25,11 +25,9 @@ import torch
 from torch import Tensor
 
 from minilib import lse
-from minilib.kernels.launch import GRID, INTERPRETED, NO_PARTNER, SMALLEST_TILE, launch
-from minilib.kernels.tiled import HEADROOM, SMALLEST_SUM, blocks
+from minilib.kernels.launch import GRID, NO_PARTNER, SMALLEST_TILE, launch
+from minilib.kernels.tiled import HEADROOM, blocks
 
-__all__ = ["INTERPRETED", "SMALLEST_SUM"]
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 CHUNK = 8192  # side of the gradient scratch: 128 output tiles for each library product at d = 512, one wave on an H100
 NARROW, NARROW_CHUNK = 256, 16384  # for features up to this width, so that the products still fill the card
 GAIN = {torch.float16: 2.0**14}  # G <= 2 becomes at most 32,768

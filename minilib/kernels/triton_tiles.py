@@ -2,7 +2,7 @@
 
 Every kernel asks for one (BM, BN) tile of base-2 logits after the other and folds it at once:
 
-    tile_ij = log2(e) (scale <img_i, txt_j> - shift),  -inf outside the matrix and where row i pairs with column j
+    tile_ij = log2(e) (scale <img_i, txt_j> - shift),    -inf outside the matrix and where row i pairs with column j
     exp(scale <img_i, txt_j> - shift) = 2^tile_ij
 
 where
@@ -15,8 +15,8 @@ along a row of tiles; column sums are kept in row gm of a (GM, cols) table that 
 columns. So one visit gives both, without atomics or locks, and repeats itself bit by bit.
 
 Departure from the paper: Inf-CL's kernels sum one direction each, recompute every tile for each gradient, scale the
-queries before the product and pad; here both directions share a tile and rows past the end wrap around to real rows,
-so padding is never read.
+queries before the product and pad; here both directions share a tile, and a tile that juts out reads the last real row
+again, so nothing behind the features is ever touched.
 
 Taught in notebooks/05_fuse_it_in_triton.ipynb; proven in tests/test_fused_kernels_equal_dense.py and
 tests/test_kernels_compile_for_a_card.py.

@@ -69,7 +69,7 @@ def accumulation_dtype(*features: Tensor) -> list[Tensor]:
 def _check_fused(img: Tensor) -> None:
     if not importlib.util.find_spec("triton"):
         raise ValueError("backend is 'fused' but triton is not installed: pip install triton, or choose 'tiled'.")
-    from minilib.kernels.fused import INTERPRETED
+    from minilib.kernels.launch import INTERPRETED
 
     if img.dtype == torch.float64:
         raise TypeError("image_features is torch.float64: the fused backend takes fp32, fp16 and bf16, choose 'tiled'.")
