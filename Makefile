@@ -57,4 +57,5 @@ $(VENV)/.book: $(VENV)/.dev
 
 $(VENV)/.bench: $(VENV)/.core
 	$(PIP) --editable ".[bench]"
+	$(PIP) --no-deps "open_clip_torch>=3.3,<4"
 	@touch $@

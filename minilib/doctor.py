@@ -14,10 +14,10 @@ import torch
 from minilib.losses._inputs import BACKENDS, resolve
 from minilib.teaching.memory import largest_dense_batch
 
-EXTRAS = {
-    "notebooks": ("jupyterlab", "ipywidgets", "nbval"),
-    "book": ("jupyter-book",),
-    "bench": ("open_clip_torch", "sentence-transformers"),
+EXTRAS = {  # what a command of the Makefile installs when it is first called
+    "make lab": ("jupyterlab", "ipywidgets", "nbval"),
+    "make book": ("jupyter-book",),
+    "make bench": ("open_clip_torch", "sentence-transformers"),
 }
 
 
@@ -51,8 +51,7 @@ def machine_memory() -> int:
 
 def _extra(name: str) -> str:
     missing = [package for package in EXTRAS[name] if not _installed(package)]
-    verdict = f'missing {", ".join(missing)}: pip install -e ".[{name}]"' if missing else "ready"
-    return f"{name}: {verdict}"
+    return f"{name}: {'will install ' + ', '.join(missing) if missing else 'ready'}"
 
 
 def _installed(package: str) -> bool:
