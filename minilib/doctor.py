@@ -44,6 +44,11 @@ def diagnosis() -> list[str]:
     ]
 
 
+def best_device() -> str:
+    """Where the commands put their models: the GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def machine_memory() -> int:
     """Bytes of main memory."""
     return psutil.virtual_memory().total

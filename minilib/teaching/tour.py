@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from minilib.data import scenes_dataset
-from minilib.doctor import diagnosis, machine_memory
+from minilib.doctor import best_device, diagnosis, machine_memory
 from minilib.evals import evaluate_retrieval
 from minilib.models import TwoTowers
 from minilib.teaching import memory, plots
@@ -154,7 +154,7 @@ def found(output: Path, size: dict, metrics: dict) -> dict:
     model = _trained(output, f"giant {metrics['giant']['batch']:,}").eval()
     rows = _pictures(size)[1][list(range(min(1_000, size["held_out"])))]
     with torch.no_grad():
-        img, txt = model(rows["image"], rows["caption"])  # (n, d) each
+        img, txt = (side.cpu() for side in model(rows["image"], rows["caption"]))  # (n, d) each
     scores = img @ txt.T  # (n, n), for the few pictures of the evaluation
     _save(output, "scenes", plots.image_grid(rows["image"][:8], rows["caption"][:8]))
     _save(output, "similarities", plots.similarity_matrix(scores[:8, :8]))
@@ -182,7 +182,7 @@ def _trainer(
     """A trainer on the tour's scenes, from the weights of `seed` unless `model` is given; resumes by itself."""
     if model is None:
         torch.manual_seed(seed)
-        model = TwoTowers(dim=DIM)
+        model = TwoTowers(dim=DIM).to(best_device())
     return ContrastiveTrainer(
         model, _pictures(size, at_least=batch)[0], batch_size=batch, steps=steps, micro_batch_size=size["micro"],
         lr=lr or learning_rate(batch), warmup=min(20, steps // 5), seed=seed, backend=backend,
@@ -191,8 +191,9 @@ def _trainer(
 
 
 def _trained(output: Path, name: str) -> TwoTowers:
-    model = TwoTowers(dim=DIM)
-    model.load_state_dict(torch.load(_folder(output, name) / "checkpoint.pt", weights_only=True)["model"])
+    model = TwoTowers(dim=DIM).to(best_device())
+    saved = torch.load(_folder(output, name) / "checkpoint.pt", map_location="cpu", weights_only=True)
+    model.load_state_dict(saved["model"])
     return model
 
 
