@@ -164,13 +164,13 @@ def no_error_is_stored_unless_it_teaches(lesson, name):
 
 
 @rule
-def no_picture_is_larger_than_80_kB(lesson, name):
+def no_picture_is_larger_than_80_kilobytes(lesson, name):
     sizes = [len(base64.b64decode(o.data["image/png"])) for cell in code(lesson) for o in images(cell)]
     return [f"a picture of {size} bytes" for size in sizes if size > LARGEST_PNG]
 
 
 @rule
-def no_lesson_is_larger_than_600_kB(lesson, name):
+def no_lesson_is_larger_than_600_kilobytes(lesson, name):
     size = len(nbformat.writes(lesson).encode())
     return [f"the notebook has {size} bytes"] if size > LARGEST_FILE else []
 
@@ -244,13 +244,13 @@ def headings_come_in_sequence_under_one_title(lesson, name):
 
 
 @rule
-def no_raw_HTML_but_folds_and_breaks(lesson, name):
+def no_raw_html_but_folds_and_breaks(lesson, name):
     found = {tag.lower() for text in prose(lesson) for tag, _ in TAG.findall(plain(text))}
     return [f"raw HTML <{tag}>" for tag in sorted(found - {"details", "summary", "br"})]
 
 
 @rule
-def folds_are_closed_and_show_their_Markdown(lesson, name):
+def folds_are_closed_and_show_their_text(lesson, name):
     offences = []
     for text in prose(lesson):
         if text.count("<details>") != text.count("</details>"):
