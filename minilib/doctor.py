@@ -34,7 +34,7 @@ def diagnosis() -> list[str]:
     return [
         f"machine   {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"{memory.total / 1e9:.0f} GB memory ({memory.available / 1e9:.0f} GB free)",
-        f"python    {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads",
+        f"python    {platform.python_version()}, torch {torch.__version__}, threads: {torch.get_num_threads()}",
         f"gpu       {gpu}",
         f"triton    {'installed' if importlib.util.find_spec('triton') else 'not installed'}, not needed yet",
         f"backends  {', '.join(BACKENDS[1:])}; auto picks {resolve('auto')}: same value and gradients as dense, "
