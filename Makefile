@@ -47,14 +47,16 @@ $(VENV)/.core: pyproject.toml
 	$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.core
+$(VENV)/.bench: $(VENV)/.core
+	$(PIP) --editable ".[bench]"
+	@# alone: its torchvision would replace torch, and the tests and the bench need one file of it
+	$(PIP) --no-deps "open_clip_torch>=3.3,<4"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.bench
 	$(PIP) --editable ".[dev]"
 	@touch $@
 
 $(VENV)/.book: $(VENV)/.dev
 	$(PIP) --editable ".[book]"
-	@touch $@
-
-$(VENV)/.bench: $(VENV)/.core
-	$(PIP) --editable ".[bench]"
 	@touch $@

@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from minilib.data import digits_dataset, load_pairs, scenes_dataset
+from minilib.doctor import best_device
 from minilib.evals import evaluate_retrieval
 from minilib.models import TwoTowers
 from minilib.trainers import ContrastiveTrainer
@@ -36,7 +37,7 @@ def clip(
     Args:
         data: "scenes" (rendered), "digits" (handwriting), or the path of your own pairs: a folder of images with
             metadata.jsonl, or a JSON Lines, Parquet or Arrow file with the columns image and caption.
-        output: folder of checkpoint.pt, vocabulary.json and records.json.
+        output: folder of checkpoint.pt, model.json and records.json.
         pairs: how many scenes or digit strips to make.
         batch_size: pairs compared with each other in one step.
         micro_batch_size: pairs the encoders see at a time; their memory depends on this alone.
@@ -52,7 +53,7 @@ def clip(
     """
     dataset = _pairs(data, pairs, seed=0)
     torch.manual_seed(seed)
-    model = TwoTowers(_vocabulary(data, dataset), dim=dim)
+    model = TwoTowers(_vocabulary(data, dataset), dim=dim).to(best_device())
     trainer = ContrastiveTrainer(
         model, dataset, batch_size=batch_size, micro_batch_size=micro_batch_size, steps=steps, loss=loss,
         backend=backend, lr=lr, warmup=warmup, frozen=frozen, seed=seed, output_dir=output, save_every=save_every,
@@ -74,8 +75,8 @@ def evaluate(data: str = "scenes", run: Path = Path("runs/clip"), pairs: int = 1
     """
     if not (run / "model.json").exists():
         raise ValueError(f"run {run} holds no trained model: run `python -m minilib clip --output {run}` first.")
-    model = TwoTowers(**json.loads((run / "model.json").read_text()))
-    model.load_state_dict(torch.load(run / "checkpoint.pt", weights_only=True)["model"])
+    model = TwoTowers(**json.loads((run / "model.json").read_text())).to(best_device())
+    model.load_state_dict(torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)["model"])
     recall = evaluate_retrieval(model, _pairs(data, pairs, seed=seed, split="test"))
     for way, values in recall.items():
         print(f"{way.replace('_', ' '):13s}", "  ".join(f"recall@{k} {value:.1%}" for k, value in values.items()))

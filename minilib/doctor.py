@@ -14,10 +14,10 @@ import torch
 from minilib.losses._inputs import BACKENDS, resolve
 from minilib.teaching.memory import largest_dense_batch
 
-EXTRAS = {
-    "notebooks": ("jupyterlab", "ipywidgets", "nbval"),
-    "book": ("jupyter-book",),
-    "bench": ("open_clip_torch", "sentence-transformers"),
+EXTRAS = {  # what a command of the Makefile installs when it is first called
+    "make lab": ("jupyterlab", "ipywidgets", "nbval"),
+    "make book": ("jupyter-book",),
+    "make bench": ("open_clip_torch", "sentence-transformers"),
 }
 
 
@@ -29,20 +29,24 @@ def doctor() -> None:
 def diagnosis() -> list[str]:
     """The lines that `doctor` prints."""
     memory = psutil.virtual_memory()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none that torch can use"
     dense = largest_dense_batch(memory.available)
     return [
         f"machine   {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"{memory.total / 1e9:.0f} GB memory ({memory.available / 1e9:.0f} GB free)",
-        f"python    {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads",
+        f"python    {platform.python_version()}, torch {torch.__version__}, threads: {torch.get_num_threads()}",
         f"gpu       {gpu}",
         f"triton    {_triton()}",
-        f"backends  {', '.join(BACKENDS[1:])}; auto picks {resolve('auto', device)}: same value and gradients as "
+        f"backends  {', '.join(BACKENDS[1:])}; auto picks {resolve('auto')}: same value and gradients as "
         "dense, never more than one tile of the similarity matrix",
         f"batches   dense fills the free memory at about {dense:,} pairs (4 fp32 matrices); tiled needs b x d numbers",
         *(f"extra     {_extra(name)}" for name in EXTRAS),
     ]
+
+
+def best_device() -> str:
+    """Where the commands put their models: the GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def machine_memory() -> int:
@@ -53,13 +57,12 @@ def machine_memory() -> int:
 def _triton() -> str:
     if not importlib.util.find_spec("triton"):
         return "not installed: the fused backend needs it (pip install triton)"
-    return "installed: the fused backend runs on a CUDA card, on a CPU in the interpreter (TRITON_INTERPRET=1)"
+    return "installed: the fused backend is proven in the interpreter (TRITON_INTERPRET=1), not yet run on a card"
 
 
 def _extra(name: str) -> str:
     missing = [package for package in EXTRAS[name] if not _installed(package)]
-    verdict = f'missing {", ".join(missing)}: pip install -e ".[{name}]"' if missing else "ready"
-    return f"{name}: {verdict}"
+    return f"{name}: {'will install ' + ', '.join(missing) if missing else 'ready'}"
 
 
 def _installed(package: str) -> bool:

@@ -271,13 +271,6 @@ def test_autocast_does_not_round_the_logits():
     assert value.item() == pytest.approx(clip_loss(*given, backend="dense").item(), rel=1e-5)
 
 
-def test_auto_is_fused_for_what_the_kernels_take_on_a_card_and_tiled_elsewhere():
-    assert _inputs.resolve("auto") == "tiled"
-    assert _inputs.resolve("auto", "cuda", torch.bfloat16) == "fused"
-    assert _inputs.resolve("auto", "cuda", torch.float64) == "tiled"
-    assert _inputs.resolve("auto", "cuda", torch.float32, dials=True) == "tiled"
-
-
 REFUSALS = {
     "fp64": (torch.float64, {}, TypeError, "image_features is torch.float64: the fused backend takes fp32"),
     "kept tiles": (torch.float32, {"keep": 100}, ValueError, "keep is 100 and backend 'fused'"),
@@ -308,7 +301,6 @@ def test_without_triton_the_fused_backend_says_what_to_install(monkeypatch):
     monkeypatch.setattr(_inputs.importlib.util, "find_spec", lambda name: None)
     img, txt, scale = inputs(6, 4, 14.3)
     refused(ValueError, "triton is not installed", lambda: clip_loss(img, txt, scale, backend="fused"))
-    assert _inputs.resolve("auto", "cuda", torch.bfloat16) == "tiled"
 
 
 def test_on_a_cpu_without_the_interpreter_the_refusal_names_the_variable_to_set():

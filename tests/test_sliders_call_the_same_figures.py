@@ -49,5 +49,5 @@ def test_every_choice_of_the_ready_sliders_can_be_drawn():
 
 def test_without_ipywidgets_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    with pytest.raises(ModuleNotFoundError, match=r"minilib\[notebooks\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -e \"\.\[notebooks\]\""):
         widgets.memory_wall()

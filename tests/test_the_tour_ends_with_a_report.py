@@ -53,10 +53,10 @@ def test_the_metrics_are_complete_and_say_that_the_tour_has_finished(output):
 
 def test_every_verdict_follows_the_numbers(output):
     metrics = json.loads((output / "metrics.json").read_text())
-    metrics["batches"]["rises"] = {"image_to_text": True, "text_to_image": True}
-    assert "rises with every step in batch size, in both directions" in verdicts(metrics)["batches"]
-    metrics["batches"]["rises"] = {"image_to_text": False, "text_to_image": False}
-    assert "does not rise" in verdicts(metrics)["batches"]
+    metrics["batches"]["mean_recall"] = {"64": 0.1, "256": 0.2, "1024": 0.3}
+    assert "rises with every step in batch size" in verdicts(metrics)["batches"]
+    metrics["batches"]["mean_recall"] = {"64": 0.1, "256": 0.4, "1024": 0.3}
+    assert "does not rise with every step in batch size; the best batch here is 256" in verdicts(metrics)["batches"]
     metrics["curves"]["largest_difference"] = 0.5
     assert "should not be" in verdicts(metrics)["curves"]
     metrics["wall"]["machine_bytes"] = 1e15

@@ -145,7 +145,9 @@ def _open_clip_losses() -> ModuleType:
 
 def _sentence_transformers() -> tuple[ModuleType, Callable[[Tensor, Tensor], Tensor]]:
     if importlib.util.find_spec("sentence_transformers") is None:
-        raise UnavailableError('sentence-transformers is not installed: `pip install "minilib[bench]"` adds it.')
+        raise UnavailableError(
+            'sentence-transformers is not installed: `pip install -e ".[bench]"` in the repository adds it.'
+        )
     try:
         from sentence_transformers.sentence_transformer import losses
         from sentence_transformers.util import dot_score

@@ -34,20 +34,17 @@ def check(img, txt, backend, tile_size, group, keep=0, grad_dtype=None) -> str:
     if backend == "fused" and dials:
         name, value = ("keep", keep) if keep else ("grad_dtype", grad_dtype)
         raise ValueError(f"{name} is {value!r} and backend 'fused': it is a dial of the tiled backend, choose 'tiled'.")
-    backend = resolve(backend, img.device.type, img.dtype, dials)
+    backend = resolve(backend)
     if backend == "fused":
         _check_fused(img)
     return backend
 
 
-def resolve(backend: str, device: str = "cpu", dtype: torch.dtype = torch.float32, dials: bool = False) -> str:
-    """The backend that a name stands for: "auto" is fused for what the kernels take on a CUDA card, else tiled."""
+def resolve(backend: str) -> str:
+    """The backend that a name stands for; "auto" is tiled everywhere until the fused kernels have run on a card."""
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown: choose one of {', '.join(map(repr, BACKENDS))}.")
-    if backend != "auto":
-        return backend
-    fits = device == "cuda" and dtype != torch.float64 and not dials
-    return "fused" if fits and importlib.util.find_spec("triton") else "tiled"
+    return "tiled" if backend == "auto" else backend
 
 
 def scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:

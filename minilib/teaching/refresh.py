@@ -49,7 +49,7 @@ def normalise(notebook: NotebookNode) -> None:
             continue
         count += 1
         cell.execution_count = count
-        cell.outputs = [_normalise_output(output, count) for output in _join_streams(cell.outputs)]
+        cell.outputs = [_normalise_output(output, count) for output in _kept(cell.outputs)]
         alt_texts = [o.metadata["image/png"]["alt"] for o in cell.outputs if "image/png" in o.get("metadata", {})]
         if alt_texts:  # the key that Jupyter Book reads
             cell.metadata["mystnb"] = {"image": {"alt": " ".join(alt_texts)}}
@@ -58,17 +58,17 @@ def normalise(notebook: NotebookNode) -> None:
 def _normalise_output(output: NotebookNode, count: int) -> NotebookNode:
     if output.output_type == "execute_result":
         output.execution_count = count
-    for kind in [kind for kind in output.get("data", {}) if "widget" in kind]:
-        del output.data[kind]  # a widget without its kernel shows nothing; its text stays
     return output
 
 
-def _join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Consecutive pieces of one stream in one output: how they were cut depends on timing. Warnings are not kept."""
+def _kept(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Consecutive pieces of a stream in one output (their cuts depend on timing), without warnings and sliders."""
     joined: list[NotebookNode] = []
     for output in outputs:
         if output.output_type == "stream" and output.name == "stderr":
             continue
+        if any("widget" in kind for kind in output.get("data", {})):
+            continue  # a slider without its kernel shows nothing but its name
         if output.output_type == "stream" and joined and joined[-1].output_type == "stream":
             joined[-1].text += output.text
         else:

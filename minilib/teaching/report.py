@@ -42,15 +42,15 @@ def _curves(curves: dict) -> str:
 
 def _batches(batches: dict) -> str:
     seen = f"{batches['pairs_seen']:,} pairs seen, {len(batches['seeds'])} seed{'s' * (len(batches['seeds']) > 1)}"
-    rising = [way.replace("_", " ") for way, rises in batches["rises"].items() if rises]
-    if len(rising) == len(batches["rises"]):
-        return f"Mean recall@1 rises with every step in batch size, in both directions ({seen})."
-    only = (
-        f"rises with every step in batch size only {' and '.join(rising)}"
-        if rising
-        else "does not rise with every step in batch size"
+    recall = {int(batch): mean for batch, mean in batches["mean_recall"].items()}
+    if list(recall.values()) == sorted(recall.values()):
+        return f"Mean recall@1 rises with every step in batch size ({seen})."
+    told = ", ".join(f"{mean:.1%} at {batch:,}" for batch, mean in recall.items())
+    best = max(recall, key=recall.get)
+    return (
+        f"Mean recall@1 does not rise with every step in batch size; the best batch here is {best:,} ({told}; {seen}). "
+        "At equal pairs seen, a larger batch also means fewer optimizer steps."
     )
-    return f"Mean recall@1 {only} ({seen}): at equal pairs seen, a larger batch also means fewer optimizer steps."
 
 
 def _giant(metrics: dict) -> str:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from minilib.data import scenes_dataset
-from minilib.doctor import diagnosis, machine_memory
+from minilib.doctor import best_device, diagnosis, machine_memory
 from minilib.evals import evaluate_retrieval
 from minilib.models import TwoTowers
 from minilib.teaching import memory, plots
@@ -35,12 +35,12 @@ from minilib.teaching.report import write_report
 from minilib.trainers import ContrastiveTrainer
 
 DIM = 64
-GIANT_LR = 5e-4  # few steps, from trained weights
+GIANT_LR = 1e-4  # the first steps of Adam move every weight by this much, however small its gradient
 SIZES = {
     # pairs: training pictures; held_out: pictures of the evaluation; peaks: batches whose memory is measured
     "full": {
-        "pairs": 65_536, "held_out": 1_000, "peaks": (2_048, 4_096, 8_192), "curve_batch": 1_024, "curve_steps": 32,
-        "batches": (64, 256, 1_024, 4_096), "seeds": (0, 1, 2), "micro": 2_048, "giant_steps": 3, "giant": None,
+        "pairs": 65_536, "held_out": 8_000, "peaks": (2_048, 4_096, 8_192), "curve_batch": 512, "curve_steps": 32,
+        "batches": (32, 128, 512, 2_048), "seeds": (0, 1, 2), "micro": 2_048, "giant_steps": 3, "giant": None,
     },
     "small": {
         "pairs": 2_048, "held_out": 100, "peaks": (256, 512), "curve_batch": 128, "curve_steps": 4,
@@ -104,7 +104,7 @@ def curves(output: Path, size: dict, metrics: dict) -> dict:
 
 def batches(output: Path, size: dict, metrics: dict) -> dict:
     """Train at growing batch sizes on equal pairs: does recall rise with the batch?"""
-    test = scenes_dataset(size["held_out"], seed=1)
+    test = _pictures(size)[1]
     recall = {batch: [] for batch in size["batches"]}
     for seed in size["seeds"]:
         for batch in size["batches"]:
@@ -120,14 +120,14 @@ def batches(output: Path, size: dict, metrics: dict) -> dict:
         )
         for way in ("image_to_text", "text_to_image")
     }
-    rises = {way: means == sorted(means) for way, (means, _, _) in spread.items()}
+    mean_recall = dict(zip(recall, (float(mean) for mean in np.mean([means for means, _, _ in spread.values()], 0))))
     chance = 1 / size["held_out"]
     _save(output, "recall_vs_batch", plots.recall_vs_batch(list(recall), spread, chance=chance))
     return {
         "pairs_seen": size["pairs"],
         "seeds": list(size["seeds"]),
         "recall": recall,
-        "rises": rises,
+        "mean_recall": mean_recall,
         "chance": chance,
     }
 
@@ -135,7 +135,8 @@ def batches(output: Path, size: dict, metrics: dict) -> dict:
 def giant(output: Path, size: dict, metrics: dict) -> dict:
     """Go on training at a batch whose four matrices this machine cannot hold."""
     batch = size["giant"] or giant_batch(metrics["wall"]["machine_bytes"])
-    model = _trained(output, f"batch {max(size['batches']):,} seed {size['seeds'][0]}")
+    best = max(metrics["batches"]["mean_recall"].items(), key=lambda item: item[1])[0]
+    model = _trained(output, f"batch {int(best):,} seed {size['seeds'][0]}")
     trainer = _trainer(output, size, f"giant {batch:,}", batch, size["giant_steps"], model=model, lr=GIANT_LR)
     records = trainer.train()
     losses = [record["loss"] for record in records]
@@ -144,16 +145,16 @@ def giant(output: Path, size: dict, metrics: dict) -> dict:
     return {
         "batch": batch, "losses": losses, "seconds": [record["seconds"] for record in records],
         "dense_bytes": memory.dense_matrix_bytes(batch), "process_peak_bytes": _process_peak(),
-        "recall": evaluate_retrieval(model, scenes_dataset(size["held_out"], seed=1), progress=False),
+        "recall": evaluate_retrieval(model, _pictures(size)[1], progress=False),
     }  # fmt: skip
 
 
 def found(output: Path, size: dict, metrics: dict) -> dict:
     """Ask the trained model for the captions of pictures it has not seen."""
     model = _trained(output, f"giant {metrics['giant']['batch']:,}").eval()
-    rows = scenes_dataset(size["held_out"], seed=1)[list(range(size["held_out"]))]
+    rows = _pictures(size)[1][list(range(min(1_000, size["held_out"])))]
     with torch.no_grad():
-        img, txt = model(rows["image"], rows["caption"])  # (n, d) each
+        img, txt = (side.cpu() for side in model(rows["image"], rows["caption"]))  # (n, d) each
     scores = img @ txt.T  # (n, n), for the few pictures of the evaluation
     _save(output, "scenes", plots.image_grid(rows["image"][:8], rows["caption"][:8]))
     _save(output, "similarities", plots.similarity_matrix(scores[:8, :8]))
@@ -161,7 +162,7 @@ def found(output: Path, size: dict, metrics: dict) -> dict:
     captions, places = [rows["caption"][k] for k in top.indices], top.indices.tolist()
     truth = places.index(0) if 0 in places else None
     _save(output, "retrieved", plots.retrieval_examples(rows["image"][0], captions, top.values.tolist(), truth))
-    return {"captions": captions, "scores": top.values.tolist(), "truth": truth}
+    return {"candidates": len(scores), "captions": captions, "scores": top.values.tolist(), "truth": truth}
 
 
 def giant_batch(machine_bytes: float) -> int:
@@ -171,8 +172,8 @@ def giant_batch(machine_bytes: float) -> int:
 
 
 def learning_rate(batch: int) -> float:
-    """Our rule for these towers: the square root of the batch size, from 1e-3 at 256 pairs."""
-    return 1e-3 * (batch / 256) ** 0.5
+    """Our rule for these towers: 1e-3 at 64 pairs, growing with the square root of the batch up to 2e-3."""
+    return min(2e-3, 1e-3 * (batch / 64) ** 0.5)
 
 
 def _trainer(
@@ -181,22 +182,30 @@ def _trainer(
     """A trainer on the tour's scenes, from the weights of `seed` unless `model` is given; resumes by itself."""
     if model is None:
         torch.manual_seed(seed)
-        model = TwoTowers(dim=DIM)
+        model = TwoTowers(dim=DIM).to(best_device())
     return ContrastiveTrainer(
-        model, _pictures(max(size["pairs"], batch)), batch_size=batch, steps=steps, micro_batch_size=size["micro"],
+        model, _pictures(size, at_least=batch)[0], batch_size=batch, steps=steps, micro_batch_size=size["micro"],
         lr=lr or learning_rate(batch), warmup=min(20, steps // 5), seed=seed, backend=backend,
         output_dir=_folder(output, name), save_every=max(1, 2**15 // batch), description=name,
     )  # fmt: skip
 
 
 def _trained(output: Path, name: str) -> TwoTowers:
-    model = TwoTowers(dim=DIM)
-    model.load_state_dict(torch.load(_folder(output, name) / "checkpoint.pt", weights_only=True)["model"])
+    model = TwoTowers(dim=DIM).to(best_device())
+    saved = torch.load(_folder(output, name) / "checkpoint.pt", map_location="cpu", weights_only=True)
+    model.load_state_dict(saved["model"])
     return model
 
 
-@functools.cache
-def _pictures(count: int):
+def _pictures(size: dict, at_least: int = 0):
+    """Scenes for training and scenes held out: the two ends of one draw, in which no caption comes twice."""
+    held_out, count = size["held_out"], max(size["pairs"], at_least)
+    scenes = _scenes(held_out + count)
+    return scenes.select(range(held_out, held_out + count)), scenes.select(range(held_out))
+
+
+@functools.lru_cache(maxsize=1)
+def _scenes(count: int):
     return scenes_dataset(count, seed=0)
 
 

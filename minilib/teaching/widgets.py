@@ -108,6 +108,6 @@ def _ipywidgets():
         import ipywidgets
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'ipywidgets is not installed, and sliders need it: run pip install "minilib[notebooks]"'
+            'ipywidgets is not installed, and sliders need it: run pip install -e ".[notebooks]" in the repository'
         ) from error
     return ipywidgets

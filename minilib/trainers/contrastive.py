@@ -105,7 +105,7 @@ class ContrastiveTrainer:
             group["lr"] = learning_rate(step, self.settings["steps"], self.settings["lr"], self.settings["warmup"])
         self.optimizer.zero_grad(set_to_none=True)
         self.model.train()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
             torch.manual_seed(_mix(self.settings["seed"], step))
             loss = self.backward(step)
         self.optimizer.step()

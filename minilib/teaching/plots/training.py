@@ -35,6 +35,7 @@ def loss_curves(
         )
         panel.plot(steps[: len(values)], values, color=colour, marker=marker, markevery=every, label=name, **look)
     panel.legend(fontsize=9, frameon=False)
+    panel.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
@@ -56,10 +57,11 @@ def recall_vs_batch(
     for (name, (mean, low, high)), (colour, marker, style) in zip(recall.items(), LINES, strict=False):
         panel.semilogx(batches, mean, color=colour, marker=marker, linestyle=style, base=2)
         panel.fill_between(batches, numbers(low), numbers(high), color=colour, alpha=0.2)
-        label(panel, name, batches[-1], float(mean[-1]))
+        panel.lines[-1].set_label(name)
     if chance is not None:
         panel.axhline(chance, color=GREY, linestyle=":")
         label(panel, "chance", batches[0], chance, xytext=(0, 6))
+    panel.legend(fontsize=9, frameon=False)
     panel.xaxis.set_major_formatter(lambda n, _: f"{n:,.0f}")
     panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}" if abs(share * 100 % 1) < 1e-6 else f"{share:.1%}")
     panel.set_ylim(bottom=0)
