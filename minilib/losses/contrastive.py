@@ -11,7 +11,8 @@ where
     r_i, c_i   log-sum-exp of row i and of column i (Inf-CL, section 2.2); r'_i, c'_i the same without the diagonal
 
 Backends: `dense` writes X down and is the reference; `tiled` never holds more than a tile of it; `fused` keeps the tile
-in the registers of a GPU (proven in Triton's interpreter, not yet run on a card); `auto` chooses. The last two are modules of `minilib.kernels` with the same functions.
+in the registers of a GPU (proven in Triton's interpreter, not yet run on a card); `auto` chooses. The last two are
+modules of `minilib.kernels` with the same functions.
 
 The second form of the InfoNCE loss is the one that they compute: "negatives minus positive" keeps both
 the loss and the gradient p_ii - 1 = -sigmoid(r'_i - X_ii) exact where p_ii nears 1. The gradient of the scale is the
