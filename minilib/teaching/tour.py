@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from minilib import clip_loss
 from minilib.data import scenes_dataset
 from minilib.doctor import best_device, diagnosis, machine_memory
 from minilib.evals import evaluate_retrieval
@@ -35,7 +36,7 @@ from minilib.teaching.report import write_report
 from minilib.trainers import ContrastiveTrainer
 
 DIM = 64
-GIANT_LR = 1e-4  # the first steps of Adam move every weight by this much, however small its gradient
+GIANT_LR = 1e-5  # the first steps of Adam move every weight by this much, however small its gradient
 SIZES = {
     # pairs: training pictures; held_out: pictures of the evaluation; peaks: batches whose memory is measured
     "full": {
@@ -139,14 +140,24 @@ def giant(output: Path, size: dict, metrics: dict) -> dict:
     model = _trained(output, f"batch {int(best):,} seed {size['seeds'][0]}")
     trainer = _trainer(output, size, f"giant {batch:,}", batch, size["giant_steps"], model=model, lr=GIANT_LR)
     records = trainer.train()
-    losses = [record["loss"] for record in records]
-    title = f"Training goes on at {batch:,} pairs a step"
-    _save(output, "giant_batch", plots.loss_curves({f"tiled, batch {batch:,}": losses}, title=title))
+    asked, losses = _losses_by_batch(model, trainer.dataset, batch, size["micro"])
+    title = f"One model, up to {batch:,} captions to choose from"
+    _save(output, "giant_batch", plots.loss_vs_batch(asked, {"trained model": losses}, title=title))
     return {
-        "batch": batch, "losses": losses, "seconds": [record["seconds"] for record in records],
+        "batch": batch, "losses": [record["loss"] for record in records],
+        "seconds": [record["seconds"] for record in records],
         "dense_bytes": memory.dense_matrix_bytes(batch), "process_peak_bytes": _process_peak(),
         "recall": evaluate_retrieval(model, _pictures(size)[1], progress=False),
     }  # fmt: skip
+
+
+def _losses_by_batch(model: TwoTowers, dataset, batch: int, micro: int) -> tuple[list[int], list[float]]:
+    """The loss of one model on the first b pairs, for b from 64 to `batch`, each four times the last."""
+    pieces = [dataset[list(range(start, min(start + micro, batch)))] for start in range(0, batch, micro)]
+    with torch.no_grad():
+        img, txt = (torch.cat(side) for side in zip(*[model(rows["image"], rows["caption"]) for rows in pieces]))
+        asked = sorted({batch, *(4**k for k in range(3, 9) if 4**k < batch)})
+        return asked, [clip_loss(img[:b], txt[:b], model.logit_scale.exp()).item() for b in asked]
 
 
 def found(output: Path, size: dict, metrics: dict) -> dict:
