@@ -1,5 +1,6 @@
-"""What the tests of the losses share: the tolerances, features of every temperament, and the fp64 judge."""
+"""What the tests of the losses share: tolerances, features, the fp64 judge, and what a refusal looks like."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,3 +42,13 @@ def assert_close(got: list[Tensor], judge: list[Tensor], tolerance: float, round
         assert difference.norm().item() <= tolerance * size + rounding, (
             f"{name}: largest difference {difference.max():.3g}, mean {difference.mean():.3g}, size {size:.3g}"
         )
+
+
+def refused(error: type[Exception], words: str, call) -> None:
+    """`call` must raise `error` with one sentence that holds `words`."""
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    assert words in message
+    assert "\n" not in message
+    assert message.endswith(".")

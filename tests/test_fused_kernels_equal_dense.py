@@ -12,7 +12,7 @@ import sys
 
 import pytest
 import torch
-from reference import FUSED_TOLERANCE, assert_close, unit_rows, value_and_grads
+from reference import FUSED_TOLERANCE, assert_close, refused, unit_rows, value_and_grads
 from test_tiled_losses_equal_dense import CORNERS
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -286,15 +286,6 @@ def test_what_the_kernels_do_not_take_is_refused_in_one_sentence(case):
         pytest.skip("a card multiplies bf16; only the interpreter refuses it")
     img, txt, scale = inputs(6, 4, 14.3, dtype=dtype)
     refused(error, words, lambda: clip_loss(img, txt, scale, backend="fused", **options))
-
-
-def refused(error, words, call):
-    with pytest.raises(error) as caught:
-        call()
-    message = str(caught.value)
-    assert words in message
-    assert "\n" not in message
-    assert message.endswith(".")
 
 
 def test_without_triton_the_fused_backend_says_what_to_install(monkeypatch):
