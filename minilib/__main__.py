@@ -8,21 +8,17 @@ import sys
 
 from jsonargparse import auto_cli
 
+from minilib.bench import bench_contrastive
 from minilib.commands import clip, evaluate
 from minilib.doctor import doctor
 from minilib.teaching.tour import tour
 
-
-def bench() -> dict:
-    """The benchmarks, imported only when asked for."""
-    from minilib.bench import bench_contrastive
-
-    return {"_help": "Time the losses beside their peers, in one run.", "contrastive": bench_contrastive}
+BENCH = {"_help": "Time the losses beside their peers, in one run.", "contrastive": bench_contrastive}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; a refusal is one sentence on standard error and exit status 2."""
-    commands = {"tour": tour, "clip": clip, "eval": evaluate, "bench": bench(), "doctor": doctor}
+    commands = {"tour": tour, "clip": clip, "eval": evaluate, "bench": BENCH, "doctor": doctor}
     try:
         auto_cli(commands, args=arguments, as_positional=False, prog="python -m minilib")
     except ValueError as error:

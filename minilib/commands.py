@@ -13,7 +13,7 @@ from minilib.data import digits_dataset, load_pairs, scenes_dataset
 from minilib.doctor import best_device
 from minilib.evals import evaluate_retrieval
 from minilib.models import TwoTowers
-from minilib.trainers import ContrastiveTrainer
+from minilib.trainers import ContrastiveTrainer, checkpoint
 
 
 def clip(
@@ -76,7 +76,7 @@ def evaluate(data: str = "scenes", run: Path = Path("runs/clip"), pairs: int = 1
     if not (run / "model.json").exists():
         raise ValueError(f"run {run} holds no trained model: run `python -m minilib clip --output {run}` first.")
     model = TwoTowers(**json.loads((run / "model.json").read_text())).to(best_device())
-    model.load_state_dict(torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)["model"])
+    checkpoint.load_weights(run / "checkpoint.pt", model)
     recall = evaluate_retrieval(model, _pairs(data, pairs, seed=seed, split="test"))
     for way, values in recall.items():
         print(f"{way.replace('_', ' '):13s}", "  ".join(f"recall@{k} {value:.1%}" for k, value in values.items()))

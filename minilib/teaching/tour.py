@@ -33,7 +33,7 @@ from minilib.evals import evaluate_retrieval
 from minilib.models import TwoTowers
 from minilib.teaching import memory, plots
 from minilib.teaching.report import write_report
-from minilib.trainers import ContrastiveTrainer
+from minilib.trainers import ContrastiveTrainer, checkpoint
 
 DIM = 64
 GIANT_LR = 1e-5  # the first steps of Adam move every weight by this much, however small its gradient
@@ -202,10 +202,7 @@ def _trainer(
 
 
 def _trained(output: Path, name: str) -> TwoTowers:
-    model = TwoTowers(dim=DIM).to(best_device())
-    saved = torch.load(_folder(output, name) / "checkpoint.pt", map_location="cpu", weights_only=True)
-    model.load_state_dict(saved["model"])
-    return model
+    return checkpoint.load_weights(_folder(output, name) / "checkpoint.pt", TwoTowers(dim=DIM).to(best_device()))
 
 
 def _pictures(size: dict, at_least: int = 0):

@@ -40,6 +40,12 @@ def load(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, sett
     return saved
 
 
+def load_weights(path: Path, model: nn.Module) -> nn.Module:
+    """Put the weights of checkpoint `path` into `model`, wherever it lives, and return it: to use, not to train on."""
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["model"])
+    return model
+
+
 def _compare_settings(path: Path, found: dict, wanted: dict) -> None:
     for name in wanted:
         if found.get(name) != wanted[name]:
