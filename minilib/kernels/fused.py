@@ -26,7 +26,7 @@ from torch import Tensor
 
 from minilib import lse
 from minilib.kernels.launch import GRID, NO_PARTNER, SMALLEST_TILE, launch
-from minilib.kernels.tiled import HEADROOM, blocks
+from minilib.kernels.tiled import HEADROOM, blocks, largest_norm
 
 CHUNK = 8192  # side of the gradient scratch: 128 output tiles for each library product at d = 512, one wave on an H100
 NARROW, NARROW_CHUNK = 256, 16384  # for features up to this width, so that the products still fill the card
@@ -39,8 +39,7 @@ def shared_shift(img: Tensor, txt: Tensor, scale: Tensor) -> Tensor:
     It is never None: where the bound on the logits is too large for one shift, the sums come out too small, and the
     losses turn to `pair_sums`.
     """
-    norms = [torch.linalg.vector_norm(side, dim=1, dtype=torch.float32).max() for side in (img, txt)]
-    return (scale.abs() * norms[0] * norms[1] - HEADROOM).clamp_min(0)
+    return (scale.abs() * largest_norm(img) * largest_norm(txt) - HEADROOM).clamp_min(0)
 
 
 def shifted_sums(

@@ -77,8 +77,18 @@ def shared_shift(img: Tensor, txt: Tensor, scale: Tensor) -> float | None:
     `h = max(0, bound - 60)`: nothing overflows, and a logit vanishes only 87 below h (in fp32). With normalised
     features the bound is the scale itself, so every scale up to 120 is served.
     """
-    bound = (scale.abs() * _largest_norm(img) * _largest_norm(txt)).item()
+    return shift_for((scale.abs() * largest_norm(img) * largest_norm(txt)).item())
+
+
+def shift_for(bound: float) -> float | None:
+    """The shift for logits of at most `bound` in size, None when no shift serves them all."""
     return max(0.0, bound - HEADROOM) if bound <= LARGEST_BOUND else None
+
+
+def largest_norm(features: Tensor) -> Tensor:
+    """The length of the longest row, in fp32 at least."""
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    return torch.linalg.vector_norm(features, dim=1, dtype=dtype).max()
 
 
 def shifted_sums(
@@ -236,10 +246,6 @@ def _low_precision(
 
 def _shifted_exp(tile: Tensor, shift: float) -> Tensor:
     return tile.sub_(shift).exp_() if shift else tile.exp_()
-
-
-def _largest_norm(features: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(features, dim=1).max()
 
 
 def _size(block: slice) -> int:

@@ -9,7 +9,9 @@ import math
 import torch
 from torch import Tensor
 
-BACKENDS = ("auto", "dense", "tiled", "fused")
+from minilib.kernels import tiled
+
+BACKENDS = ("auto", "dense", "tiled", "fused", "ring")
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -26,14 +28,15 @@ def check(img, txt, backend, tile_size, group, keep=0, grad_dtype=None) -> str:
         raise ValueError(f"keep is {keep!r}: give the bytes to spend on kept tiles, 0 or more (math.inf keeps all).")
     if grad_dtype not in (None, torch.bfloat16):
         raise ValueError(f"grad_dtype is {grad_dtype!r}: give torch.bfloat16, or None for full precision.")
-    if group is not None and torch.distributed.get_world_size(group) > 1:
-        raise ValueError(
-            "group spans more than one rank: the ring backend is not part of this version, pass group=None."
-        )
     dials = keep > 0 or grad_dtype is not None
     if backend == "fused" and dials:
         name, value = ("keep", keep) if keep else ("grad_dtype", grad_dtype)
         raise ValueError(f"{name} is {value!r} and backend 'fused': it is a dial of the tiled backend, choose 'tiled'.")
+    if backend == "ring" and group is None:
+        raise ValueError(
+            "backend is 'ring' and group is None: pass group=torch.distributed.group.WORLD once the processes have "
+            "met, or choose 'tiled'."
+        )
     backend = resolve(backend)
     if backend == "fused":
         _check_fused(img)
@@ -41,10 +44,31 @@ def check(img, txt, backend, tile_size, group, keep=0, grad_dtype=None) -> str:
 
 
 def resolve(backend: str) -> str:
-    """The backend that a name stands for; "auto" is tiled everywhere until the fused kernels have run on a card."""
+    """What one process works with under a name; "auto" is tiled until the fused kernels have run on a card."""
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown: choose one of {', '.join(map(repr, BACKENDS))}.")
-    return "tiled" if backend == "auto" else backend
+    return "tiled" if backend in ("auto", "ring") else backend
+
+
+def kernels(backend: str):
+    """The module of tile visits behind a backend; Triton is imported for the one that needs it."""
+    if backend == "tiled":
+        return tiled
+    from minilib.kernels import fused
+
+    return fused
+
+
+def spans_ranks(group) -> bool:
+    """Whether `group` is a process group of more than one rank."""
+    if group is None:
+        return False
+    if not torch.distributed.is_available() or not isinstance(group, torch.distributed.ProcessGroup):
+        raise TypeError(
+            f"group is a {type(group).__name__}: give a process group of which this process is a member, such as "
+            "torch.distributed.group.WORLD, or None."
+        )
+    return torch.distributed.get_world_size(group) > 1
 
 
 def scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
@@ -61,6 +85,19 @@ def scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
 def accumulation_dtype(*features: Tensor) -> list[Tensor]:
     """Half-precision features in fp32, in which all sums are accumulated; fp32 and fp64 as they are."""
     return [f if f.dtype in (torch.float64, torch.float32) else f.float() for f in features]
+
+
+def check_ring(backend: str, keep: float, ranks: int) -> None:
+    """Refuse what a ring of several ranks cannot do."""
+    if ranks == 1:
+        return
+    if backend == "dense":
+        raise ValueError(
+            f"backend is 'dense' and group has {ranks} ranks: the dense loss sees the pairs of one process only, "
+            "choose 'auto'."
+        )
+    if keep:
+        raise ValueError(f"keep is {keep!r} and group has {ranks} ranks: a ring keeps no tiles, leave it at 0.")
 
 
 def _check_fused(img: Tensor) -> None:

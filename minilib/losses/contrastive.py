@@ -11,8 +11,9 @@ where
     r_i, c_i   log-sum-exp of row i and of column i (Inf-CL, section 2.2); r'_i, c'_i the same without the diagonal
 
 Backends: `dense` writes X down and is the reference; `tiled` never holds more than a tile of it; `fused` keeps the tile
-in the registers of a GPU (proven in Triton's interpreter, not yet run on a card); `auto` chooses. The last two are
-modules of `minilib.kernels` with the same functions.
+in the registers of a GPU (proven in Triton's interpreter, not yet run on a card); `ring` passes blocks around the ranks
+of a process group, each working with one of those two; `auto` chooses. Tiled and fused are modules of
+`minilib.kernels` with the same functions; the ring's losses are in `minilib.losses.ring`.
 
 The second form of the InfoNCE loss is the one that they compute: "negatives minus positive" keeps both
 the loss and the gradient p_ii - 1 = -sigmoid(r'_i - X_ii) exact where p_ii nears 1. The gradient of the scale is the
@@ -20,7 +21,8 @@ inner product of the features with their own gradients (Euler's identity), at no
 
 Departure from the paper: Inf-CL prints the image-to-text half only and computes the two halves separately.
 Taught in notebooks/01_build_a_contrastive_loss.ipynb and notebooks/04_tile_the_loss.ipynb; proven in
-tests/test_tiled_losses_equal_dense.py and tests/test_fused_kernels_equal_dense.py.
+tests/test_tiled_losses_equal_dense.py, tests/test_fused_kernels_equal_dense.py and
+tests/test_the_ring_equals_one_process.py.
 """
 
 import math
@@ -32,8 +34,7 @@ from torch.autograd.function import once_differentiable
 
 from minilib.kernels import tiled
 from minilib.losses import _inputs
-
-PART = 2**14  # rows that the O(b d) steps convert at a time
+from minilib.losses._features import empty_grads, finish, row_dots
 
 
 def clip_loss(
@@ -53,22 +54,31 @@ def clip_loss(
         image_features: `(b, d)`, fp64, fp32, fp16 or bf16, normalised by the caller.
         text_features: `(b, d)`, same dtype and device; row i matches image row i.
         logit_scale: multiplies the cosines (already exponentiated); a float or a tensor of one element, with gradient.
-        backend: "auto", "dense", "tiled" or "fused" (fp32, fp16, bf16; a CUDA card, or TRITON_INTERPRET=1 on a CPU);
-            all agree in value and gradient.
+        backend: "auto", "dense", "tiled", "fused" (fp32, fp16, bf16; a CUDA card, or TRITON_INTERPRET=1 on a CPU) or
+            "ring" (needs a group); all agree in value and gradient. In a group of several ranks "tiled" and "fused"
+            name what each rank of the ring works with.
         tile_size: rows and columns of a tile, by default 512 x 1,024; for "fused", of the chunk of gradient that is
             held at a time, by default 8,192 (16,384 up to d = 256).
-        group: process group of a distributed run; None for one process.
+        group: process group of a distributed run, whose ranks call this together, each with its own pairs; None for
+            one process.
         keep: bytes that the tiled backend may spend on exponentials kept for the backward pass, where each kept tile
             saves its recompute; `math.inf` keeps all (b^2 elements).
         grad_dtype: `torch.bfloat16` takes the tiled backend's two gradient products (and kept tiles) in bf16 with fp32
             sums: faster, relative gradient error about 3e-3.
 
     Returns:
-        The loss, a scalar in fp32 (fp64 for fp64 features). Sums are accumulated in that dtype.
+        The loss, a scalar in fp32 (fp64 for fp64 features). Sums are accumulated in that dtype. In a group of n ranks
+        with b pairs together: n/b times the sum over the own rows and columns, and gradients such that the average over
+        ranks, of the value and of every parameter's gradient (as DistributedDataParallel takes it), is that of one
+        process with all pairs. All ranks must scale it by the same factor before the backward pass.
 
     Raises:
         ValueError, TypeError: one sentence, when shapes, dtypes, devices, values or options do not fit.
+        ConnectionError: one sentence, when a rank of the group is lost or does not answer within its timeout.
     """
+    if _inputs.spans_ranks(group):
+        options = {"backend": backend, "tile_size": tile_size, "keep": keep, "grad_dtype": grad_dtype}
+        return _over(group, "ring_clip_loss", image_features, text_features, logit_scale, **options)
     backend = _inputs.check(image_features, text_features, backend, tile_size, group, keep, grad_dtype)
     img, txt = _operands(backend, image_features, text_features)
     scale = _inputs.scalar("logit_scale", logit_scale, img)
@@ -76,7 +86,7 @@ def clip_loss(
         if backend == "dense":
             return _dense_clip(img, txt, scale)
         keep = keep if torch.is_grad_enabled() else 0
-        return _FoldedClip.apply(img, txt, scale, _kernels(backend), tile_size, keep, grad_dtype)
+        return _FoldedClip.apply(img, txt, scale, _inputs.kernels(backend), tile_size, keep, grad_dtype)
 
 
 def siglip_loss(
@@ -92,29 +102,32 @@ def siglip_loss(
     """Pairwise sigmoid loss of b matching pairs, as open_clip's SigLipLoss: every pair is a yes-or-no question.
 
     Args and errors as `clip_loss`; `logit_bias` is added to every logit, a float or a tensor of one element, with
-    gradient. The tiled and fused backends compute loss and gradients in one visit of the tiles.
+    gradient. The tiled and fused backends compute loss and gradients in one visit of the tiles. In a group, a rank's
+    share is n/b times the sum over the own rows.
     """
+    if _inputs.spans_ranks(group):
+        options = {"backend": backend, "tile_size": tile_size}
+        return _over(group, "ring_siglip_loss", image_features, text_features, logit_scale, logit_bias, **options)
     backend = _inputs.check(image_features, text_features, backend, tile_size, group)
     img, txt = _operands(backend, image_features, text_features)
     scale, bias = _inputs.scalar("logit_scale", logit_scale, img), _inputs.scalar("logit_bias", logit_bias, img)
     with torch.autocast(img.device.type, enabled=False):
         if backend == "dense":
             return _dense_siglip(img, txt, scale, bias)
-        return _FoldedSiglip.apply(img, txt, scale, bias, _kernels(backend), tile_size, torch.is_grad_enabled())
+        return _FoldedSiglip.apply(img, txt, scale, bias, _inputs.kernels(backend), tile_size, torch.is_grad_enabled())
+
+
+def _over(group, loss: str, img, txt, *numbers, **options) -> Tensor:
+    """This process's share of a loss over the ranks of `group`."""
+    from minilib.kernels.wire import ProcessRing
+    from minilib.losses import ring
+
+    return getattr(ring, loss)(ProcessRing(group), [img], [txt], *numbers, **options)[0]
 
 
 def _operands(backend: str, *features: Tensor) -> list[Tensor]:
     # The fused kernels multiply half-precision features as they are; torch's CPU products would round their results.
     return list(features) if backend == "fused" else _inputs.accumulation_dtype(*features)
-
-
-def _kernels(backend: str):
-    """The module of tile visits behind a backend; Triton is imported for the one that needs it."""
-    if backend == "tiled":
-        return tiled
-    from minilib.kernels import fused
-
-    return fused
 
 
 def _dense_clip(img: Tensor, txt: Tensor, scale: Tensor) -> Tensor:
@@ -145,7 +158,7 @@ class _FoldedClip(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream):
         img, txt, scale, rows, cols, positive, *kept = ctx.saved_tensors
-        img_grad, txt_grad = _empty_grads(img, txt, ctx.needs_input_grad)
+        img_grad, txt_grad = empty_grads(img, txt, ctx.needs_input_grad)
         full = torch.logaddexp(rows, positive), torch.logaddexp(cols, positive)  # with the diagonal
         inputs, outputs = (img, txt, scale), ((img_grad, txt_grad), ctx.tile_size)
         with torch.autocast(img.device.type, enabled=False):
@@ -157,7 +170,13 @@ class _FoldedClip(torch.autograd.Function):
                 ctx.kernels.shifted_grads(*inputs, ctx.shift, *weights, *outputs, **dials)
         diagonal = -torch.sigmoid(rows - positive) - torch.sigmoid(cols - positive)  # (b,), p_ii - 1 without cancelling
         factor = upstream / (2 * len(img))
-        return *_finish(ctx, img, txt, scale, img_grad, txt_grad, diagonal, factor), None, None, None, None
+        return (
+            *finish(ctx.needs_input_grad, img, txt, scale, img_grad, txt_grad, diagonal, factor),
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 class _FoldedSiglip(torch.autograd.Function):
@@ -165,9 +184,9 @@ class _FoldedSiglip(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, img, txt, scale, bias, kernels, tile_size, with_grad):
-        img_grad, txt_grad = _empty_grads(img, txt, ctx.needs_input_grad) if with_grad else (None, None)
+        img_grad, txt_grad = empty_grads(img, txt, ctx.needs_input_grad) if with_grad else (None, None)
         loss, slope = kernels.sigmoid_visit(img, txt, scale, bias, (img_grad, txt_grad), tile_size)
-        positive = scale * _row_dots(img, txt) + bias  # (b,)
+        positive = scale * row_dots(img, txt) + bias  # (b,)
         diagonal = -torch.sigmoid(-positive)
         ctx.save_for_backward(img, txt, scale, img_grad, txt_grad, diagonal, slope + diagonal.sum())
         return (loss + F.softplus(-positive, threshold=50).sum()) / len(img)
@@ -178,13 +197,13 @@ class _FoldedSiglip(torch.autograd.Function):
         img, txt, scale, img_grad, txt_grad, diagonal, slope = ctx.saved_tensors
         factor = upstream / len(img)
         copies = [None if grad is None else grad.clone() for grad in (img_grad, txt_grad)]
-        *features, scale_grad = _finish(ctx, img, txt, scale, *copies, diagonal, factor)
+        *features, scale_grad = finish(ctx.needs_input_grad, img, txt, scale, *copies, diagonal, factor)
         return *features, scale_grad, slope * factor if ctx.needs_input_grad[3] else None, None, None, None
 
 
 def _clip_sums(img, txt, scale, kernels, tile_size, keep, grad_dtype):
     """Log-sum-exps of rows and columns without the diagonal, and the positives; `shift` is None for general logits."""
-    positive = scale * _row_dots(img, txt)  # (b,)
+    positive = scale * row_dots(img, txt)  # (b,)
     shift = kernels.shared_shift(img, txt, scale)
     if shift is not None:
         kept = kernels.kept_buffers(img, txt, keep, tile_size, grad_dtype) if keep else []
@@ -193,47 +212,3 @@ def _clip_sums(img, txt, scale, kernels, tile_size, keep, grad_dtype):
         if tiled.SMALLEST_SUM < smallest < math.inf:
             return shift, kept, *(side.log_().add_(shift) for side in sums), positive
     return None, [], *kernels.pair_sums(img, txt, scale, tile_size), positive
-
-
-def _row_dots(a, b):
-    """<a_i, b_i> for every row (b,), multiplied and summed in fp32 at least, without a whole (b, d) temporary."""
-    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    if a.dtype == b.dtype == dtype and not a.is_cuda:
-        return torch.einsum("bd,bd->b", a, b)
-    return torch.cat([(x.to(dtype) * y).sum(1) for x, y in zip(a.split(PART), b.split(PART))])
-
-
-def _empty_grads(img, txt, needed) -> tuple[Tensor | None, Tensor | None]:
-    """Zeroed gradients for the sides that need one, fp32 at least; the scale's gradient needs either of them."""
-    dtype = torch.promote_types(img.dtype, torch.float32)
-    only_scale = needed[2] and not (needed[0] or needed[1])
-    return tuple(
-        torch.zeros(side.shape, dtype=dtype, device=side.device) if wanted else None
-        for side, wanted in ((img, needed[0] or only_scale), (txt, needed[1]))
-    )
-
-
-def _finish(ctx, img, txt, scale, img_grad, txt_grad, diagonal, factor):
-    """Add the positives, read the scale's gradient off a feature gradient, apply the scale: O(b d), in place."""
-    scale_grad, finished = None, []
-    for own, partner, grad in ((img, txt, img_grad), (txt, img, txt_grad)):
-        if grad is None:
-            finished.append(None)
-            continue
-        grad.addcmul_(diagonal[:, None], partner)
-        if scale_grad is None and ctx.needs_input_grad[2]:
-            scale_grad = _row_dots(own, grad).sum(dtype=torch.float64).to(factor.dtype) * factor
-        grad *= scale * factor
-        finished.append(_narrow(grad, own.dtype))
-    return finished[0] if ctx.needs_input_grad[0] else None, finished[1], scale_grad
-
-
-def _narrow(grad, dtype):
-    """The gradient in the dtype of its features, written over its own fp32 memory: no second (b, d) matrix."""
-    if grad.dtype == dtype:
-        return grad
-    wide = grad.view(-1)
-    narrow = wide.view(dtype)[: len(wide)]
-    for source, target in zip(wide.split(PART * grad.shape[1]), narrow.split(PART * grad.shape[1])):
-        target.copy_(source.to(dtype))  # what is overwritten has been read: part k starts at k in one, 2 k in the other
-    return narrow.view(grad.shape)
