@@ -67,6 +67,12 @@ def test_fused_siglip_equals_dense(batch, dim, scale):
     check(siglip, inputs(batch, dim, scale, bias=-10.0))
 
 
+@pytest.mark.parametrize("dim", [1, 15, 2048, 5003])
+def test_any_width_fits_since_a_tile_walks_along_it(dim):
+    check(clip, inputs(33, dim, 14.3))
+    check(siglip, inputs(33, dim, 14.3, bias=-10.0))
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("scale", SCALES)
 def test_half_precision_features_are_multiplied_raw_and_only_the_result_is_rounded(scale, dtype):

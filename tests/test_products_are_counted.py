@@ -12,6 +12,8 @@ from reference import unit_rows
 from torch.utils.flop_counter import FlopCounterMode
 
 from minilib import clip_loss, siglip_loss
+from minilib.kernels.wire import VirtualRing
+from minilib.losses.ring import ring_clip_loss, ring_siglip_loss
 
 BATCH, DIM = 1536, 16
 
@@ -27,6 +29,12 @@ def products(loss, image_grad=True, text_grad=True):
     return counter.get_total_flops() / (2 * BATCH**2 * DIM)
 
 
+def over_a_ring(loss, img, txt, *numbers):
+    """The loss on four virtual ranks with shards of different sizes: all their products are counted."""
+    shards = [768, 256, 384, 128]
+    return loss(VirtualRing(4), img.split(shards), txt.split(shards), *numbers).mean()
+
+
 CASES = [
     ("dense", lambda *a: clip_loss(*a, backend="dense"), {}, 3),
     ("tiled", lambda *a: clip_loss(*a, backend="tiled"), {}, 4),
@@ -39,6 +47,12 @@ CASES = [
     ("sigmoid dense", lambda *a: siglip_loss(*a, -10.0, backend="dense"), {}, 3),
     ("sigmoid tiled", lambda *a: siglip_loss(*a, -10.0, backend="tiled"), {}, 3),
     ("sigmoid frozen", lambda *a: siglip_loss(*a, -10.0, backend="tiled"), {"image_grad": False}, 2),
+    ("ring", lambda *a: over_a_ring(ring_clip_loss, *a), {}, 4),
+    ("ring, frozen images", lambda *a: over_a_ring(ring_clip_loss, *a), {"image_grad": False}, 3),
+    ("ring, frozen texts", lambda *a: over_a_ring(ring_clip_loss, *a), {"text_grad": False}, 3),
+    ("ring, value only", lambda *a: over_a_ring(ring_clip_loss, *a), {"image_grad": False, "text_grad": False}, 1),
+    ("ring, sigmoid", lambda *a: over_a_ring(ring_siglip_loss, *a, -10.0), {}, 3),
+    ("ring, sigmoid frozen", lambda *a: over_a_ring(ring_siglip_loss, *a, -10.0), {"text_grad": False}, 2),
 ]
 
 

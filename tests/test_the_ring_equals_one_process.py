@@ -17,6 +17,7 @@ from ranks import results, run_ranks
 from reference import FUSED_TOLERANCE, TOLERANCE, assert_close, unit_rows, value_and_grads
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minilib import clip_loss, siglip_loss
 from minilib.kernels.ring import Place, bytes_sent
@@ -104,6 +105,26 @@ def test_sums_that_vanish_under_the_shift_are_taken_again_as_pairs():
     assert "maxima" in call.ring.diary.sent(0)
 
 
+def test_one_row_that_vanishes_on_one_rank_sends_every_rank_to_the_pairs():
+    # All texts look north and so do all images but one: its row sum underflows, while no column sum does.
+    north, counts = torch.eye(1, 8), [2, 3, 1]
+    img, txt = (F.normalize(north + 0.1 * unit_rows(6, 8, k, torch.float32)) for k in (1, 2))
+    img[4] *= -1
+    call, tensors = on_virtual_ranks("clip", counts), [img, txt, torch.tensor(115.0)]
+    assert_close(value_and_grads(call, *tensors), judged("clip", tensors), 2e-5)
+    assert all("maxima" in call.ring.diary.sent(rank) for rank in range(3))
+
+
+def test_all_ranks_share_one_shift_whatever_the_length_of_their_rows():
+    # The longest rows live on rank 1; its bound of 115 asks for a shift of 55, those of the others for less.
+    tensors, counts = inputs("clip", 12, 8, 80.0, torch.float32), [5, 3, 4]
+    lengths = torch.tensor([0.7] * 5 + [1.2] * 3 + [1.0] * 4)[:, None]
+    tensors[:2] = [lengths * side for side in tensors[:2]]
+    call = on_virtual_ranks("clip", counts)
+    assert_close(value_and_grads(call, *tensors), judged("clip", tensors), 4e-6)
+    assert "maxima" not in call.ring.diary.sent(0)
+
+
 @given(st.permutations(range(4)))
 def test_the_order_of_the_ranks_does_not_matter(order):
     img, txt, scale = inputs("clip", 16, 5, 14.3, torch.float64)
@@ -118,6 +139,27 @@ def test_a_second_backward_gives_the_same():
         value = on_virtual_ranks(loss, [4, 5])(*leaves)
         first = torch.autograd.grad(value, leaves, retain_graph=True)
         assert all(torch.equal(a, b) for a, b in zip(first, torch.autograd.grad(value, leaves)))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor that any operation returned."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            self.numel = max(self.numel, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
+        return out
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_rank_ever_holds_more_than_a_tile_or_a_block_of_features(loss):
+    ranks, rows, dim = 4, 64, 4
+    tensors = inputs(loss, ranks * rows, dim, 14.3, torch.float32)
+    with LargestTensor() as largest:
+        value_and_grads(on_virtual_ranks(loss, [rows] * ranks, tile_size=16), *tensors)
+    assert largest.numel < rows * rows  # the matrix of one block, which would be the next thing to avoid
 
 
 # What goes over the wire

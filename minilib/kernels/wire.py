@@ -14,6 +14,7 @@ tests/test_a_lost_rank_stops_the_others.py.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -146,12 +147,12 @@ class ProcessRing:
             case Gather(what, numbers):
                 mine = torch.tensor(numbers, dtype=torch.float64, device=self.device)
                 everyone = [torch.empty_like(mine) for _ in range(self.ranks)]
-                with self._blame(f"exchange of the {what}", []):
+                with blame(self.rank, f"exchange of the {what}"):
                     dist.all_gather(everyone, mine, group=self.group)
                     return torch.stack(everyone).tolist()
             case Total(what, tensor, largest):
                 total = tensor.clone()
-                with self._blame(f"exchange of the {what}", []):
+                with blame(self.rank, f"exchange of the {what}"):
                     dist.all_reduce(total, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM, group=self.group)
                 return total
         return None
@@ -169,24 +170,9 @@ class ProcessRing:
         hop = request.step + (request.what == "texts")  # gradients set out one step later
         where, waits = f"ring hop {hop} of {self.ranks - 1}, {request.what}", []
         for peers, operations in calls:
-            with self._blame(where, peers):
+            with blame(self.rank, where, peers):
                 waits += [(peers, work) for work in dist.batch_isend_irecv(operations)]
-        return Arriving(arriving, request.tensor, waits, lambda peers: self._blame(where, peers))
-
-    @contextmanager
-    def _blame(self, where: str, peers: Sequence[int]) -> Iterator[None]:
-        """Turn an error of the transport into one sentence that names the hop and the rank."""
-        try:
-            yield
-        except RuntimeError as error:
-            late = any(word in str(error) for word in LATE)
-            if not late and not any(word in str(error) for word in GONE):
-                raise  # not the doing of another rank
-            who = " or ".join(f"rank {peer}" for peer in dict.fromkeys(peers)) or "another rank"
-            what = "did not answer within the timeout of the group" if late else "is gone, its connection was closed"
-            raise ConnectionError(
-                f"rank {self.rank}, {where}: {who} {what}; see that rank's own message, then start all ranks again."
-            ) from error
+        return Arriving(arriving, request.tensor, waits, partial(blame, self.rank, where))
 
 
 class Arrived(NamedTuple):
@@ -212,6 +198,22 @@ class Arriving(NamedTuple):
             with self.blame(peers):
                 work.wait()
         return self.tensor
+
+
+@contextmanager
+def blame(rank: int, where: str, peers: Sequence[int] = ()) -> Iterator[None]:
+    """Turn an error of the transport into one sentence of `rank` that says where it happened and names the others."""
+    try:
+        yield
+    except RuntimeError as error:
+        late = any(word in str(error) for word in LATE)
+        if not late and not any(word in str(error) for word in GONE):
+            raise  # not the doing of another rank
+        who = " or ".join(f"rank {peer}" for peer in dict.fromkeys(peers)) or "another rank"
+        what = "did not answer within the timeout of the group" if late else "is gone, its connection was closed"
+        raise ConnectionError(
+            f"rank {rank}, {where}: {who} {what}; see that rank's own message, then start all ranks again."
+        ) from error
 
 
 def check_carrier(config: dict[str, str], device: torch.device) -> None:
