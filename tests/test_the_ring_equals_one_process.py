@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from ranks import results, run_ranks
-from reference import FUSED_TOLERANCE, TOLERANCE, assert_close, unit_rows, value_and_grads
+from reference import FUSED_TOLERANCE, TOLERANCE, assert_close, refused, unit_rows, value_and_grads
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -105,12 +105,13 @@ def test_sums_that_vanish_under_the_shift_are_taken_again_as_pairs():
     assert "maxima" in call.ring.diary.sent(0)
 
 
-def test_one_row_that_vanishes_on_one_rank_sends_every_rank_to_the_pairs():
-    # All texts look north and so do all images but one: its row sum underflows, while no column sum does.
+@pytest.mark.parametrize("side", [0, 1], ids=["row", "column"])
+def test_one_sum_that_vanishes_on_one_rank_sends_every_rank_to_the_pairs(side):
+    # All features look north but one image (or text): its row (or column) underflows, and no other sum does.
     north, counts = torch.eye(1, 8), [2, 3, 1]
-    img, txt = (F.normalize(north + 0.1 * unit_rows(6, 8, k, torch.float32)) for k in (1, 2))
-    img[4] *= -1
-    call, tensors = on_virtual_ranks("clip", counts), [img, txt, torch.tensor(115.0)]
+    sides = [F.normalize(north + 0.1 * unit_rows(6, 8, k, torch.float32)) for k in (1, 2)]
+    sides[side][4] *= -1
+    call, tensors = on_virtual_ranks("clip", counts), [*sides, torch.tensor(115.0)]
     assert_close(value_and_grads(call, *tensors), judged("clip", tensors), 2e-5)
     assert all("maxima" in call.ring.diary.sent(rank) for rank in range(3))
 
@@ -160,6 +161,13 @@ def test_no_rank_ever_holds_more_than_a_tile_or_a_block_of_features(loss):
     with LargestTensor() as largest:
         value_and_grads(on_virtual_ranks(loss, [rows] * ranks, tile_size=16), *tensors)
     assert largest.numel < rows * rows  # the matrix of one block, which would be the next thing to avoid
+
+
+def test_shares_that_are_scaled_differently_are_refused():
+    img, txt, scale = inputs("clip", 6, 4, 14.3, torch.float64)
+    shares = ring_clip_loss(VirtualRing(2), img.requires_grad_().split(3), txt.split(3), scale)
+    words = "the loss is scaled by 1 on rank 0 and by 2 on rank 1"
+    refused(ValueError, words, lambda: (shares * torch.tensor([1.0, 2.0])).sum().backward())
 
 
 # What goes over the wire
