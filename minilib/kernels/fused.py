@@ -14,7 +14,7 @@ at the speed of the library. No atomics: results repeat bit by bit (the tuned ti
 `torch.use_deterministic_algorithms(True)` keeps one fixed choice on every card).
 
 On a CPU the kernels run in Triton's interpreter, when TRITON_INTERPRET=1 was set before this module is imported.
-Its lesson is not written yet; proven in tests/test_fused_kernels_equal_dense.py.
+Taught in notebooks/05_fuse_it_in_triton.ipynb; proven in tests/test_fused_kernels_equal_dense.py.
 """
 
 import math

@@ -18,7 +18,7 @@ Departure from the paper: Inf-CL's kernels sum one direction each, recompute eve
 queries before the product and pad; here both directions share a tile, and a tile that juts out reads the last real row
 again, so nothing behind the features is ever touched.
 
-Its lesson is not written yet; proven in tests/test_fused_kernels_equal_dense.py and
+Taught in notebooks/05_fuse_it_in_triton.ipynb; proven in tests/test_fused_kernels_equal_dense.py and
 tests/test_kernels_compile_for_a_card.py.
 """
 
