@@ -1,0 +1,177 @@
+"""Position ids that make a short text look long: strictly increasing, below a target, with gaps where text is missing.
+
+A rotary model only knows the distances between positions that it was trained on. Instead of paying for K real tokens,
+k << K tokens are given positions that reach up to K. Chunk c of N gets a slot of its own, which is the intent of LOGO's
+Eq. 4 made well defined:
+
+    S          = floor(K / N)
+    continuous:  pos(c) = c S + o_c + [0 .. L_c - 1],      o_c ~ Uniform{0 .. S - L_c}
+    sparse:      pos(c) = c S + L_c distinct integers of [0 .. S - 1], sorted
+    mixed:       every chunk is sparse with probability 1/10, else continuous
+
+where
+    K, N, S   target (positions run below it), number of chunks, width of a slot
+    L_c       tokens of chunk c; k = sum_c L_c is the length of the real text
+    o_c       where the chunk lies in its slot
+
+Two baselines: "pose" (PoSE) cuts the text in two at a random place and shifts the second piece by one random skip;
+"random" (RandPos) takes k distinct integers of [0 .. K - 1] in order, without regard to chunks.
+
+Departure from the paper: Eq. 4 as printed, b_i ~ U(1, (i mod |C_i|)(K - k)/N), takes the place of a token in its chunk
+for the number of the chunk; and with that mended, independent draws still let neighbouring chunks overlap or run
+backwards in nearly every sample. A slot of its own keeps every chunk in order. The 9 : 1 mixture is drawn for each
+chunk. The released code instead places a chunk on one of a few evenly spaced windows of its slot.
+
+Beware: transformers takes a jump in the positions for a new document when it is given no attention mask, and cuts
+attention there without a word (tests/test_jumping_positions_need_a_mask.py). Always pass a mask.
+
+Its lesson is not written yet; proven in tests/test_positions_keep_their_promises.py.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MODES = ("continuous", "sparse", "mixed", "pose", "random")
+SPARSE_SHARE = 0.1  # LOGO mixes continuous and sparse chunks 9 : 1
+
+
+def synthesize_positions(
+    lengths: Sequence[int],
+    target: int,
+    *,
+    mode: str = "continuous",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Strictly increasing position ids below `target` for consecutive chunks of these lengths.
+
+    Args:
+        lengths: tokens of each chunk, N numbers; their sum is k.
+        target: K, the length that the text shall seem to have; with K = k the positions are 0 .. k - 1.
+        mode: "continuous", "sparse", "mixed" (9 : 1), or one of the baselines "pose" and "random".
+        generator: source of randomness, by default torch's own.
+
+    Returns:
+        `(k,)` int64 on the CPU.
+
+    Raises:
+        ValueError, TypeError: one sentence, when the chunks do not fit.
+    """
+    lengths = _check(lengths, target, mode)
+    total = sum(lengths)
+    if target == total:
+        return torch.arange(total)  # the only strictly increasing answer
+    if mode == "pose":
+        return _pose(total, target, generator)
+    if mode == "random":
+        return _distinct(total, target, generator)
+    slot = _slot(lengths, target)
+    share = {"continuous": 0.0, "sparse": 1.0, "mixed": SPARSE_SHARE}[mode]
+    sparse = torch.rand(len(lengths), generator=generator) < share
+    place = [_distinct if scattered else _consecutive for scattered in sparse.tolist()]
+    return torch.cat([c * slot + place[c](n, slot, generator) for c, n in enumerate(lengths)])
+
+
+def prompt_positions(
+    head: int,
+    lengths: Sequence[int],
+    tail: int,
+    target: int,
+    *,
+    answer: int = 0,
+    at_end: bool = False,
+    mode: str = "mixed",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Positions of a whole prompt: `head` tokens, chunks spread out, a question of `tail` tokens, room for an answer.
+
+    The head (system prompt) starts at 0. The question follows the last chunk without a gap, as the 1 + M answers will
+    follow the question (`pack_answers`), all of them at one position; or, with `at_end`, it lies where question and
+    answer end at the target, as in the released notebook: then even the last chunk is seen from afar.
+
+    Args:
+        head: tokens before the chunks, 0 or more.
+        lengths: tokens of each chunk.
+        tail: tokens after the chunks, 0 or more.
+        target: K; every position of prompt and answers stays below it.
+        answer: tokens of the longest answer, for which room is kept.
+        at_end: whether question and answer lie at the end of the target.
+        mode: as in `synthesize_positions`, for the chunks.
+        generator: source of randomness.
+
+    Returns:
+        `(head + k + tail,)` int64, strictly increasing.
+    """
+    for name, value in (("head", head), ("tail", tail), ("answer", answer)):
+        if not _whole(value) or value < 0:
+            raise ValueError(f"{name} is {value!r}: give a number of tokens, 0 or more.")
+    lengths = _check(lengths, None, mode)
+    rest = head + tail + answer
+    if not _whole(target) or target < rest + sum(lengths):
+        raise ValueError(
+            f"target is {target!r} and prompt and answer have {rest + sum(lengths)} tokens: a target cannot be shorter "
+            "than the text, raise it or leave chunks out."
+        )
+    room = target - rest
+    chunks = head + synthesize_positions(lengths, room, mode=mode, generator=generator)  # (k,)
+    start = head + room if at_end else int(chunks[-1]) + 1
+    return torch.cat([torch.arange(head), chunks, torch.arange(start, start + tail)])
+
+
+def _consecutive(length: int, room: int, generator) -> Tensor:
+    """`length` consecutive integers somewhere in [0, room)."""
+    return int(torch.randint(room - length + 1, (), generator=generator)) + torch.arange(length)
+
+
+def _distinct(length: int, room: int, generator) -> Tensor:
+    """`length` distinct integers of [0, room), sorted; every such set is equally likely."""
+    return torch.randperm(room, generator=generator)[:length].sort().values
+
+
+def _pose(total: int, target: int, generator) -> Tensor:
+    """Two pieces cut at random, the second moved up by one skip, both drawn uniformly."""
+    positions = torch.arange(total)
+    if total == 1:
+        return positions
+    cut = int(torch.randint(1, total, (), generator=generator))
+    positions[cut:] += torch.randint(target - total + 1, (), generator=generator)
+    return positions
+
+
+def _slot(lengths: list[int], target: int) -> int:
+    slot, longest = target // len(lengths), max(lengths)
+    if longest > slot:
+        raise ValueError(
+            f"lengths[{lengths.index(longest)}] is {longest} and a slot holds {slot} positions ({target} for "
+            f"{len(lengths)} chunks): cut the chunks to at most {slot} tokens, or give "
+            f"{longest * len(lengths)} positions."
+        )
+    return slot
+
+
+def _check(lengths: Sequence[int], target: int | None, mode: str) -> list[int]:
+    lengths = lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r} is unknown: choose one of {', '.join(map(repr, MODES))}.")
+    if not lengths:
+        raise ValueError("lengths is empty: give the number of tokens of at least one chunk.")
+    for c, length in enumerate(lengths):
+        if not _whole(length):
+            raise TypeError(f"lengths[{c}] is {length!r}: give the tokens of each chunk as a whole number.")
+        if length < 1:
+            raise ValueError(f"lengths[{c}] is {length}: a chunk has at least one token, leave empty ones out.")
+    if target is None:
+        return lengths
+    if not _whole(target):
+        raise TypeError(f"target is {target!r}: give the number of positions as a whole number.")
+    if target < sum(lengths):
+        raise ValueError(
+            f"target is {target} and the chunks have {sum(lengths)} tokens: a target cannot be shorter than the text, "
+            "raise it or leave chunks out."
+        )
+    return lengths
+
+
+def _whole(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
