@@ -1,0 +1,146 @@
+"""Log-probabilities of answer tokens over a large vocabulary, token by token and as a mean over each answer.
+
+    token_logps[t]       = <h_t, w_y> - log sum_v exp(<h_t, w_v>)
+    sequence_logps[a]    = 1/|a| sum_{t in a} token_logps[t]
+
+where
+    h_t, y     hidden state that predicts token t (n, d), and the token
+    w_v        row v of the head's weight (V, d)
+    a, |a|     an answer and its number of tokens
+
+Backends: `dense` writes the (n, V) logits down and is the reference; `tiled` holds a tile of them; `fused` keeps the
+tile in the registers of a GPU (proven in Triton's interpreter, not yet run on a card); `auto` chooses.
+
+What loss and gradients cost, in products of n x V x d:
+
+    weight trained    4    tiles again in the backward pass: before it, no token's upstream gradient is known
+    weight frozen     2    d logp_t / d h_t belongs to token t alone: taken in the forward visit, scaled later (LoRA)
+    loss known        3    where only one number per example is not known beforehand: `minilib.losses.margin`
+
+Rows with label -100 are left out before the first product. Sums are taken in fp32 (fp64 for fp64 inputs).
+
+Departure from the paper: LOGO's released code makes the logits of all positions of all sequences; here the prompt is
+computed once (`minilib.longcontext.packing`) and only what predicts an answer token meets the head.
+Its lesson is not written yet; proven in tests/test_token_logps_equal_dense.py.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from minilib.kernels import vocabulary
+from minilib.losses import _head
+from minilib.losses._features import narrow
+
+IGNORED = -100
+
+
+def token_logps(
+    hidden: Tensor, weight: Tensor, labels: Tensor, *, backend: str = "auto", chunk_size: int | None = None
+) -> Tensor:
+    """`log softmax(hidden @ weight.T)[labels]` for n tokens, without the `(n, V)` matrix.
+
+    Args:
+        hidden: `(n, d)`, the hidden state that predicts each label; fp64, fp32, fp16 or bf16.
+        weight: `(V, d)`, the head's weight, of the same or another of these dtypes ("fused": the same).
+        labels: `(n,)` token ids below V; -100 gives 0 and costs nothing.
+        backend: "auto", "dense", "tiled" or "fused" (fp32, fp16, bf16; a CUDA card, or TRITON_INTERPRET=1 on a CPU).
+        chunk_size: rows and words of a tile, by default 1,024 (256 rows for a frozen weight); for "fused", of the chunk
+            of gradient that is held at a time, by default 8,192.
+
+    Returns:
+        `(n,)` in fp32 (fp64 if an input is), with gradients to hidden and, where required, to weight.
+
+    Raises:
+        ValueError, TypeError: one sentence, when shapes, dtypes, devices, labels or options do not fit.
+    """
+    backend = _head.check(hidden, weight, labels, backend, chunk_size)
+    kept = labels != IGNORED
+    if not kept.all():
+        rows = kept.nonzero()[:, 0]
+        found = _logps(hidden[rows], weight, labels[rows], backend, chunk_size)
+        return found.new_zeros(len(labels)).index_put((rows,), found)
+    return _logps(hidden, weight, labels, backend, chunk_size)
+
+
+def sequence_logps(
+    model, batch, *, route: str = "auto", backend: str = "auto", chunk_size: int | None = None
+) -> Tensor:
+    """Mean token log-probability of each answer, `(b, 1 + M)`, the chosen answer first: hidden states are made once.
+
+    Args:
+        model: a causal language model of transformers whose head is one matrix.
+        batch: the layout of `pack_answers` (b = 1) or of `stack_packed`.
+        route: how the prompt is shared, see `minilib.longcontext.answer_hidden`.
+        backend, chunk_size: as for `token_logps`.
+
+    Raises:
+        ValueError: one sentence, when the model's head does more than one product or cannot take the route.
+    """
+    from minilib.longcontext import answer_hidden
+
+    weight = _head.head_weight(model)
+    hidden = answer_hidden(model, batch, route)  # (n, d)
+    labels, answer = batch.labels.to(hidden.device), batch.answer.to(hidden.device)
+    logps = token_logps(hidden, weight, labels, backend=backend, chunk_size=chunk_size)
+    examples = len(batch.input_ids) if batch.input_ids.ndim == 2 else 1
+    return mean_by_answer(logps, answer, batch.num_answers).view(examples, -1)
+
+
+def mean_by_answer(logps: Tensor, answer: Tensor, num_answers: int) -> Tensor:
+    """The mean of the token values of each answer, `(num_answers,)`; 0 for an answer without tokens."""
+    counts = torch.bincount(answer, minlength=num_answers).clamp(min=1)
+    return logps.new_zeros(num_answers).index_add(0, answer, logps) / counts
+
+
+def _logps(hidden: Tensor, weight: Tensor, labels: Tensor, backend: str, chunk_size: int | None) -> Tensor:
+    with torch.autocast(hidden.device.type, enabled=False):
+        if backend == "dense":
+            return _dense(hidden, weight, labels)
+        return _FoldedLogps.apply(hidden, weight, labels, _head.kernels(backend), chunk_size, torch.is_grad_enabled())
+
+
+def _dense(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    dtype = vocabulary.sums_dtype(hidden, weight)
+    logits = hidden.to(dtype) @ weight.to(dtype).T  # (n, V): the matrix that the other backends avoid
+    return torch.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0]
+
+
+class _FoldedLogps(torch.autograd.Function):
+    """Saves one number per token; with a frozen weight the gradient itself, which each token scales on its own."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, labels, kernels, chunk_size, with_grad):
+        ctx.kernels, ctx.chunk_size = kernels, chunk_size
+        ctx.at_once = with_grad and ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
+        if ctx.at_once:
+            grad = empty_grad(hidden, vocabulary.sums_dtype(hidden, weight))
+            ones = torch.ones(len(hidden), dtype=grad.dtype, device=grad.device)
+            logps = kernels.sweep(hidden, weight, labels, ones, (grad, None), chunk_size)
+            ctx.dtype = hidden.dtype
+            ctx.save_for_backward(grad)
+            return logps
+        sums, picked = kernels.log_sums(hidden, weight, labels, chunk_size)
+        ctx.save_for_backward(hidden, weight, labels, sums)
+        return picked - sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        if ctx.at_once:
+            grad = ctx.saved_tensors[0] * upstream[:, None]  # a copy: the graph may be walked back twice
+            return narrow(grad, ctx.dtype), *[None] * 5
+        hidden, weight, labels, sums = ctx.saved_tensors
+        grads = [
+            empty_grad(operand, sums.dtype) if needed else None
+            for operand, needed in zip((hidden, weight), ctx.needs_input_grad)
+        ]
+        with torch.autocast(hidden.device.type, enabled=False):
+            ctx.kernels.add_grads(hidden, weight, labels, sums, upstream, grads, ctx.chunk_size)
+        finished = [None if g is None else narrow(g, x.dtype) for g, x in zip(grads, (hidden, weight))]
+        return *finished, *[None] * 4
+
+
+def empty_grad(operand: Tensor, dtype: torch.dtype) -> Tensor:
+    """A gradient to add to, in the dtype of the sums."""
+    return torch.zeros(operand.shape, dtype=dtype, device=operand.device)
