@@ -1,15 +1,17 @@
-"""Your own pairs of images and captions, brought into the same two columns as the scenes.
+"""Your own pairs of images and captions, and your own questions about long texts, in the columns that minilib reads.
 
-Four kinds of source are read, all of them from this machine:
+Three kinds of source are read, all of them from this machine:
 
-    a folder       images beside a metadata.jsonl whose lines hold `file_name` and the caption
+    a folder       images beside a metadata.jsonl whose lines hold `file_name` and the caption (pairs only)
     a file         JSON Lines (image paths relative to the file), Parquet or Arrow
-    a Dataset      a `datasets.Dataset` that you have already loaded, from wherever you like
+    a Dataset      a `datasets.Dataset` that you have already loaded, from wherever you like; for questions a stream too
 
 Reading, decoding and caching are the work of `datasets` and pillow. What is added here is the promise that every row
-has both fields, and a sentence with the row number where one has not.
+has its fields, and a sentence with the row number where one has not.
 
-Taught in notebooks/07_train_with_giant_batches.ipynb, proven in tests/test_digits_are_real_and_files_are_yours.py.
+Pairs are taught in notebooks/07_train_with_giant_batches.ipynb and proven in
+tests/test_digits_are_real_and_files_are_yours.py; the lesson on questions is not written yet, they are proven in
+tests/test_questions_are_read_whole.py.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import numpy as np
 from .rows import BytesToImages, positive_int
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
 
@@ -65,7 +67,56 @@ def load_pairs(
     return pairs.with_transform(BytesToImages((3, size, size)))
 
 
-def _open(source, cache_dir) -> tuple[Dataset, str]:
+def load_questions(
+    source: str | Path | Dataset | IterableDataset,
+    *,
+    context_column: str = "context",
+    question_column: str = "question",
+    answer_column: str = "answer",
+    streaming: bool = False,
+    cache_dir: str | Path | None = None,
+) -> Dataset | IterableDataset:
+    """Read questions about long texts into the columns `context`, `question` and `answer`; further columns stay.
+
+    source: a file, a Dataset or an IterableDataset. An answer is a text, or a list of texts that are all accepted.
+    streaming: read a file row by row, for sets larger than the disk's cache; gives an IterableDataset.
+    Raises ValueError for a missing path or column, or a row without one of the fields: of a table at once, of a stream
+    when it comes to that row.
+    """
+    from datasets import IterableDataset
+
+    table = source if isinstance(source, IterableDataset) else _open(source, cache_dir, streaming)[0]
+    names = {context_column: "context", question_column: "question", answer_column: "answer"}
+    if isinstance(table, IterableDataset):
+        renamed = [column for column, name in names.items() if column != name]
+        return table.map(_question, with_indices=True, fn_kwargs={"names": names}, remove_columns=renamed)
+    for column, name in names.items():
+        if column not in table.column_names:
+            raise ValueError(
+                f"source has no column {column!r} in row 0 nor in any other, only {table.column_names}: name the right "
+                f"one with {name}_column."
+            )
+    for number, row in enumerate(table.select_columns(list(names))):
+        _question(row, number, names)
+    spare = [name for name in names.values() if name in table.column_names and name not in names]
+    table = table.remove_columns(spare)  # columns that are called as ours are, but are not what was asked for
+    return table.rename_columns({column: name for column, name in names.items() if column != name})
+
+
+def _question(row: dict, number: int, names: dict[str, str]) -> dict:
+    """The row with its three fields under our names, all of them filled."""
+    for column, name in names.items():
+        value = row.get(column)
+        texts = value if name == "answer" and isinstance(value, (list, tuple)) else [value]
+        if value is None or not texts or any(text is None or not str(text).strip() for text in texts):
+            raise ValueError(f"source has no {column!r} in row {number}: fill the field or drop the row.")
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"source has a {type(value).__name__} as {column!r} in row {number}: pass text.")
+    rest = {column: value for column, value in row.items() if column not in names}
+    return rest | {name: row[column] for column, name in names.items()}
+
+
+def _open(source, cache_dir, streaming: bool = False) -> tuple[Dataset, str]:
     """The table behind `source`, and the folder that its image paths are relative to."""
     from datasets import Dataset
 
@@ -75,18 +126,18 @@ def _open(source, cache_dir) -> tuple[Dataset, str]:
         path = Path(source)
         if not path.exists():
             raise ValueError(f"source {str(source)!r} does not exist: pass a folder, a file or a loaded Dataset.")
-        table, folder = _read(path, cache_dir), str(path.parent)
+        table, folder = _read(path, cache_dir, streaming), str(path.parent)
     else:
         raise TypeError(
             f"source must be a path or a datasets.Dataset, got {type(source).__name__}: "
             "pass one split if you have a DatasetDict."
         )
-    if len(table) == 0:
+    if not streaming and len(table) == 0:
         raise ValueError("source must hold at least one pair, got an empty table: pass a source with rows.")
     return table, folder
 
 
-def _read(path: Path, cache_dir) -> Dataset:
+def _read(path: Path, cache_dir, streaming: bool = False) -> Dataset | IterableDataset:
     from datasets import load_dataset
 
     if path.is_dir():
@@ -101,7 +152,7 @@ def _read(path: Path, cache_dir) -> Dataset:
     else:
         raise ValueError(f"source {path.name!r} is of no known kind: pass a folder or one of {sorted(READERS)}.")
     try:
-        return load_dataset(reader, split="train", cache_dir=cache_dir and str(cache_dir), **where)
+        return load_dataset(reader, split="train", cache_dir=cache_dir and str(cache_dir), streaming=streaming, **where)
     except Exception as error:  # the reader's own errors are many, and the innermost one says what is wrong
         cause = str(error.__cause__ or error) or type(error).__name__
         raise ValueError(f"source {path.name!r} could not be read ({cause.splitlines()[0]}): mend the file.") from error
