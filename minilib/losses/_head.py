@@ -76,7 +76,7 @@ def check_answers(answer: Tensor, count: int, num_rejected: int) -> int:
     if not isinstance(answer, Tensor) or answer.is_floating_point() or answer.shape != (count,):
         shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
         raise ValueError(
-            f"answer is {shape} for {count} rows of hidden: give the number of each row's answer, ({count},)."
+            f"answer is {shape} and hidden has {count} rows to score: give each row the number of its answer."
         )
     if count == 0 or answer.min() < 0:
         raise ValueError("answer is empty or below 0: number the answers of the batch from 0, the chosen one first.")
