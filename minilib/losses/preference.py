@@ -146,7 +146,7 @@ def pro_loss(scores: Tensor, rewards: Tensor, *, sft_weight: float = 0.0) -> Ten
 
 
 def _softplus(x: Tensor) -> Tensor:
-    """log(1 + exp x), exact up to 50; torch's own replaces it by x from 20 on, an error of 2e-9 that fp64 would show."""
+    """log(1 + exp x); torch by itself takes x for it from 20 on, an error of 2e-9 that fp64 shows."""
     return F.softplus(x, threshold=50)
 
 
