@@ -10,7 +10,7 @@ from compiled_kernels import CUOBJDUMP, machine_code
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from minilib.kernels import launch, triton_vocabulary
+from minilib.kernels import launch, triton_vocabulary, vocabulary_fused
 
 NUMBERS = ("rows", "cols", "dim", "hidden_stride", "weight_stride", "partner", "first", "grad_stride")
 
@@ -18,7 +18,7 @@ NUMBERS = ("rows", "cols", "dim", "hidden_stride", "weight_stride", "partner", "
 def facts(name, dtype):
     """What the compiler made of a kernel for operands (n, 512) of `dtype`, sizes and addresses divisible by 16."""
     kernel = getattr(triton_vocabulary, name)
-    options = launch.config(*launch.FIXED[4 if dtype == "fp32" else 2]).all_kwargs()
+    options = launch.config(*vocabulary_fused.TILES[4 if dtype == "fp32" else 2]).all_kwargs()
     constants = {"BM": options.pop("BM"), "BN": options.pop("BN"), "BK": 32 if dtype == "fp32" else 64, "EVEN": True}
     constants["PRECISION"] = "tf32x3" if dtype == "fp32" else "ieee"
     kinds = dict.fromkeys(kernel.arg_names, "*fp32") | dict.fromkeys(("hidden", "weight", "grad"), f"*{dtype}")
@@ -29,6 +29,8 @@ def facts(name, dtype):
     source = ASTSource(kernel, signature, constexprs, divisible)
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     record = {"kernel": name, "dtype": dtype, "shared": compiled.metadata.shared}
+    rows, cols, warps = constants["BM"], constants["BN"], options["num_warps"]
+    record["least_exponentials"] = rows * cols // (32 * warps)
     record["wgmma"] = compiled.asm["ptx"].count("wgmma.mma_async")
     return record | (machine_code(compiled.asm["cubin"]) if CUOBJDUMP.exists() else {})
 

@@ -109,3 +109,7 @@ def test_both_kernels_compile_for_a_card_without_spilling_or_atomics(tmp_path):
         if "reg" in record:
             assert record["stack"] == 0, record
             assert not {"STL", "LDL", "ATOM", "ATOMG", "RED", "REDG"} & set(record["instructions"]), record
+            # one exponential per logit and, in half precision, two programs on a multiprocessor
+            assert record["exponentials"] <= record["least_exponentials"] + 2, record
+            if record["dtype"] == "bf16":
+                assert 2 * record["reg"] * 32 * 8 <= 65_536, record

@@ -1,7 +1,7 @@
 """Two Triton kernels over a vocabulary, on the tile of `triton_tiles`: what `vocabulary_fused` launches.
 
     row_sums    program (gm, gn) keeps block gm of the rows and folds every GN-th block of words into running pairs
-                (m, s) in its registers; the logit of the label is picked where its word passes by
+                (m, s) in its registers
     row_grads   a tile of G_tv = ([v = y_t] - exp(x_tv - l_t)) f_t for each program, in the dtype of the scratch
 
 where
@@ -23,27 +23,22 @@ from minilib.kernels.triton_tiles import INF, LOG2E, fold, logits_tile, store_ti
 
 @triton.jit
 def row_sums(
-    hidden, weight, labels, row_m, row_s, picked, rows, cols, dim, hidden_stride, weight_stride, partner,
+    hidden, weight, row_m, row_s, rows, cols, dim, hidden_stride, weight_stride, partner,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Partial pairs (m, s) in base 2 and logits of the labels, each (GN, rows), to be merged over the first axis."""
+    """Partial pairs (m, s) in base 2, each (GN, rows), to be merged over the first axis."""
     i, gn = tl.program_id(0) * BM, tl.program_id(1)
     row = i + tl.arange(0, BM)
-    label = tl.load(labels + row, mask=row < rows, other=-1)
     m, s = tl.full((BM,), -INF, tl.float32), tl.zeros((BM,), tl.float32)
-    own = tl.zeros((BM,), tl.float32)
     for j in range(gn * BN, cols, tl.num_programs(1) * BN):
-        # 1. the tile; 2. the running pair; 3. the label's logit, if its word is in this block
         x = logits_tile(
             hidden, weight, 1.0, 0.0, i, j, rows, cols, dim, hidden_stride, weight_stride, partner,
             BM, BN, BK, EVEN, PRECISION,
         )  # fmt: skip
         m, s = fold(m, s, x, 1)
-        own += tl.sum(tl.where(label[:, None] == (j + tl.arange(0, BN))[None, :], x, 0.0), 1)
     slot = gn.to(tl.int64) * rows + row
     tl.store(row_m + slot, m, mask=row < rows)
     tl.store(row_s + slot, s, mask=row < rows)
-    tl.store(picked + slot, own, mask=row < rows)
 
 
 @triton.jit
@@ -58,9 +53,9 @@ def row_grads(
         hidden, weight, 1.0, 0.0, i, j, rows, cols, dim, hidden_stride, weight_stride, partner,
         BM, BN, BK, EVEN, PRECISION,
     )  # fmt: skip
-    row, col = i + tl.arange(0, BM), j + tl.arange(0, BN)
-    label = tl.load(labels + row, mask=row < rows, other=-1)
+    row = i + tl.arange(0, BM)
+    label = tl.load(labels + row, mask=row < rows, other=-1).to(tl.int32) - first - j  # counted within this tile
     total = tl.load(sums + row, mask=row < rows, other=0.0) * LOG2E
     factor = tl.load(factors + row, mask=row < rows, other=0.0)
-    is_label = (label[:, None] == (first + col)[None, :]).to(tl.float32)
+    is_label = (label[:, None] == tl.arange(0, BN)[None, :]).to(tl.float32)
     store_tile(grad, (is_label - tl.exp2(x - total[:, None])) * factor[:, None], i, j, rows, cols, grad_stride, BM, BN)

@@ -1,6 +1,6 @@
 """The fused twins of `vocabulary`: the same sums and gradients, each visit of the logits one Triton kernel.
 
-    forward     one kernel     l_t and the logit of the label, every tile folded before it leaves the registers
+    forward     one kernel     l_t, every tile folded before it leaves the registers
     backward    per chunk      G = ([v = y] - p) f by one kernel into a constant scratch, then two library products
                                dh += G w,  dw += G^T h,  accumulated in fp32
 
@@ -24,7 +24,10 @@ from minilib.kernels import launch, triton_vocabulary
 from minilib.kernels.fused import CHUNK, GAIN, _add_product
 from minilib.kernels.tiled import blocks
 
+PART = 2**14  # rows whose labels are looked up at a time
 PROGRAMS = 256  # two for each of 128 multiprocessors; rows are cut into blocks first, words into slices after that
+# By bytes per element, as in `launch`: with at most 128 registers two programs share a multiprocessor, without spilling.
+TILES = {2: (128, 128, 8, 3, 128), 4: launch.FIXED[4]}
 
 
 def log_sums(hidden: Tensor, weight: Tensor, labels: Tensor, tile_size: int | None = None) -> tuple[Tensor, Tensor]:
@@ -35,12 +38,12 @@ def log_sums(hidden: Tensor, weight: Tensor, labels: Tensor, tile_size: int | No
     tile, row_blocks = _tile(hidden), math.ceil(len(hidden) / _tile(hidden)["BM"])
     wanted = 2 if launch.INTERPRETED else math.ceil(PROGRAMS / max(row_blocks, 1))
     slices = max(1, min(wanted, math.ceil(len(weight) / tile["BN"])))
-    m, s, picked = hidden.new_empty((3, slices, len(hidden)), dtype=torch.float32)
-    _run(triton_vocabulary.row_sums, (row_blocks, slices), hidden, weight, [labels, m, s, picked])
+    m, s = hidden.new_empty((2, slices, len(hidden)), dtype=torch.float32)
+    _run(triton_vocabulary.row_sums, (row_blocks, slices), hidden, weight, [m, s])
     total = lse.empty((len(hidden),), device=hidden.device)
     for k in range(slices):
         total = lse.merge(total, (m[k] * math.log(2), s[k]))  # the kernel uses base 2
-    return lse.value(total), picked.sum(0) * math.log(2)
+    return lse.value(total), torch.cat([_at_label(hidden[i], weight, labels[i]) for i in blocks(len(hidden), PART)])
 
 
 def add_grads(
@@ -86,6 +89,10 @@ def sweep(
     return picked - sums
 
 
+def _at_label(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    return (hidden.float() * weight[labels].float()).sum(1)  # O(n d); in the kernel it would cost registers
+
+
 def _gain(factors: Tensor, dtype: torch.dtype) -> tuple[float, float]:
     # |[v = y] - p| <= 1, so factors of at most 2^14 fill the range of fp16; other dtypes have range enough as they are
     if dtype not in GAIN:
@@ -98,7 +105,7 @@ def _gain(factors: Tensor, dtype: torch.dtype) -> tuple[float, float]:
 def _tile(operand: Tensor) -> dict[str, int]:
     if launch.INTERPRETED:
         return launch.INTERPRETED_TILE
-    return launch.config(*launch.FIXED[operand.element_size()]).all_kwargs()
+    return launch.config(*TILES[operand.element_size()]).all_kwargs()
 
 
 def _run(kernel, grid, hidden: Tensor, weight: Tensor, tensors: list[Tensor], *numbers: int) -> None:
