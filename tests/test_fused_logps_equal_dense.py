@@ -78,6 +78,22 @@ def test_rows_that_are_not_contiguous_are_served():
     assert_equal([got], true, FP32)
 
 
+def test_labels_with_gaps_between_them_and_one_number_for_all_upstream_are_served():
+    hidden, weight, labels, _ = (x.to(DEVICE) for x in inputs(40, 24, 70))
+    table = torch.stack([labels, torch.zeros_like(labels)], 1)
+    leaves = [x.float().requires_grad_() for x in (hidden, weight)]
+    token_logps(*leaves, table[:, 0], backend="fused").sum().backward()
+    true = judge(hidden.float(), weight.float(), labels, torch.ones(40, device=DEVICE))
+    assert_equal([true[0], *(leaf.grad for leaf in leaves)], true, FP32)
+
+
+def test_no_label_to_score_costs_no_launch():
+    hidden, weight, labels, upstream = (x.to(DEVICE) for x in inputs(40, 24, 70))
+    none = torch.full_like(labels, -100)
+    got = value_and_gradients(hidden.float(), weight.float(), none, upstream, backend="fused")
+    assert all((x == 0).all() for x in got)
+
+
 BAD = {
     "fp64": (torch.float64, torch.float64, "hidden is torch.float64: the fused backend takes fp32, fp16 and bf16"),
     "two dtypes": (torch.float32, torch.float16, "hidden is torch.float32 and weight torch.float16"),

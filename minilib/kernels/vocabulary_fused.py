@@ -26,7 +26,7 @@ from minilib.kernels.tiled import blocks
 
 PART = 2**14  # rows whose labels are looked up at a time
 PROGRAMS = 256  # two for each of 128 multiprocessors; rows are cut into blocks first, words into slices after that
-# By bytes per element, as in `launch`: with at most 128 registers two programs share a multiprocessor, without spilling.
+# By bytes per element, as in `launch`: with at most 128 registers, two programs share a multiprocessor; nothing spills.
 TILES = {2: (128, 128, 8, 3, 128), 4: launch.FIXED[4]}
 
 
@@ -35,6 +35,8 @@ def log_sums(hidden: Tensor, weight: Tensor, labels: Tensor, tile_size: int | No
 
     `tile_size` is not used; the tiles live in registers.
     """
+    if len(hidden) == 0:
+        return hidden.new_empty(0, dtype=torch.float32), hidden.new_empty(0, dtype=torch.float32)
     tile, row_blocks = _tile(hidden), math.ceil(len(hidden) / _tile(hidden)["BM"])
     wanted = 2 if launch.INTERPRETED else math.ceil(PROGRAMS / max(row_blocks, 1))
     slices = max(1, min(wanted, math.ceil(len(weight) / tile["BN"])))
@@ -61,6 +63,7 @@ def add_grads(
     """
     gain, back = _gain(factors, hidden.dtype)
     factors, chunk = factors.float() * gain, tile_size or CHUNK
+    labels, factors = labels.contiguous(), factors.contiguous()  # the kernel reads one number after the other
     scratch = hidden.new_empty(min(chunk, len(hidden)), -(-min(chunk, len(weight)) // 16) * 16)  # aligned rows
     for i in blocks(len(hidden), chunk):
         for j in blocks(len(weight), chunk):
