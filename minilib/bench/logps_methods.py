@@ -1,0 +1,129 @@
+"""Ways to one loss: SimPO with an SFT term on one long pair, from hidden states and a large head, with its gradients.
+
+    name                     products   how
+    dense                    3          all logits, log_softmax, gather
+    tiled                    4          token_logps: tiles again in the backward pass
+    margin sweep             3          logo_loss_from_hidden: loss and gradients from one visit
+    checkpointed chunks      4          the usual way: chunks of rows, recomputed by torch.utils.checkpoint
+    Liger SimPO              3          its fused loss, whose chunks are counted in pairs: one pair is not cut
+    F.linear_cross_entropy   -          torch's own chunked loss without reduction (torch 2.13 and newer)
+    dense, frozen head       2          as above, the head without gradient
+    tiled, frozen head       2          the hidden states' gradient taken in the forward visit
+
+The pair is as long as the rows: half of them belong to the chosen answer, half to the rejected one. M = 1, so that all
+methods have the same loss. Proven in tests/test_logps_bench_is_honest.py.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from minilib.losses.logps import token_logps
+from minilib.losses.margin import logo_loss_from_hidden
+from minilib.losses.preference import logo_loss
+
+LOSS = {"beta": 2.5, "gamma": 0.25, "sft_weight": 0.1}  # LOGO's values for Mistral
+CHUNK_ROWS = 512
+
+
+class Inputs(NamedTuple):
+    """What one call gets: hidden states `(n, d)` and head `(V, d)`, leaves with gradient, and labels `(n,)`."""
+
+    hidden: Tensor
+    weight: Tensor
+    labels: Tensor
+
+
+class Method(NamedTuple):
+    """One way to the loss."""
+
+    name: str
+    loss: Callable[[Inputs], Tensor]
+    products: int | None
+    matrices: float  # (n, V) fp32 matrices held at the peak, roughly: what would not fit is not run
+    frozen: bool = False
+
+    def step(self, x: Inputs) -> Tensor:
+        """Loss and backward; the gradients are left in `.grad`."""
+        loss = self.loss(x)
+        loss.backward()
+        return loss.detach()
+
+
+def make_inputs(tokens: int, dim: int, words: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Inputs:
+    """Random hidden states of length about sqrt(d) and a head that gives logits of size about 1."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(tokens, dim, generator=generator).to(dtype)
+    weight = (torch.randn(words, dim, generator=generator) / dim**0.5).to(dtype)
+    labels = torch.randint(words, (tokens,), generator=generator)
+    return Inputs(hidden.requires_grad_(), weight.requires_grad_(), labels)
+
+
+def fresh(inputs: Inputs, frozen: bool) -> Inputs:
+    """The same numbers as new leaves without gradients, the head frozen or not."""
+    return Inputs(
+        inputs.hidden.detach().requires_grad_(), inputs.weight.detach().requires_grad_(not frozen), inputs.labels
+    )
+
+
+def available() -> tuple[list[Method], dict[str, str]]:
+    """The methods that run here, and a sentence for each of the others."""
+    found = [
+        Method("dense", lambda x: pair_loss(token_logps(*x, backend="dense")), 3, 4),
+        Method("tiled", lambda x: pair_loss(token_logps(*x, backend="tiled")), 4, 0),
+        Method("margin sweep", _sweep, 3, 0),
+        Method("checkpointed chunks", _checkpointed, 4, 0.3),
+        Method("dense, frozen head", lambda x: pair_loss(token_logps(*x, backend="dense")), 2, 4, frozen=True),
+        Method("tiled, frozen head", lambda x: pair_loss(token_logps(*x, backend="tiled")), 2, 0, frozen=True),
+    ]
+    skipped = {}
+    if importlib.util.find_spec("liger_kernel"):
+        found.append(Method("Liger SimPO", _liger, 3, 4))
+    else:
+        skipped["Liger SimPO"] = "liger-kernel is not installed: pip install liger-kernel."
+    if hasattr(F, "linear_cross_entropy"):
+        found.append(Method("F.linear_cross_entropy", _builtin, None, 0.3))
+    else:
+        skipped["F.linear_cross_entropy"] = f"it is not in torch {torch.__version__}: it came with torch 2.13."
+    return found, skipped
+
+
+def pair_loss(logps: Tensor) -> Tensor:
+    """The loss from the log-probabilities of the chosen answer's tokens and then the rejected one's."""
+    chosen, rejected = logps.view(2, 1, -1).mean(2)
+    return logo_loss(chosen, rejected, **LOSS)
+
+
+def _sweep(x: Inputs) -> Tensor:
+    answer = torch.arange(2).repeat_interleave(len(x.labels) // 2)
+    return logo_loss_from_hidden(*x, answer, num_rejected=1, **LOSS)[0]
+
+
+def _checkpointed(x: Inputs) -> Tensor:
+    chunks = [
+        checkpoint(_dense_chunk, hidden, x.weight, labels, use_reentrant=False)
+        for hidden, labels in zip(x.hidden.split(CHUNK_ROWS), x.labels.split(CHUNK_ROWS))
+    ]
+    return pair_loss(torch.cat(chunks))
+
+
+def _dense_chunk(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    return token_logps(hidden, weight, labels, backend="dense")
+
+
+def _liger(x: Inputs) -> Tensor:
+    from liger_kernel.chunked_loss import LigerFusedLinearSimPOLoss
+
+    settings = {"beta": LOSS["beta"], "gamma": LOSS["gamma"], "alpha": LOSS["sft_weight"]}
+    loss = LigerFusedLinearSimPOLoss(**settings, compute_nll_loss=True, compiled=False)
+    return loss(x.weight, x.hidden.view(2, -1, x.hidden.shape[1]), x.labels.view(2, -1))[0]
+
+
+def _builtin(x: Inputs) -> Tensor:
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=CHUNK_ROWS, chunking_method=None)
+    return pair_loss(-F.linear_cross_entropy(*x, reduction="none", options=options))
