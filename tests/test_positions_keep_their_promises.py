@@ -7,6 +7,7 @@ count, the rotary settings against their formulas and against transformers, and 
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -282,6 +283,7 @@ def test_a_stretched_config_leaves_the_old_one_as_it_was():
 CHUNKS = {
     "short target": (([64, 64], 100), ValueError, "target is 100 and the chunks have 128 tokens"),
     "long chunk": (([100, 10], 120), ValueError, "lengths[0] is 100 and a slot holds 60 positions (120 for 2 chunks)"),
+    "one number": ((8, 100), TypeError, "lengths is 8: give a list"),
     "no chunks": (([], 100), ValueError, "lengths is empty"),
     "empty chunk": (([4, 0], 100), ValueError, "lengths[1] is 0"),
     "half a token": (([4, 0.5], 100), TypeError, "lengths[1] is 0.5"),
@@ -293,6 +295,11 @@ CHUNKS = {
 def test_synthesize_positions_refuses(case):
     arguments, error, words = CHUNKS[case]
     refused(error, words, lambda: synthesize_positions(*arguments))
+
+
+def test_lengths_may_come_as_a_tensor_or_from_numpy():
+    for lengths in (torch.tensor([3, 4]), np.array([3, 4]), (3, 4)):
+        assert synthesize_positions(lengths, 7).tolist() == list(range(7))
 
 
 def test_other_bad_requests_are_refused():

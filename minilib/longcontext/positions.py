@@ -29,6 +29,7 @@ Its lesson is not written yet; proven in tests/test_positions_keep_their_promise
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -151,6 +152,8 @@ def _slot(lengths: list[int], target: int) -> int:
 
 
 def _check(lengths: Sequence[int], target: int | None, mode: str) -> list[int]:
+    if isinstance(lengths, Integral):
+        raise TypeError(f"lengths is {lengths}: give a list with the tokens of each chunk, such as [{lengths}].")
     lengths = lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)
     if mode not in MODES:
         raise ValueError(f"mode {mode!r} is unknown: choose one of {', '.join(map(repr, MODES))}.")
@@ -174,4 +177,4 @@ def _check(lengths: Sequence[int], target: int | None, mode: str) -> list[int]:
 
 
 def _whole(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)
