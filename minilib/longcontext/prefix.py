@@ -15,10 +15,10 @@ blocks that the dense mask only hides, but has no backward pass on a CPU; the mo
 `attn_implementation="flex_attention"`. That route's block mask is proven on a CPU; it has not yet run on a card.
 
 All answers ride in one sequence instead of a batch over 1 + M copies of the cache. For 2,048 prompt tokens and 3
-answers of 128, in a fp32 model of two layers of width 256, one training step took 0.42 and 0.39 of the CPU seconds of 3 full
-passes in two runs (copies 0.41 and 0.40, the full mask 0.60 and 0.58; minilib/bench/prefix.py), and 127 MB where these
-took 434 (copies 151, full mask 174). Copies are faster where the answers together outgrow the prompt: for 9 answers of
-256 tokens and width 128, 0.27 against 0.38.
+answers of 128, in a fp32 model of two layers of width 256, one training step took 0.42 and 0.39 of the CPU seconds of 3
+full passes in two runs (copies 0.41 and 0.40, the full mask 0.60 and 0.58; minilib/bench/prefix.py), and 127 MB where
+these took 434 (copies 151, full mask 174). Copies are faster where the answers together outgrow the prompt: for 9
+answers of 256 tokens and width 128, 0.27 against 0.38.
 
 An explicit mask goes with every call: without one transformers takes the jumps of synthesised positions for borders
 between documents (tests/test_jumping_positions_need_a_mask.py). Windows that slide over token indices know nothing
