@@ -75,8 +75,9 @@ def test_the_counts_of_the_report_match_a_recount(clean, kept):
     assert report.answered.wrong == 1
     assert report.answered.rejected == len(reader.answers) - 38
     assert report.answered.rejected == report.kept.rejected + sum(report.dropped.values())
-    assert bool(report.dropped) == clean
-    assert report.kept.right == 0 if clean else report.kept.right > 0
+    if kept == 1:  # a mixture then holds the only place, and its answer is right
+        assert bool(report.dropped) == clean
+        assert bool(report.kept.right) == (not clean)
 
 
 def say(*answers):
@@ -156,6 +157,11 @@ def test_another_seed_makes_other_prompts_from_the_same_rows():
     first, second, again = (list(build(rows, seed=seed)) for seed in (0, 1, 0))
     assert first == again
     assert first != second
+
+
+def test_every_row_draws_for_itself():
+    (row,) = toy_rows(1, words=400)
+    assert len({pair["prompt"] for pair in build([row] * 10)}) > 5
 
 
 def test_the_released_rule_trains_on_what_the_chosen_answer_read():
