@@ -107,7 +107,7 @@ def test_the_upstream_gradient_multiplies_and_walking_back_twice_gives_the_same(
     assert_equal(swept(*row, upstream=-3.5, **SETTINGS), judge(*row, upstream=-3.5, **SETTINGS), 1e-10)
     leaves = [x.requires_grad_() for x in row[:2]]
     loss, _ = logo_loss_from_hidden(*leaves, *row[2:4], num_rejected=2, **SETTINGS)
-    first = torch.autograd.grad(2 * loss, leaves, retain_graph=True)
+    first = [grad.clone() for grad in torch.autograd.grad(2 * loss, leaves, retain_graph=True)]
     for again in (torch.autograd.grad(2 * loss, leaves, retain_graph=True), torch.autograd.grad(loss + loss, leaves)):
         assert all(torch.equal(a, b) for a, b in zip(first, again))
 

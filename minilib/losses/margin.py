@@ -77,7 +77,7 @@ def logo_loss_from_hidden(
     settings = {"beta": beta, "gamma": gamma, "sft_weight": sft_weight}
     with torch.autocast(hidden.device.type, enabled=False):
         return _MarginSweep.apply(
-            hidden, weight, labels, answer.view(-1), examples, settings, chunk_size, torch.is_grad_enabled()
+            hidden, weight, labels, answer.to(labels.device), examples, settings, chunk_size, torch.is_grad_enabled()
         )
 
 
@@ -120,8 +120,9 @@ def _sweep(hidden, weight, labels, answer, examples, settings, chunk_size, neede
         of_example = answer // each == e
         sides = [(of_example & (place == 0)).nonzero()[:, 0], (of_example & (place > 0)).nonzero()[:, 0]]
         for number, rows in enumerate(sides):
-            grads = empty_grad(hidden[rows], dtype) if needed[0] else None, weight_grad and weight_grad.sides[number]
-            logps[rows] = _visit(hidden[rows], weight, labels[rows], factors[rows], grads, chunk_size)
+            part = hidden[rows]  # (tokens of this side, d)
+            grads = empty_grad(part, dtype) if needed[0] else None, weight_grad and weight_grad.sides[number]
+            logps[rows] = _visit(part, weight, labels[rows], factors[rows], grads, chunk_size)
             if needed[0]:
                 hidden_grad[rows] = grads[0]
         loss, scales = _loss_and_scales(*(factors[rows] @ logps[rows] for rows in sides), examples, **settings)
