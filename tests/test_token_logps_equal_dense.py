@@ -276,3 +276,18 @@ def test_a_head_that_does_more_than_one_product_is_refused():
     model.lm_head.bias = torch.nn.Parameter(torch.zeros(VOCABULARY, dtype=torch.float64))
     refused(ValueError, "LlamaForCausalLM whose head has a bias", lambda: sequence_logps(model, batch))
     refused(ValueError, "without a head of its own", lambda: sequence_logps(tiny_llama().model, batch))
+    model = tiny_llama()
+    model.lm_head = Adapted(model.lm_head)
+    refused(ValueError, "model has a head of class Adapted", lambda: sequence_logps(model, batch))
+
+
+class Adapted(torch.nn.Module):
+    """A head inside an adapter's wrapper, which hands out the weight below it."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.base_layer, self.extra = head, torch.nn.Linear(head.in_features, head.out_features)
+
+    @property
+    def weight(self):
+        return self.base_layer.weight

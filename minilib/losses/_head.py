@@ -54,8 +54,12 @@ def kernels(backend: str):
 def head_weight(model) -> Tensor:
     """The weight of a model's head (V, d); refused when the logits are more than hidden states times that weight."""
     head = model.get_output_embeddings()
-    if head is None or not isinstance(getattr(head, "weight", None), Tensor):
+    if head is None:
         raise ValueError(f"model is a {type(model).__name__} without a head of its own: give a causal language model.")
+    if not isinstance(head, torch.nn.Linear):  # an adapter's wrapper shows the weight below it and hides its own part
+        raise ValueError(
+            f"model has a head of class {type(head).__name__}: leave the head out of the adapter, or merge the adapter."
+        )
     if getattr(head, "bias", None) is not None:
         raise ValueError(
             f"model is a {type(model).__name__} whose head has a bias: take the logits from the model itself."
