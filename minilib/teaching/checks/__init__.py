@@ -13,11 +13,21 @@ from minilib.teaching.checks.lesson04 import (
     check_tiled_forward,
     check_tiled_row_lse,
 )
+from minilib.teaching.checks.lesson05 import (
+    check_block_sums,
+    check_both_sums,
+    check_gradient_chunk,
+    check_scale_matrix,
+    check_tile_logits,
+)
 from minilib.teaching.checks.lesson07 import check_embedding_cache_grads, check_lr_for_batch
 
 __all__ = [
     "check_accumulated_loss",
+    "check_block_sums",
+    "check_both_sums",
     "check_embedding_cache_grads",
+    "check_gradient_chunk",
     "check_info_nce",
     "check_largest_batch",
     "check_log_b_bound",
@@ -26,8 +36,10 @@ __all__ = [
     "check_predict_dense_bytes",
     "check_recall_at_1",
     "check_saved_floats",
+    "check_scale_matrix",
     "check_stable_lse",
     "check_tile_gradient",
+    "check_tile_logits",
     "check_tiled_backward",
     "check_tiled_forward",
     "check_tiled_row_lse",
