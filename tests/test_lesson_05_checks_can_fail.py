@@ -123,6 +123,8 @@ def line_of(capsys, name, learner):
 
 
 def test_every_exercise_of_the_lesson_is_tried_here():
+    own = {name for name in checks.__all__ if getattr(checks, name).__module__.endswith(".lesson05")}
+    assert own == {f"check_{name}" for name in NAMES}
     assert len(exercises(lesson())) == len(NAMES)
     assert {name for name, _, _ in MISTAKES} == set(NAMES)
 
@@ -199,6 +201,7 @@ def test_the_diary_leaves_the_kernel_as_it_was():
 def test_the_tables_add_up_to_the_sums_and_each_line_holds_its_own_blocks():
     img, txt = (side[:n].contiguous() for side, n in zip(random_features(41, 32), (41, 30)))
     row_table, col_table = triton_steps.partial_tables(img, txt, 5.0, 1.0, (2, 3), 8)
+    assert (row_table.shape, col_table.shape) == ((3, 41), (2, 30))
     exact = torch.exp(5.0 * img.double() @ txt.double().T - 1.0)
     for gn in range(3):
         own = exact[:, torch.arange(30) // 8 % 3 == gn].sum(1)
