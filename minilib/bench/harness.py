@@ -84,9 +84,7 @@ def warm_up(
     return first, failed
 
 
-def one_round(
-    steps: Steps, inputs: Callable[[str], Any], number: int, bar: tqdm, clock: Clock = clock
-) -> Round:
+def one_round(steps: Steps, inputs: Callable[[str], Any], number: int, bar: tqdm, clock: Clock = clock) -> Round:
     """Call every method once, in order, each on its own fresh `inputs(name)`, made outside the clock."""
     samples = {}
     busy, own = _busy_seconds(), time.process_time()

@@ -39,9 +39,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-def product_step(
-    batch: int, dim: int, dtype: torch.dtype = torch.float32
-) -> tuple[Callable[[Any], None], int]:
+def product_step(batch: int, dim: int, dtype: torch.dtype = torch.float32) -> tuple[Callable[[Any], None], int]:
     """A call that only multiplies cache-sized tiles, and its floating-point operations."""
     rows, cols = torch.randn(TILE_ROWS, dim, dtype=dtype), torch.randn(TILE_COLS, dim, dtype=dtype)
     tile = torch.empty(TILE_ROWS, TILE_COLS, dtype=dtype)

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minilib.bench.harness import first_line
 from minilib.bench import authors, on_card
+from minilib.bench.harness import first_line
 from minilib.bench.methods import ROUNDED, Inputs, Method, UnavailableError, backward
 
 COMPILE_SECONDS = 240.0  # the time that a trial compilation may take
@@ -29,9 +29,7 @@ BUILTIN_CHUNK_ROWS = 2048  # of 512 to 4,096 and the built-in choice, the fastes
 CACHED_CHUNK_ROWS = 512  # of 32 (its default, meant for encoders) to 2,048, the fastest at 4,096 and 8,192
 
 
-def available(
-    names: tuple[str, ...] | None = None, device: str = "cpu"
-) -> tuple[list[Method], dict[str, str]]:
+def available(names: tuple[str, ...] | None = None, device: str = "cpu") -> tuple[list[Method], dict[str, str]]:
     """The peers that run on `device`, and for each of the others a sentence that says why not."""
     methods, skipped = [], {}
     for name, build in (PEERS if device == "cpu" else CARD_PEERS).items():

@@ -71,13 +71,19 @@ def _inputs_of_round(
     """Fresh leaves for each method, of the same numbers for all methods of one dtype; None for torch.mm."""
     options = {"seed": seed, "device": device}
     numbers = {
-        dtype: methods.make_inputs(cell.batch, cell.dim, scale, dtype=dtype, **options) for dtype in set(dtypes.values())
+        dtype: methods.make_inputs(cell.batch, cell.dim, scale, dtype=dtype, **options)
+        for dtype in set(dtypes.values())
     }
     return lambda name: methods.fresh(numbers[dtypes[name]]) if name in dtypes else None
 
 
 def summarise(
-    done: list[Round], fitting: list[Method], batch: int, dim: int, operations: dict[torch.dtype, int], unit: str = "cpu"
+    done: list[Round],
+    fitting: list[Method],
+    batch: int,
+    dim: int,
+    operations: dict[torch.dtype, int],
+    unit: str = "cpu",
 ) -> dict[str, Any]:
     """Medians, spreads, ratios and shares of the rounds so far, beside every raw sample.
 
