@@ -100,6 +100,7 @@ def _run_apart(settings: dict[str, Any], output: Path) -> None:
             **harness.quiet_environment(settings["threads"]),
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "TORCHINDUCTOR_CACHE_DIR": cache,
+            "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # dense matrices must not break up a card's memory
         }
         command = [sys.executable, "-m", "minilib.bench", json.dumps(settings), str(output)]
         # A session of its own: Ctrl-C reaches this process only, which passes it on exactly once.

@@ -36,11 +36,15 @@ class Sample(NamedTuple):
 
 
 class Round(NamedTuple):
-    """One call of every method, and the CPU seconds that this process (`own`) and all `others` used meanwhile."""
+    """One call of every method, and the CPU seconds that this process (`own`) and all `others` used meanwhile.
+
+    `failed` has a sentence for every method whose call raised an error.
+    """
 
     samples: dict[str, Sample]
     others: float
     own: float = 0.0
+    failed: dict[str, str] = {}  # noqa: RUF012, never written to
 
 
 Clock = Callable[[Callable[[], Any]], Sample]
@@ -86,15 +90,18 @@ def warm_up(
 
 def one_round(steps: Steps, inputs: Callable[[str], Any], number: int, bar: tqdm, clock: Clock = clock) -> Round:
     """Call every method once, in order, each on its own fresh `inputs(name)`, made outside the clock."""
-    samples = {}
+    samples, failed = {}, {}
     busy, own = _busy_seconds(), time.process_time()
     for name, step in steps.items():
         bar.set_postfix_str(f"round {number}: {name}")
         fresh = inputs(name)
-        samples[name] = clock(lambda step=step, fresh=fresh: step(fresh))
+        try:
+            samples[name] = clock(lambda step=step, fresh=fresh: step(fresh))
+        except Exception as error:  # memory may run out in a later round than the first
+            failed[name] = f"round {number} failed ({type(error).__name__}: {first_line(error)})."
         bar.update()
     own = time.process_time() - own
-    return Round(samples, max(0.0, _busy_seconds() - busy - own), own)
+    return Round(samples, max(0.0, _busy_seconds() - busy - own), own, failed)
 
 
 def ratios(rounds: list[Round], name: str, base: str) -> list[float]:

@@ -167,6 +167,7 @@ def _row_chunks(x: Inputs) -> Tensor:
 
 
 def _chunk_loss(rows: Tensor, cols: Tensor, start: int) -> Tensor:
-    logits = rows[start : start + CHUNK_ROWS] @ cols.T  # (chunk, b)
+    products = rows[start : start + CHUNK_ROWS] @ cols.T  # (chunk, b)
+    logits = products.to(torch.promote_types(products.dtype, torch.float32))  # a sum over chunks needs fp32
     labels = torch.arange(start, start + len(logits), device=logits.device)
     return F.cross_entropy(logits, labels, reduction="sum")

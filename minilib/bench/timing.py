@@ -48,7 +48,9 @@ def time_cell(
     steps = {product_name(dtype): multiply for dtype, (multiply, _) in products.items()}
     steps |= {method.name: method.step for method in fitting}
     timing: dict[str, Any] = {"batch": cell.batch, "dim": cell.dim, "skipped": skipped | too_large}
-    with tqdm(total=len(steps) * (settings["rounds"] + 1), desc=f"b = {cell.batch:,}", unit="call", leave=False) as bar:
+    with tqdm(
+        total=len(steps) * (settings["rounds"] + 1), desc=f"b = {cell.batch:,}", unit="call", leave=False, disable=None
+    ) as bar:
         inputs = _inputs_of_round(cell, settings["scale"], dtypes, place.device, seed=0)
         first, failed = harness.warm_up(steps, inputs, bar, place.clock)
         timing["skipped"] |= failed
@@ -60,8 +62,10 @@ def time_cell(
             started, number = time.perf_counter(), len(done) + 1
             inputs = _inputs_of_round(cell, settings["scale"], dtypes, place.device, seed=number)
             done.append(harness.one_round(steps, inputs, number, bar, place.clock))
+            timing["skipped"] |= done[-1].failed
+            steps = {name: step for name, step in steps.items() if name in done[-1].samples}
             keep(timing | summarise(done, fitting, cell.batch, cell.dim, operations, place.unit))
-            if not budget.allows(time.perf_counter() - started):
+            if not budget.allows(time.perf_counter() - started, number):
                 break
 
 
@@ -92,9 +96,9 @@ def summarise(
     rates = {
         dtype: [count / r.samples[product_name(dtype)].spent / 1e9 for r in done]  # GFLOP per second spent
         for dtype, count in operations.items()
-        if product_name(dtype) in done[0].samples
+        if product_name(dtype) in done[-1].samples
     }
-    timed = [method for method in fitting if method.name in done[0].samples]
+    timed = [method for method in fitting if method.name in done[-1].samples]  # a method that fails is not called again
     own, others = sum(r.own for r in done), sum(r.others for r in done)
     product = 2 * batch**2 * dim / 1e9
     return {
@@ -121,7 +125,8 @@ def _summary(method: Method, done: list[Round], rates: list[float] | None, produ
     samples = [r.samples[method.name] for r in done]
     own = [method.products * product / s.spent for s in samples]  # GFLOP per second spent
     bases = {DENSE[method.loss], *(bar.base for bar in bars.RATIOS[unit] if bar.base and bar.loss == method.loss)}
-    ratios = {base: harness.spread(harness.ratios(done, method.name, base)) for base in sorted(bases)}
+    alike = sorted(bases) if method.gradients == 2 else []  # half the work is no faster way to do all of it
+    ratios = {base: harness.spread(harness.ratios(done, method.name, base)) for base in alike}
     # A share of the fp32 rate says nothing about products in bf16.
     mixed = rates is None or (method.dtype == torch.float32 and method.tolerance == methods.ROUNDED)
     shares = None if mixed else [mine / rate for mine, rate in zip(own, rates)]
