@@ -18,7 +18,7 @@ from minilib.trainers.ranks import carrier
 EXTRAS = {  # what a command of the Makefile installs when it is first called
     "make lab": ("jupyterlab", "ipywidgets", "nbval"),
     "make book": ("jupyter-book",),
-    "make bench": ("open_clip_torch", "sentence-transformers"),
+    "make bench": ("open_clip_torch", "sentence-transformers", "inf-cl"),
 }
 
 

@@ -158,7 +158,7 @@ def test_wrapped_towers_exchange_each_bucket_once_per_step(frozen):
     towers = deep_towers()
     clip_loss(*through(towers, PAIRS[torch.arange(24)]), 14.3).backward()
     expected = [p.grad for tower in towers for p in tower.parameters()]
-    for got, exchanges in results(run_ranks(2, steps_of_wrapped_towers, frozen)):
+    for got, exchanges in results(run_ranks(2, steps_of_wrapped_towers, frozen, timeout=20)):
         for step in exchanges:
             assert {side for side, _ in step} == {side for side, skip in enumerate(frozen) if not skip}
             assert set(step.values()) == {1}

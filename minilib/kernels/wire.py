@@ -12,6 +12,8 @@ Taught in notebooks/06_pass_tiles_around_a_ring.ipynb; proven in tests/test_the_
 tests/test_a_lost_rank_stops_the_others.py.
 """
 
+from __future__ import annotations  # a torch without distributed has no ProcessGroup to name
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
