@@ -159,7 +159,7 @@ class ProcessRing:
                 return total
         return None
 
-    def _post(self, request: Pass) -> "Arriving":
+    def _post(self, request: Pass) -> Arriving:
         arriving = request.tensor.new_empty(request.rows, *request.tensor.shape[1:])
         following, previous = (self.rank + 1) % self.ranks, (self.rank - 1) % self.ranks
         options = {"group": self.group, "tag": TAGS[request.what]}
