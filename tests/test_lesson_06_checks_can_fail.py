@@ -1,10 +1,13 @@
 """Lesson 06: every check says all three of its lines, the library passes, and each typical mistake has its own hint.
 
+And its optional cell, the one with real processes, finds what virtual ranks find, or gives up in one sentence.
+
 Where the library has the function, it is the solution: the schedule of `Place`, the row sums of a virtual ring's own
 sweep, the bytes of `bytes_sent`. A mistake is the same small function with one slip in it.
 """
 
 import re
+import time
 from pathlib import Path
 
 import nbformat
@@ -17,7 +20,9 @@ from minilib.kernels import ring_visits, tiled
 from minilib.kernels.ring import Place, bytes_sent
 from minilib.kernels.wire import VirtualRing
 from minilib.losses._features import row_dots
-from minilib.teaching import checks
+from minilib.losses.ring import ring_clip_loss
+from minilib.teaching import checks, real_ranks
+from minilib.teaching.repro import random_features
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "06_pass_tiles_around_a_ring.ipynb"
 
@@ -185,3 +190,32 @@ def test_the_solution_that_is_folded_in_the_notebook_passes(capsys, name):
     scope = {"torch": torch, "lse": lse}
     exec(folded, scope)
     assert line_of(capsys, name, scope[name]).startswith("Passed: ")
+
+
+@pytest.mark.slow
+def test_real_processes_find_what_virtual_ranks_find():
+    counts, sides = [3, 5, 2], random_features(10, 4, dtype=torch.float64)
+    shards, ring = [side.requires_grad_().split(counts) for side in sides], VirtualRing(3)
+    shares = ring_clip_loss(ring, *shards, 14.3)
+    grads = [grad.split(counts) for grad in torch.autograd.grad(shares.sum(), sides)]
+    for rank, found in enumerate(real_ranks.run(*shards, 14.3)):
+        assert abs(found.share - shares[rank]) < 1e-12
+        for got, want in zip((found.img_grad, found.txt_grad), grads):
+            assert torch.allclose(got, want[rank], rtol=0, atol=1e-12)
+        assert found.sent == ring.diary.sent(rank)
+
+
+def test_processes_that_take_too_long_are_given_up_in_one_sentence():
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"rank 0 brought nothing within 0.1 s: read on with the virtual ranks\."):
+        real_ranks.run(*(side.split(2) for side in random_features(4, 3)), 14.3, patience=0.1)
+    assert time.monotonic() - started < 20
+
+
+def test_a_system_without_processes_is_told_in_one_sentence(monkeypatch):
+    def refuse(self):
+        raise OSError("no more processes")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", refuse)
+    with pytest.raises(RuntimeError, match=r"processes cannot start here \(no more processes\)"):
+        real_ranks.run(*(side.split(2) for side in random_features(4, 3)), 14.3)
