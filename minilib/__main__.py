@@ -1,7 +1,8 @@
 """python -m minilib tour | clip | eval | bench | doctor: every command is one plain function.
 
 Flags are made from the function's signature and help from its docstring (jsonargparse), and any set of flags may come
-from a YAML file instead: `python -m minilib clip --config mine.yaml`.
+from a YAML file instead: `python -m minilib clip --config mine.yaml`. Under torchrun every rank runs the same command,
+and each prints its own refusal.
 """
 
 import sys
@@ -17,11 +18,11 @@ BENCH = {"_help": "Time the losses beside their peers, in one run.", "contrastiv
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; a refusal is one sentence on standard error and exit status 2."""
+    """Run one command; a refusal or a lost rank is one sentence on standard error and exit status 2."""
     commands = {"tour": tour, "clip": clip, "eval": evaluate, "bench": BENCH, "doctor": doctor}
     try:
         auto_cli(commands, args=arguments, as_positional=False, prog="python -m minilib")
-    except ValueError as error:
+    except (ValueError, ConnectionError) as error:
         sys.exit(_refuse(error))
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on from the last checkpoint, where it keeps one.")

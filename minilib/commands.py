@@ -1,6 +1,9 @@
 """python -m minilib clip and eval: train two towers on your own pairs, and measure what they retrieve.
 
-Proven in tests/test_commands.py.
+`torchrun --nproc-per-node 4 -m minilib clip` takes the same flags and trains the same model on four ranks, over NCCL
+where there are cards, else over gloo.
+
+Proven in tests/test_commands.py and tests/test_a_lost_rank_stops_the_others.py.
 """
 
 import json
@@ -13,7 +16,7 @@ from minilib.data import digits_dataset, load_pairs, scenes_dataset
 from minilib.doctor import best_device
 from minilib.evals import evaluate_retrieval
 from minilib.models import TwoTowers
-from minilib.trainers import ContrastiveTrainer, checkpoint
+from minilib.trainers import ContrastiveTrainer, checkpoint, ranks
 
 
 def clip(
@@ -31,37 +34,43 @@ def clip(
     frozen: str | None = None,
     seed: int = 0,
     save_every: int = 10,
+    timeout: float = 600.0,
 ) -> None:
     """Train small image and text towers with a contrastive loss; the same command goes on after an interrupt.
+
+    Started by torchrun, all ranks share each batch; rank 0 writes and prints.
 
     Args:
         data: "scenes" (rendered), "digits" (handwriting), or the path of your own pairs: a folder of images with
             metadata.jsonl, or a JSON Lines, Parquet or Arrow file with the columns image and caption.
         output: folder of checkpoint.pt, model.json and records.json.
         pairs: how many scenes or digit strips to make.
-        batch_size: pairs compared with each other in one step.
-        micro_batch_size: pairs the encoders see at a time; their memory depends on this alone.
+        batch_size: pairs compared with each other in one step, of all ranks together.
+        micro_batch_size: pairs the encoders of a rank see at a time; their memory depends on this alone.
         steps: optimizer steps.
         loss: "clip" (InfoNCE) or "siglip" (pairwise sigmoid).
-        backend: "auto", "dense", "tiled" or "fused".
+        backend: "auto", "dense" (one process only), "tiled" or "fused".
         lr: peak learning rate.
         warmup: steps of linear warm-up.
         dim: width of the features.
         frozen: "image" or "text" keeps that tower as it is.
         seed: weights, data order and random draws.
         save_every: steps between checkpoints.
+        timeout: seconds after which a rank that does not answer counts as lost.
     """
-    dataset = _pairs(data, pairs, seed=0)
-    torch.manual_seed(seed)
-    model = TwoTowers(_vocabulary(data, dataset), dim=dim).to(best_device())
-    trainer = ContrastiveTrainer(
-        model, dataset, batch_size=batch_size, micro_batch_size=micro_batch_size, steps=steps, loss=loss,
-        backend=backend, lr=lr, warmup=warmup, frozen=frozen, seed=seed, output_dir=output, save_every=save_every,
-    )  # fmt: skip
-    records = trainer.train()
-    (output / "model.json").write_text(json.dumps({"vocabulary": model.vocabulary, "dim": dim}))
-    (output / "records.json").write_text(json.dumps(records, indent=1))
-    print(f"loss {records[0]['loss']:.3f} -> {records[-1]['loss']:.3f} in {len(records)} steps of {batch_size:,} pairs")
+    with ranks.launched(timeout) as rank:
+        dataset = _pairs(data, pairs, seed=0)
+        torch.manual_seed(seed)
+        model = TwoTowers(_vocabulary(data, dataset, progress=rank == 0), dim=dim).to(best_device())
+        trainer = ContrastiveTrainer(
+            model, dataset, batch_size=batch_size, micro_batch_size=micro_batch_size, steps=steps, loss=loss,
+            backend=backend, lr=lr, warmup=warmup, frozen=frozen, seed=seed, output_dir=output, save_every=save_every,
+        )  # fmt: skip
+        records = trainer.train()
+    if rank == 0:
+        (output / "model.json").write_text(json.dumps({"vocabulary": model.vocabulary, "dim": dim}))
+        (output / "records.json").write_text(json.dumps(records, indent=1))
+        print(_summary(records, batch_size))
 
 
 def evaluate(data: str = "scenes", run: Path = Path("runs/clip"), pairs: int = 1_000, seed: int = 1) -> None:
@@ -91,11 +100,16 @@ def _pairs(data: str, pairs: int, *, seed: int, split: str = "train"):
     return load_pairs(data)
 
 
-def _vocabulary(data: str, dataset) -> list[str] | None:
+def _summary(records: list[dict], batch_size: int) -> str:
+    losses = f"loss {records[0]['loss']:.3f} -> {records[-1]['loss']:.3f}"
+    return f"{losses} in {len(records)} steps of {batch_size:,} pairs"
+
+
+def _vocabulary(data: str, dataset, *, progress: bool) -> list[str] | None:
     """Every word of your own captions; None for the built-in data, whose words the model knows."""
     if data in ("scenes", "digits"):
         return None
     words = set()
-    for start in tqdm(range(0, len(dataset), 1_000), desc="words"):
+    for start in tqdm(range(0, len(dataset), 1_000), desc="words", disable=not progress):
         words.update(word for caption in dataset[start : start + 1_000]["caption"] for word in caption.lower().split())
     return sorted(words)

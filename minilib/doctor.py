@@ -13,11 +13,12 @@ import torch
 
 from minilib.losses._inputs import BACKENDS, resolve
 from minilib.teaching.memory import largest_dense_batch
+from minilib.trainers.ranks import carrier
 
 EXTRAS = {  # what a command of the Makefile installs when it is first called
     "make lab": ("jupyterlab", "ipywidgets", "nbval"),
     "make book": ("jupyter-book",),
-    "make bench": ("open_clip_torch", "sentence-transformers"),
+    "make bench": ("open_clip_torch", "sentence-transformers", "inf-cl"),
 }
 
 
@@ -39,6 +40,7 @@ def diagnosis() -> list[str]:
         f"triton    {_triton()}",
         f"backends  {', '.join(BACKENDS[1:])}; auto picks {resolve('auto')}: same value and gradients as "
         "dense, never more than one tile of the similarity matrix",
+        f"ring      {_ring()}",
         f"batches   dense fills the free memory at about {dense:,} pairs (4 fp32 matrices); tiled needs b x d numbers",
         *(f"extra     {_extra(name)}" for name in EXTRAS),
     ]
@@ -52,6 +54,16 @@ def best_device() -> str:
 def machine_memory() -> int:
     """Bytes of main memory."""
     return psutil.virtual_memory().total
+
+
+def _ring() -> str:
+    """What ranks on this machine would talk through, and how to start them."""
+    found = carrier()
+    if found is None:
+        return "not here: this build of torch has no torch.distributed, training stays in one process"
+    cards = torch.cuda.device_count()
+    where, ranks = (f"between {cards} cards", cards) if found == "nccl" else ("on this machine", "N")
+    return f"{found} {where}; start ranks with torchrun --nproc-per-node {ranks} -m minilib clip"
 
 
 def _triton() -> str:

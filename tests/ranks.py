@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "torch.distributed", "minilib.losses.ring", "minilib.trainers"])
+PRELOAD = ["torch", "torch.distributed", "torch._dynamo", "minilib.losses.ring", "minilib.trainers"]
+PROCESSES.set_forkserver_preload(PRELOAD)  # dynamo as well: building an optimizer imports it
 
 
 class End(NamedTuple):

@@ -11,19 +11,23 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from minilib.bench import bars, gate, harness, machine, memory, methods, peers, tables, timing
-from minilib.bench.contrastive import bench_contrastive, measure
+from minilib.bench import bars, gate, harness, machine, memory, methods, peers, ring, tables, timing
+from minilib.bench.contrastive import bench_contrastive
 from minilib.bench.harness import Round, Sample
+from minilib.bench.measure import measure
 from minilib.bench.methods import Method, backward
 from minilib.losses.contrastive import clip_loss
 
 TINY = {"batches": [48], "dim": 16, "rounds": 2, "scale": 14.3, "threads": 1, "gate_batch": 32, "memory_batches": []}
+TINY |= {"device": "cpu", "seconds": None, "ranks": []}
+MM = timing.product_name(torch.float32)
 OURS_ONLY = TINY | {"others": False}
 
 
@@ -57,23 +61,23 @@ def test_a_spread_is_the_median_between_the_extremes():
 def test_rounds_are_interleaved_and_inputs_are_fresh_for_every_call():
     calls, handed_out = [], iter(range(100))
     steps = {name: lambda x, name=name: calls.append((name, x)) for name in "ab"}
-    harness.warm_up(steps, lambda: next(handed_out), silent_bar())
+    harness.warm_up(steps, lambda name: next(handed_out), silent_bar())
     for number in (1, 2):
-        harness.one_round(steps, lambda: next(handed_out), number, silent_bar())
+        harness.one_round(steps, lambda name: next(handed_out), number, silent_bar())
     assert calls == [("a", 0), ("b", 1), ("a", 2), ("b", 3), ("a", 4), ("b", 5)]
 
 
 def test_cpu_seconds_do_not_count_sleep():
     sample = harness.clock(lambda: time.sleep(0.2))
     assert sample.wall >= 0.2
-    assert sample.cpu < 0.1
+    assert sample.spent < 0.1
 
 
 def test_a_method_that_fails_in_its_warm_up_is_named_and_the_others_go_on():
     def broken(_):
         raise MemoryError("no room\nfor details")
 
-    first, failed = harness.warm_up({"broken": broken, "fine": lambda _: None}, lambda: None, silent_bar())
+    first, failed = harness.warm_up({"broken": broken, "fine": lambda _: None}, lambda name: None, silent_bar())
     assert list(first) == ["fine"]
     assert failed == {"broken": "its first call failed (MemoryError: no room)."}
 
@@ -89,11 +93,36 @@ def test_the_share_of_the_product_rate_counts_products():
     batch, dim, method = 100, 10, Method("mine", lambda x: None, products=4, matrices=0)
     product = 2 * batch**2 * dim
     # torch.mm did 1,000 products in 1 s; the method took 8 ms for its four, twice the time that mm would take.
-    done = rounds_of({timing.PRODUCT: 1.0, "mine": 0.008, "dense": 0.016})
-    result = timing.summarise(done, [method], batch, dim, operations=1000 * product)
+    done = rounds_of({MM: 1.0, "mine": 0.008, "dense": 0.016})
+    result = timing.summarise(done, [method], batch, dim, operations={torch.float32: 1000 * product})
     assert result["summary"]["mine"]["share"]["median"] == pytest.approx(0.5)
     assert result["summary"]["mine"]["ratios"]["dense"]["median"] == pytest.approx(0.5)
-    assert result["product_rate"]["median"] == pytest.approx(1000 * product / 1e9)
+    assert result["summary"]["mine"]["rate"]["median"] == pytest.approx(4 * product / 0.008 / 1e9)
+    assert result["product_rates"]["fp32"]["median"] == pytest.approx(1000 * product / 1e9)
+
+
+def test_the_floor_counts_the_fewest_products_whatever_the_method_takes():
+    wasteful = Method("mine", lambda x: None, products=10, matrices=0)
+    done = rounds_of({MM: 1.0, "mine": 1.0, "dense": 1.0})
+    result = timing.summarise(done, [wasteful], 100, 10, operations={torch.float32: 10 * 2 * 100**2 * 10})
+    assert result["summary"]["mine"]["share"]["median"] == pytest.approx(1.0)
+    assert result["summary"]["mine"]["floor"]["median"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("loss", "missing", "floor"),
+    [
+        ("clip", (), 4),
+        ("clip", ("txt",), 3),
+        ("clip", ("scale",), 4),
+        ("clip", ("img", "txt", "scale", "bias"), 1),
+        ("siglip", (), 3),
+        ("siglip", ("txt",), 2),
+        ("siglip", ("img", "txt", "scale", "bias"), 1),
+    ],
+)
+def test_the_fewest_products_depend_on_the_gradients_wanted(loss, missing, floor):
+    assert Method("any", lambda x: None, 0, 0, loss=loss, missing=missing).floor == floor
 
 
 def test_the_product_step_does_the_operations_it_claims():
@@ -114,7 +143,7 @@ def test_every_method_of_ours_passes_the_gate(method):
     assert verdict.equal, verdict
 
 
-@pytest.mark.parametrize("name", [name for name in peers.PEERS if name != "compiled dense"])
+@pytest.mark.parametrize("name", [name for name in peers.PEERS if name not in ("compiled dense", "inf-cl")])
 def test_every_installed_peer_passes_the_gate(name):
     found, skipped = peers.available((name,))
     if skipped:
@@ -142,15 +171,36 @@ def not_a_number(x):
     return loss
 
 
+def doubled_scale_gradient(x):
+    loss = backward(clip_loss(x.img, x.txt, x.scale, backend="dense"))
+    x.scale.grad *= 2
+    return loss
+
+
 def raises(x):
     raise RuntimeError("out of order")
 
 
-@pytest.mark.parametrize("step", [wrong_loss, half_the_batch, frozen_scale, not_a_number, raises])
+@pytest.mark.parametrize(
+    "step", [wrong_loss, half_the_batch, frozen_scale, not_a_number, doubled_scale_gradient, raises]
+)
 def test_a_wrong_method_does_not_pass_the_gate(step):
     verdict = gate.judge(Method("wrong", step, products=3, matrices=4), batch=64, dim=128)
     assert not verdict.equal
     assert ("out of order" in verdict.complaint) == (step is raises)
+
+
+@pytest.mark.parametrize("step", [half_the_batch, frozen_scale, not_a_number, doubled_scale_gradient])
+def test_the_gate_of_half_precision_lets_no_wrong_method_through_either(step):
+    half = {"dtype": torch.bfloat16, "tolerance": methods.ROUNDED}
+    assert gate.judge(Method("right", methods.clip_step("tiled"), 3, 4, **half), batch=256, dim=128).equal
+    assert not gate.judge(Method("wrong", step, 3, 4, **half), batch=256, dim=128).equal
+
+
+def test_the_gate_asks_for_no_gradient_that_a_method_does_not_make():
+    frozen = Method("frozen", lambda x: backward(clip_loss(x.img, x.txt.detach(), x.scale)), 3, 0)
+    assert not gate.judge(frozen, batch=64, dim=128).equal
+    assert gate.judge(frozen._replace(missing=("txt",)), batch=64, dim=128).equal
 
 
 def test_a_wrong_method_is_reported_and_never_timed(tmp_path, monkeypatch):
@@ -251,7 +301,7 @@ def test_the_document_carries_every_sample_and_the_machine(tmp_path):
     assert document["machine"]["libraries"]["torch"] == torch.__version__
     names = {method.name for method in [*methods.ours(), methods.row_chunks()]}
     for one_round in document["timings"][0]["rounds"]:
-        assert set(one_round) == names | {timing.PRODUCT}
+        assert set(one_round) == names | {MM}
     first, second = (r["tiled"]["cpu"] for r in document["timings"][0]["rounds"])
     assert document["timings"][0]["summary"]["tiled"]["cpu"]["median"] == pytest.approx((first + second) / 2)
 
@@ -267,7 +317,7 @@ def test_an_interrupted_run_keeps_what_it_measured(tmp_path, monkeypatch):
 
     method = Method("interrupted", interrupted_in_round_two, products=3, matrices=4)
     monkeypatch.setattr(methods, "row_chunks", lambda: method)
-    monkeypatch.setattr("minilib.bench.contrastive.signal.signal", lambda *_: None)  # Ctrl-C still ends the test run
+    monkeypatch.setattr("minilib.bench.measure.signal.signal", lambda *_: None)  # Ctrl-C still ends the test run
     measure(OURS_ONLY, str(tmp_path / "bench.json"))
     document = json.loads((tmp_path / "bench.json").read_text())
     assert not document["complete"]
@@ -277,7 +327,15 @@ def test_an_interrupted_run_keeps_what_it_measured(tmp_path, monkeypatch):
 
 def test_the_command_measures_in_a_process_of_its_own(tmp_path, capfd):
     document = bench_contrastive(
-        batches=[32], dim=16, rounds=1, threads=1, memory=False, others=False, output=tmp_path / "deep" / "bench.json"
+        batches=[32],
+        dim=16,
+        rounds=1,
+        threads=1,
+        device="cpu",
+        ranks=[],
+        memory=False,
+        others=False,
+        output=tmp_path / "deep" / "bench.json",
     )
     assert document["complete"]
     assert document["machine"]["threads"] == 1
@@ -289,7 +347,7 @@ def test_the_command_measures_in_a_process_of_its_own(tmp_path, capfd):
 def test_a_measuring_process_that_breaks_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "false")  # a program that fails at once
     with pytest.raises(RuntimeError, match="ended with status 1"):
-        bench_contrastive(batches=[32], output=tmp_path / "bench.json")
+        bench_contrastive(batches=[32], device="cpu", output=tmp_path / "bench.json")
 
 
 @pytest.mark.parametrize(
@@ -301,14 +359,106 @@ def test_a_measuring_process_that_breaks_says_so(tmp_path, monkeypatch):
         ({"rounds": 0}, "rounds is 0"),
         ({"threads": -1}, "threads is -1"),
         ({"scale": -3.0}, "scale is -3.0"),
+        ({"ranks": [2, 1]}, "ranks holds 1"),
+        ({"device": "tpu"}, "device is 'tpu'"),
     ],
 )
 def test_arguments_that_do_not_fit_get_one_sentence(arguments, name, tmp_path):
     with pytest.raises(ValueError, match=name):
-        bench_contrastive(**arguments, output=tmp_path / "bench.json")
+        bench_contrastive(**{"device": "cpu"} | arguments, output=tmp_path / "bench.json")
 
 
 def test_tables_are_aligned_and_have_a_markdown_twin():
     header, rows = ["method", "s"], [["a", "1.0"], ["longer name", "10.0"]]
     assert len({len(line) for line in tables.plain(header, rows).splitlines()}) == 1
     assert tables.markdown(header, rows).splitlines()[1:3] == ["| --- | ---: |", "| a | 1.0 |"]
+
+
+def test_a_document_of_an_earlier_version_is_still_reported():
+    root = Path(__file__).parents[1] / "book" / "results"
+    document = json.loads((root / "contrastive_cpu.json").read_text())
+    report = tables.report(document)
+    for kept in (
+        "| tiled | 0.825 | 0.784 to 0.856 | 0.454 | 0.80 |",
+        "91 GFLOP per CPU second",
+        "| 80 MB | 42 MB | yes |",
+    ):
+        assert kept in report
+
+
+# What a CPU leaves to a card
+
+
+def test_a_cpu_says_that_the_fused_methods_and_the_authors_package_need_a_card(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers, "PEERS", {"inf-cl": peers.PEERS["inf-cl"]})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    document = measure(TINY | {"others": True}, str(tmp_path / "bench.json"))
+    assert "needs a CUDA card" in document["skipped"]["inf-cl"]
+    assert "need a CUDA card" in document["skipped"]["fused methods"]
+    assert "interpreter is for correctness" in tables.report(document)
+
+
+# The ring
+
+
+@pytest.mark.slow
+def test_a_ring_of_processes_agrees_with_one_and_counts_its_bytes(tmp_path):
+    settings = {"ring_batch": 96, "ring_gate_batch": 50, "ring_steps": 2, "ranks": [2, 3]}
+    document = measure(OURS_ONLY | settings, str(tmp_path / "bench.json"))
+    assert [row["ranks"] for row in document["ring"]] == [1, 2, 3], document["skipped"]
+    single, two, _ = document["ring"]
+    assert (single["work"], single["sent"], single["released"]) == (1.0, 0.0, 0.0)
+    for row in document["ring"]:
+        assert row["error"] <= methods.EXACT
+        assert len(row["raw"]) == row["ranks"]
+        assert all(len(rank["wall"]) == len(rank["cpu"]) == 2 for rank in row["raw"])
+    # Texts twice and gradients once past the other ranks, in fp32, and a little for the sums of the columns.
+    assert two["sent"] > 6.0
+    assert two["raw"][0]["sent"]["texts"] + two["raw"][0]["sent"]["gradients"] == 6 * 96 * 16
+    assert two["released"] == 16.0
+    assert two["sent"] < two["released"]
+    assert "released ring" in tables.report(document)
+
+
+def ranks_with(walls, cpus, error=0.0):
+    return [{"wall": w, "cpu": c, "sent": {"texts": 4800}, "error": error} for w, c in zip(walls, cpus)]
+
+
+RING = {"ring_batch": 12, "dim": 100}
+
+
+def test_a_ring_takes_as_long_as_its_slowest_rank_and_as_much_work_as_all():
+    row = ring.summarise(ranks_with([[1.0, 4.0], [3.0, 2.0]], [[1.0, 1.0], [2.0, 4.0]]), RING)
+    assert (row["wall"]["min"], row["wall"]["max"]) == (3.0, 4.0)
+    assert row["cpu"]["median"] == 4.0  # of 3 and 5
+    assert row["sent"] == 4.0
+
+
+@pytest.mark.parametrize(("ranks", "bytes_per_element"), [(1, 0.0), (2, 16.0), (4, 20.0), (8, 22.0)])
+def test_the_bytes_of_the_released_ring_follow_its_formula(ranks, bytes_per_element):
+    assert ring.released_bytes(ranks) == bytes_per_element
+
+
+def test_a_wrong_ring_is_never_reported_as_a_time(monkeypatch):
+    wrong = {1: ranks_with([[1.0]], [[1.0]]), 2: ranks_with([[1.0]] * 2, [[1.0]] * 2, error=0.5)}
+    monkeypatch.setattr(ring, "run_ranks", lambda count, settings: wrong[count])
+    rows = ring.measure_ring([2], RING)
+    assert next(rows)["ranks"] == 1
+    with pytest.raises(RuntimeError, match="ring of 2 differs from fp64"):
+        next(rows)
+
+
+def test_a_rank_that_fails_ends_the_ring_with_its_own_message(tmp_path):
+    settings = {"ring_batch": 8, "ring_gate_batch": 8, "ring_steps": 1, "dim": 4, "scale": -1.0, "device": "nowhere"}
+    with pytest.raises(RuntimeError, match=r"rank 0 of 1 failed.*nowhere"):
+        ring.run_ranks(1, settings)
+
+
+def test_a_single_card_cannot_form_a_ring(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert ring.possible([2, 4], "cpu") == ([2, 4], None)
+    counts, sentence = ring.possible([2, 4], "cuda")
+    assert counts == []
+    assert "a card for each rank" in sentence
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert ring.possible([2, 4], "cuda") == ([2], None)

@@ -1,16 +1,25 @@
-"""Every command of `python -m minilib` does its job in a process of its own, and refuses in one sentence."""
+"""Every command of `python -m minilib` does its job in a process of its own, and refuses in one sentence.
+
+`clip` does it in two processes as well, started by torchrun, with the losses of one.
+"""
 
 import json
 import subprocess
 import sys
 
 import pytest
+import torch
 
+import minilib.__main__ as main_module
 from minilib.doctor import diagnosis
+from minilib.trainers import ranks
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def minilib(*arguments, check=True):
-    result = subprocess.run([sys.executable, "-m", "minilib", *map(str, arguments)], capture_output=True, text=True)
+def minilib(*arguments, check=True, launcher=()):
+    command = [sys.executable, *launcher, "-m", "minilib", *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert not check or result.returncode == 0, result.stderr
     return result
 
@@ -26,6 +35,41 @@ def test_clip_trains_and_keeps_records_and_checkpoint(run):
     records = json.loads((run / "records.json").read_text())
     assert [record["step"] for record in records] == [0, 1, 2, 3]
     assert (run / "checkpoint.pt").exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_of_torchrun_train_what_one_process_trains(run, tmp_path):
+    flags = ("--pairs", 256, "--batch_size", 64, "--micro_batch_size", 20, "--steps", 4)
+    result = minilib("clip", "--output", tmp_path, *flags, launcher=TORCHRUN)
+    one, two = (json.loads((folder / "records.json").read_text()) for folder in (run, tmp_path))
+    assert [record["loss"] for record in two] == pytest.approx([record["loss"] for record in one], abs=1e-4)
+    assert (tmp_path / "model.json").read_text() == (run / "model.json").read_text()
+    assert result.stdout.count("in 4 steps of 64 pairs") == 1  # one rank speaks
+
+
+def test_a_rank_that_torchrun_starts_without_a_card_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert ranks._own_card(1) == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match="LOCAL_RANK is 2 and this machine has 2 cards: start torchrun with"):
+        ranks._own_card(2)
+
+
+def test_a_lost_rank_is_one_sentence_and_exit_status_two(monkeypatch, capsys):
+    def lost():
+        raise ConnectionError("rank 0, ring hop 1 of 3, texts: rank 1 is gone.")
+
+    monkeypatch.setattr(main_module, "doctor", lost)
+    with pytest.raises(SystemExit) as end:
+        main_module.main(["doctor"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "minilib: rank 0, ring hop 1 of 3, texts: rank 1 is gone.\n"
+
+
+def test_a_timeout_that_is_none_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main_module.main(["clip", "--output", str(tmp_path), "--timeout", "0"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "minilib: timeout is 0.0: give a positive number of seconds.\n"
 
 
 def test_eval_prints_recall_both_ways(run):
@@ -59,6 +103,20 @@ def test_doctor_says_which_backend_auto_picks_and_why():
     assert "dense, tiled" in text
     assert len(text.splitlines()) <= 12
     assert text.splitlines()[1].split(",")[0] == diagnosis()[1].split(",")[0]
+
+
+@pytest.mark.parametrize(
+    ("carrier", "words"),
+    [
+        ("gloo", "gloo on this machine; start ranks with torchrun --nproc-per-node N -m minilib clip"),
+        ("nccl", "nccl between 4 cards; start ranks with torchrun --nproc-per-node 4 -m minilib clip"),
+        (None, "not here: this build of torch has no torch.distributed, training stays in one process"),
+    ],
+)
+def test_doctor_says_what_the_ring_would_use(monkeypatch, carrier, words):
+    monkeypatch.setattr("minilib.doctor.carrier", lambda: carrier)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert f"ring      {words}" in diagnosis()
 
 
 def test_help_lists_every_command():

@@ -1,12 +1,20 @@
 """Two passes in micro-batches give the gradient of the whole batch, dropout included; accumulation does not.
 
-The judge is plain backward through the whole batch at once. For dropout the judge replays the very draws of pass 1.
+The judge is plain backward through the whole batch at once. For dropout the judge replays the very draws of pass 1. Two
+real ranks show that towers wrapped in DistributedDataParallel exchange their gradients once per step.
 """
+
+from collections import Counter
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from ranks import results, run_ranks
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from toys import ToyPairs, ToyTowers
 
 from minilib import clip_loss
@@ -98,3 +106,69 @@ def test_a_frozen_tower_is_encoded_once_and_gets_no_gradient(side):
     assert len(calls) == 4
     _, expected = whole_batch(ToyTowers(dropout=0.0).double())
     assert_same(got, {key: g for key, g in expected.items() if not key.startswith(name[:5])})
+
+
+# Towers wrapped in DistributedDataParallel
+
+
+def deep_towers():
+    torch.manual_seed(3)
+    return [nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 8)).double() for _ in range(2)]
+
+
+def through(towers, rows):
+    return [F.normalize(tower(rows[name].double())) for tower, name in zip(towers, ("image", "caption"))]
+
+
+def counted(tower, side, exchanges):
+    """The tower wrapped, in several buckets; each exchange of a bucket is counted under (side, bucket), by step."""
+
+    def count(state, bucket):
+        exchanges[-1][side, bucket.index()] += 1
+        done = dist.all_reduce(bucket.buffer().div_(dist.get_world_size()), async_op=True).get_future()
+        return done.then(lambda future: future.value()[0])
+
+    wrapper = DistributedDataParallel(tower, bucket_cap_mb=0.001)
+    wrapper.register_comm_hook(None, count)
+    return wrapper
+
+
+def steps_of_wrapped_towers(rank, frozen):
+    """Two steps over the same 24 pairs, 13 here in 3 pieces and 11 there in 6; returns gradients and exchanges."""
+    towers, exchanges = deep_towers(), []
+    wrapped = [counted(tower, side, exchanges) for side, tower in enumerate(towers)]
+    mine = torch.arange(24).split([13, 11])[rank]
+    rows = [PAIRS[indices] for indices in mine.split([5, 2][rank])]
+    encode = [
+        lambda piece, side=side, name=name: F.normalize(wrapped[side](piece[name].double()))
+        for side, name in enumerate(("image", "caption"))
+    ]
+    for _ in range(2):
+        exchanges.append(Counter())
+        for tower in towers:
+            tower.zero_grad()
+        cached_backward(
+            encode, rows, lambda i, t: clip_loss(i, t, 14.3, group=dist.group.WORLD), frozen=frozen, wrapped=wrapped
+        )
+    return [p.grad for tower in towers for p in tower.parameters()], exchanges
+
+
+@pytest.mark.parametrize("frozen", [[False, False], [True, False]], ids=["both", "frozen images"])
+def test_wrapped_towers_exchange_each_bucket_once_per_step(frozen):
+    towers = deep_towers()
+    clip_loss(*through(towers, PAIRS[torch.arange(24)]), 14.3).backward()
+    expected = [p.grad for tower in towers for p in tower.parameters()]
+    for got, exchanges in results(run_ranks(2, steps_of_wrapped_towers, frozen, timeout=20)):
+        for step in exchanges:
+            assert {side for side, _ in step} == {side for side, skip in enumerate(frozen) if not skip}
+            assert set(step.values()) == {1}
+        for number, (mine, true) in enumerate(zip(got, expected)):
+            if frozen[number // 4]:
+                assert mine is None
+            else:
+                torch.testing.assert_close(mine, true, rtol=1e-11, atol=1e-13)
+
+
+def test_a_module_that_is_not_wrapped_is_refused():
+    with pytest.raises(TypeError, match="wrapped holds a Linear: give DistributedDataParallel modules only"):
+        cached_backward([], [], clip_loss, wrapped=[nn.Linear(2, 2)])

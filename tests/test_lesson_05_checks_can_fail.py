@@ -20,7 +20,7 @@ from nbformat.v4 import new_code_cell
 from minilib.teaching import checks, recorded
 from minilib.teaching.repro import random_features
 
-triton = pytest.importorskip("triton", reason="lesson 05 needs triton, which this machine does not have")
+pytest.importorskip("triton", reason="lesson 05 needs triton, which this machine does not have")
 from minilib.kernels import launch, triton_tiles
 from minilib.teaching import triton_steps
 
@@ -43,12 +43,13 @@ MISTAKES = [
     ("block_sums", {"tl.program_id(0) * BLOCK": "tl.program_id(0)"}, "start at p * block"),
     ("block_sums", {"triton.cdiv(len(x), block)": "len(x) // block"}, "the last block is missing"),
     ("scale_matrix", {"factor * values, mask=inside": "factor * values"}, "give the store a mask"),
+    ("scale_matrix", {", mask=inside, other=0.0": "", "values, mask=inside": "values"}, "give the store a mask"),
     ("scale_matrix", {"* x_stride": "* cols"}, "rows of x start"),
     ("scale_matrix", {"* out_stride": "* cols"}, "rows of out start"),
     ("scale_matrix", {"x.stride(0), out.stride(0)": "x.stride(0), x.stride(0)"}, "stride of its own"),
     ("scale_matrix", {"factor * values": "values"}, "factor is missing"),
-    ("scale_matrix", {"row = tl.program_id(0)": "row = tl.program_id(1)"}, "its own rows and columns"),
-    ("tile_logits", {" & (k < dim)[None, :]": "", "(k < dim)[:, None] & ": ""}, "mask the features behind d"),
+    ("scale_matrix", {"row = tl.program_id(0)": "row = tl.program_id(1)"}, "never written"),
+    ("tile_logits", {" & (k < dim)[None, :]": "", "(k < dim)[:, None] & ": ""}, "NaN from outside"),
     ("tile_logits", {"tl.dot(a, b, x)": "tl.dot(a, b)"}, "add each product"),
     ("tile_logits", {"scale * x, mask": "x, mask"}, "the scale is missing"),
     ("tile_logits", {"tl.dot(a, b, x)": "scale * tl.dot(a, b, x)", "scale * x, mask": "x, mask"}, "at every step"),
@@ -60,6 +61,7 @@ MISTAKES = [
     ("both_sums", {"before + tl.sum(e, 0)": "tl.sum(e, 0)"}, "load what is there and add"),
     ("both_sums", {"total += tl": "total = tl"}, "add in registers"),
     ("both_sums", {"total, mask=row < rows": "total"}, "behind a table"),
+    ("both_sums", {", mask=col < cols, other=0.0": "", "e, 0), mask=col < cols": "e, 0)"}, "behind a table"),
     ("both_sums", {"tl.num_programs(0) * TILE": "TILE"}, "row blocks are visited more than once"),
     ("both_sums", {"tl.num_programs(1) * TILE": "TILE"}, "column blocks are visited more than once"),
     ("both_sums", {"tl.num_programs(0) *": "", "tl.num_programs(1) *": ""}, "blocks of both kinds"),
@@ -121,6 +123,8 @@ def line_of(capsys, name, learner):
 
 
 def test_every_exercise_of_the_lesson_is_tried_here():
+    own = {name for name in checks.__all__ if getattr(checks, name).__module__.endswith(".lesson05")}
+    assert own == {f"check_{name}" for name in NAMES}
     assert len(exercises(lesson())) == len(NAMES)
     assert {name for name, _, _ in MISTAKES} == set(NAMES)
 
@@ -197,6 +201,7 @@ def test_the_diary_leaves_the_kernel_as_it_was():
 def test_the_tables_add_up_to_the_sums_and_each_line_holds_its_own_blocks():
     img, txt = (side[:n].contiguous() for side, n in zip(random_features(41, 32), (41, 30)))
     row_table, col_table = triton_steps.partial_tables(img, txt, 5.0, 1.0, (2, 3), 8)
+    assert (row_table.shape, col_table.shape) == ((3, 41), (2, 30))
     exact = torch.exp(5.0 * img.double() @ txt.double().T - 1.0)
     for gn in range(3):
         own = exact[:, torch.arange(30) // 8 % 3 == gn].sum(1)

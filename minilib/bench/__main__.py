@@ -1,13 +1,13 @@
 """The measuring process, `python -m minilib.bench SETTINGS OUTPUT`, in the environment of `harness.quiet_environment`.
 
-SETTINGS is a JSON object, see `contrastive.measure`. People call `python -m minilib bench contrastive`, which starts
+SETTINGS is a JSON object, see `measure.measure`. People call `python -m minilib bench contrastive`, which starts
 this process for them.
 """
 
 import json
 import sys
 
-from minilib.bench.contrastive import measure
+from minilib.bench.measure import measure
 
 if __name__ == "__main__":
     document = measure(json.loads(sys.argv[1]), sys.argv[2])

@@ -1,9 +1,10 @@
-"""How we time: interleaved rounds in one process, CPU seconds, ratios taken round by round.
+"""How we time: interleaved rounds in one process, ratios taken round by round.
 
     ratio(A) = median over rounds k of  t_k(A) / t_k(base)
 
 where
-    t_k   CPU seconds of one call in round k; a round calls every method once, in the same order, on the same inputs
+    t_k   seconds that one call in round k spends: CPU seconds, or on a card the time between two events (`place`);
+          a round calls every method once, in the same order, on the same numbers
     base  the method that the others are compared with, in the same round: what slows the machine slows both
 
 Every method is called once untimed at the measured shape first: allocators, thread pools and compilers warm up there.
@@ -24,17 +25,30 @@ from tqdm import tqdm
 
 
 class Sample(NamedTuple):
-    """One timed call, in seconds: `cpu` summed over all threads of this process, `wall` on the clock."""
+    """One timed call: seconds `spent` (CPU seconds of all threads, or seconds of the card), seconds of `wall` clock.
 
-    cpu: float
+    `peak` is the memory that the call added at its highest point, where the clock can read it, and None elsewhere.
+    """
+
+    spent: float
     wall: float
+    peak: int | None = None
 
 
 class Round(NamedTuple):
-    """One call of every method, and the CPU seconds that other processes used meanwhile."""
+    """One call of every method, and the CPU seconds that this process (`own`) and all `others` used meanwhile.
+
+    `failed` has a sentence for every method whose call raised an error.
+    """
 
     samples: dict[str, Sample]
     others: float
+    own: float = 0.0
+    failed: dict[str, str] = {}  # noqa: RUF012, never written to
+
+
+Clock = Callable[[Callable[[], Any]], Sample]
+Steps = dict[str, Callable[[Any], Any]]
 
 
 def quiet_environment(threads: int) -> dict[str, str]:
@@ -49,44 +63,51 @@ def usable_cores() -> int:
 
 
 def clock(call: Callable[[], Any]) -> Sample:
-    """Time one call."""
+    """Time one call in CPU seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     call()
     return Sample(time.process_time() - cpu, time.perf_counter() - wall)
 
 
 def warm_up(
-    steps: dict[str, Callable[[Any], Any]], inputs: Callable[[], Any], bar: tqdm
+    steps: Steps, inputs: Callable[[str], Any], bar: tqdm, clock: Clock = clock
 ) -> tuple[dict[str, Sample], dict[str, str]]:
-    """Call every method once; return the time of these first calls, and a sentence for each that could not be made."""
+    """Call every method once; return the time of these first calls, and a sentence for each that could not be made.
+
+    `inputs(name)` makes what the method of this name is called with.
+    """
     first, failed = {}, {}
     for name, step in steps.items():
         bar.set_postfix_str(f"warm-up: {name}")
         try:
-            first[name] = clock(lambda step=step: step(inputs()))
+            fresh = inputs(name)
+            first[name] = clock(lambda step=step, fresh=fresh: step(fresh))
         except Exception as error:  # a peer may fail in any way; the run goes on and the report says so
             failed[name] = f"its first call failed ({type(error).__name__}: {first_line(error)})."
         bar.update()
     return first, failed
 
 
-def one_round(steps: dict[str, Callable[[Any], Any]], inputs: Callable[[], Any], number: int, bar: tqdm) -> Round:
-    """Call every method once, in order, each on its own fresh `inputs()`, made outside the clock."""
-    samples = {}
+def one_round(steps: Steps, inputs: Callable[[str], Any], number: int, bar: tqdm, clock: Clock = clock) -> Round:
+    """Call every method once, in order, each on its own fresh `inputs(name)`, made outside the clock."""
+    samples, failed = {}, {}
     busy, own = _busy_seconds(), time.process_time()
     for name, step in steps.items():
         bar.set_postfix_str(f"round {number}: {name}")
-        fresh = inputs()
-        samples[name] = clock(lambda step=step, fresh=fresh: step(fresh))
+        fresh = inputs(name)
+        try:
+            samples[name] = clock(lambda step=step, fresh=fresh: step(fresh))
+        except Exception as error:  # memory may run out in a later round than the first
+            failed[name] = f"round {number} failed ({type(error).__name__}: {first_line(error)})."
         bar.update()
-    others = _busy_seconds() - busy - (time.process_time() - own)
-    return Round(samples, max(0.0, others))
+    own = time.process_time() - own
+    return Round(samples, max(0.0, _busy_seconds() - busy - own), own, failed)
 
 
 def ratios(rounds: list[Round], name: str, base: str) -> list[float]:
-    """CPU seconds of `name` over those of `base`, one value per round; empty when either was not timed."""
+    """Seconds that `name` spends over those of `base`, one value per round; empty when either was not timed."""
     both = [r.samples for r in rounds if name in r.samples and base in r.samples]
-    return [samples[name].cpu / samples[base].cpu for samples in both]
+    return [samples[name].spent / samples[base].spent for samples in both]
 
 
 def spread(values: list[float]) -> dict[str, float] | None:

@@ -1,7 +1,7 @@
 """On what we measure: the machine in words, the libraries and their versions, and how fast it multiplies.
 
-The ceiling of every method here is the rate of `torch.mm` on tiles that stay in cache. A loss of n products
-(one product: a b x b x d matrix multiplication, 2 b^2 d operations) that takes t CPU seconds reaches the share
+The ceiling of every method here is the rate of `torch.mm`, on a CPU on tiles that stay in cache. A loss of n products
+(one product: a b x b x d matrix multiplication, 2 b^2 d operations) that spends t seconds reaches the share
 
     n 2 b^2 d / t  /  rate of torch.mm
 
@@ -20,7 +20,7 @@ import torch
 from minilib.bench.harness import usable_cores
 from minilib.kernels.tiled import TILE_COLS, TILE_ROWS
 
-LIBRARIES = ("torch", "numpy", "open_clip_torch", "sentence-transformers", "transformers")
+LIBRARIES = ("torch", "numpy", "open_clip_torch", "sentence-transformers", "transformers", "triton", "inf-cl")
 MOST_TILES = 256  # about a CPU second of products at d = 512
 
 
@@ -39,10 +39,10 @@ def describe() -> dict[str, Any]:
     }
 
 
-def product_step(batch: int, dim: int) -> tuple[Callable[[Any], None], int]:
-    """A call that only multiplies cache-sized fp32 tiles, and its floating-point operations."""
-    rows, cols = torch.randn(TILE_ROWS, dim), torch.randn(TILE_COLS, dim)
-    tile = torch.empty(TILE_ROWS, TILE_COLS)
+def product_step(batch: int, dim: int, dtype: torch.dtype = torch.float32) -> tuple[Callable[[Any], None], int]:
+    """A call that only multiplies cache-sized tiles, and its floating-point operations."""
+    rows, cols = torch.randn(TILE_ROWS, dim, dtype=dtype), torch.randn(TILE_COLS, dim, dtype=dtype)
+    tile = torch.empty(TILE_ROWS, TILE_COLS, dtype=dtype)
     count = min(MOST_TILES, max(8, batch * batch // (TILE_ROWS * TILE_COLS)))
 
     def multiply(_: Any) -> None:

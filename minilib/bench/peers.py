@@ -4,6 +4,7 @@
     F.linear_cross_entropy   torch's chunked loss, once per direction, scaled images as rows (torch 2.13 and newer)
     open_clip                `ClipLoss` and `SigLipLoss` as one process calls them
     sentence-transformers    `CachedMultipleNegativesRankingLoss`, both directions, on embeddings that exist already
+    inf-cl                   the authors' package, on a card only: see `authors`
 
 Proven in tests/test_bench_is_honest.py.
 """
@@ -19,22 +20,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minilib.bench import authors, on_card
 from minilib.bench.harness import first_line
-from minilib.bench.methods import Inputs, Method, backward
+from minilib.bench.methods import ROUNDED, Inputs, Method, UnavailableError, backward
 
 COMPILE_SECONDS = 240.0  # the time that a trial compilation may take
 BUILTIN_CHUNK_ROWS = 2048  # of 512 to 4,096 and the built-in choice, the fastest at b = 8,192
 CACHED_CHUNK_ROWS = 512  # of 32 (its default, meant for encoders) to 2,048, the fastest at 4,096 and 8,192
 
 
-class UnavailableError(Exception):
-    """A peer cannot run here; the message is one sentence with the reason and the mend."""
-
-
-def available(names: tuple[str, ...] | None = None) -> tuple[list[Method], dict[str, str]]:
-    """The peers that run here, and for each of the others a sentence that says why not."""
+def available(names: tuple[str, ...] | None = None, device: str = "cpu") -> tuple[list[Method], dict[str, str]]:
+    """The peers that run on `device`, and for each of the others a sentence that says why not."""
     methods, skipped = [], {}
-    for name, build in PEERS.items():
+    for name, build in (PEERS if device == "cpu" else CARD_PEERS).items():
         if names is not None and name not in names:
             continue
         try:
@@ -72,7 +70,7 @@ def linear_cross_entropy() -> Method:
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=BUILTIN_CHUNK_ROWS, chunking_method=None)
 
     def step(x: Inputs) -> Tensor:
-        labels = torch.arange(len(x.img))
+        labels = torch.arange(len(x.img), device=x.img.device)
         img = F.linear_cross_entropy(x.scale * x.img, x.txt, labels, options=options)
         txt = F.linear_cross_entropy(x.scale * x.txt, x.img, labels, options=options)
         return backward((img + txt) / 2)
@@ -118,7 +116,12 @@ def sentence_transformers_cached() -> Method:
         )
         return loss.calculate_loss([[x.img], [x.txt]], with_backward=True)
 
-    return Method("sentence-transformers cached", step, products=6, matrices=0.5, scale_grad=False)
+    return Method("sentence-transformers cached", step, products=6, matrices=0.5, missing=("scale",))
+
+
+def halved(peer: Method, half: torch.dtype = torch.bfloat16) -> Method:
+    """The same peer on features of half precision, its errors allowed to be those of such features."""
+    return peer._replace(dtype=half, tolerance=ROUNDED)
 
 
 def _dense_loss(img: Tensor, txt: Tensor, scale: Tensor) -> Tensor:
@@ -165,4 +168,12 @@ PEERS = {
     "open_clip ClipLoss": open_clip,
     "sentence-transformers cached": sentence_transformers_cached,
     "open_clip SigLipLoss": open_clip_siglip,
+    "inf-cl": authors.inf_cl,
+}
+CARD_PEERS = {  # in half precision, each on the features that it is given
+    "compiled dense": on_card.compiled_dense,
+    "F.linear_cross_entropy, twice": lambda: halved(linear_cross_entropy()),
+    "open_clip ClipLoss": lambda: halved(open_clip()),
+    "open_clip SigLipLoss": lambda: halved(open_clip_siglip()),
+    "inf-cl": authors.inf_cl,
 }

@@ -12,6 +12,8 @@ Taught in notebooks/06_pass_tiles_around_a_ring.ipynb; proven in tests/test_the_
 tests/test_a_lost_rank_stops_the_others.py.
 """
 
+from __future__ import annotations  # a torch without distributed has no ProcessGroup to name
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -157,7 +159,7 @@ class ProcessRing:
                 return total
         return None
 
-    def _post(self, request: Pass) -> "Arriving":
+    def _post(self, request: Pass) -> Arriving:
         arriving = request.tensor.new_empty(request.rows, *request.tensor.shape[1:])
         following, previous = (self.rank + 1) % self.ranks, (self.rank - 1) % self.ranks
         options = {"group": self.group, "tag": TAGS[request.what]}

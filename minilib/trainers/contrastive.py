@@ -1,15 +1,18 @@
 """ContrastiveTrainer: a bare training loop for two towers, at any batch size.
 
 One step takes the gradient of the loss over the whole batch (`embedding_cache`), whatever fits into memory at once, and
-one optimizer step. What happens in step k depends on nothing but the weights, the optimizer's state, the seed and k:
-the order of the data and the random draws are functions of (seed, k), so that a run that was killed and resumed ends
-with the same bits as one that was not.
+one optimizer step. What happens in step k depends on nothing but the weights, the optimizer's state, the seed and k
+(`schedule`), so that a run that was killed and resumed ends with the same bits as one that was not.
 
-    learning rate    lr min(1, (k + 1) / warmup) (1 + cos(pi k / steps)) / 2
     logit scale      s = exp(min(t, ln 100)), t learned, as CLIP clamps it
+    n ranks          rank p encodes part p of the batch, the ring compares it with all others, gradients are averaged
+
+On several ranks (`torchrun`, or any group) it is the same trainer: the batch is that of all ranks together, and every
+rank has the loss and the weights that one process would have after each step, up to rounding.
 
 Source: Inf-CL, section 4.1 (its set-up). Taught in notebooks/07_train_with_giant_batches.ipynb, proven in
-tests/test_training_curves_agree.py and tests/test_resume_is_bit_equal.py.
+tests/test_training_curves_agree.py, tests/test_resume_is_bit_equal.py and, for ranks,
+tests/test_training_on_many_ranks_equals_one.py and tests/test_a_lost_rank_stops_the_others.py.
 """
 
 import math
@@ -20,9 +23,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from minilib.losses import _inputs, clip_loss, siglip_loss
-from minilib.trainers import checkpoint
+from minilib.losses import clip_loss, siglip_loss
+from minilib.trainers import checkpoint, ranks, settings
 from minilib.trainers.embedding_cache import cached_backward
+from minilib.trainers.schedule import batch_indices, learning_rate, part_of, seed_of_draws
 
 LARGEST_LOG_SCALE = math.log(100)
 
@@ -32,21 +36,28 @@ class ContrastiveTrainer:
 
     Args:
         model: has `encode_image(images)`, `encode_text(captions)` -> normalised features `(k, d)`, a parameter
-            `logit_scale` (log s) and, for the sigmoid loss, `logit_bias`; see `minilib.models.TwoTowers`.
+            `logit_scale` (log s) and, for the sigmoid loss, `logit_bias`; see `minilib.models.TwoTowers`. On several
+            ranks all start from the weights of rank 0; a DistributedDataParallel around it is taken off.
         dataset: rows by a list of indices, `dataset[[3, 1]]` -> `{"image": ..., "caption": ...}`, as `datasets` does.
-        batch_size: pairs that are compared with each other in one step.
-        micro_batch_size: pairs that the encoders see at a time; their memory depends on this alone.
+        batch_size: pairs that are compared with each other in one step, of all ranks together.
+        micro_batch_size: pairs that the encoders of a rank see at a time; their memory depends on this alone.
         steps: steps of the whole run, from which the learning rate is scheduled.
         loss: "clip" or "siglip".
         backend: as in `clip_loss`.
         lr, weight_decay, warmup: AdamW's settings; `warmup` in steps.
         frozen: "image" or "text" keeps that tower as it is (its gradient work is skipped), None trains both.
         seed: data order and random draws.
-        output_dir: where `checkpoint.pt` is kept; None keeps none.
+        output_dir: where `checkpoint.pt` is kept, on a disk that all ranks see; None keeps none.
         save_every: steps between checkpoints.
         loss_options: further keyword arguments of the loss, e.g. `{"keep": 2e9}`.
-        progress: show a tqdm bar.
+        progress: show a tqdm bar, on rank 0.
         description: the words before the bar.
+        group: process group of the ranks that train together; None takes the default group where there is one. A
+            group of one rank trains alone.
+
+    Raises:
+        ValueError, TypeError: one sentence, also where ranks disagree. ConnectionError: one sentence, when a rank is
+            lost; the last checkpoint stays usable, on any number of ranks.
     """
 
     def __init__(
@@ -69,25 +80,31 @@ class ContrastiveTrainer:
         loss_options: dict | None = None,
         progress: bool = True,
         description: str = "steps",
+        group=None,
     ):
         self.settings = {
             "batch_size": batch_size, "steps": steps, "micro_batch_size": micro_batch_size, "loss": loss,
             "lr": lr, "weight_decay": weight_decay, "warmup": warmup, "frozen": frozen, "seed": seed,
             "dataset_rows": len(dataset),
         }  # fmt: skip
-        _check(self.settings, save_every, backend)
-        self.model, self.dataset = model, dataset
-        self.loss_options = {"backend": backend, **(loss_options or {})}
-        self.save_every, self.progress, self.description = save_every, progress, description
+        self.model, self.group = ranks.unwrap(model, group)
+        self.rank, self.ranks = ranks.place(self.group)
+        ranks.agree(self.group, self.settings)
+        settings.check(self.settings, save_every, backend, self.ranks)
+        ranks.share_weights(self.group, self.model)
+        self.dataset = dataset
+        self.loss_options = {"backend": backend, "group": self.group, **(loss_options or {})}
+        self.save_every, self.progress, self.description = save_every, progress and self.rank == 0, description
         self.path = Path(output_dir) / "checkpoint.pt" if output_dir is not None else None
-        self.optimizer = torch.optim.AdamW(_parameter_groups(model, frozen, weight_decay), lr=lr)
+        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, frozen, weight_decay), lr=lr)
         self.records: list[dict] = []
 
     def train(self, *, resume: bool = True) -> list[dict]:
         """Run to the last step and return one plain record per step; continues from the checkpoint if there is one."""
-        if resume and self.path is not None and self.path.exists():
-            saved = checkpoint.load(self.path, model=self.model, optimizer=self.optimizer, settings=self.settings)
-            self.records = saved["records"]
+        # Also a meeting: rank 0 may still be writing the checkpoint of an earlier run when the others come to read it.
+        ranks.agree(self.group, {"resume": resume, "output_dir": "None" if self.path is None else "given"})
+        if resume and self.path is not None:
+            self._resume()
         first, steps = len(self.records), self.settings["steps"]
         with tqdm(total=steps, initial=first, desc=self.description, disable=not self.progress) as bar:
             for step in range(first, steps):
@@ -106,7 +123,7 @@ class ContrastiveTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.model.train()
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
-            torch.manual_seed(_mix(self.settings["seed"], step))
+            torch.manual_seed(seed_of_draws(self.settings["seed"], step, self.rank))
             loss = self.backward(step)
         self.optimizer.step()
         with torch.no_grad():
@@ -118,8 +135,16 @@ class ContrastiveTrainer:
         }  # fmt: skip
 
     def backward(self, step: int) -> Tensor:
-        """Leave the gradient of batch number `step` in the parameters and return its loss, detached."""
+        """Leave the gradient of batch number `step` in the parameters and return its loss, detached.
+
+        On several ranks each goes backward through its own part; then all exchange gradients and losses, once.
+        """
         indices = batch_indices(step, len(self.dataset), self.settings["batch_size"], self.settings["seed"])
+        share = self._backward(part_of(indices, self.rank, self.ranks))
+        return ranks.average(self.group, _trained(self.optimizer), share)
+
+    def _backward(self, indices: Tensor) -> Tensor:
+        """The gradient of these rows' share of the loss, through the embedding cache where they do not fit at once."""
         micro_batches = indices.split(self.settings["micro_batch_size"])
         frozen = [self.settings["frozen"] == side for side in ("image", "text")]
         if len(micro_batches) == 1:  # nothing to cache: one pass does it
@@ -142,10 +167,20 @@ class ContrastiveTrainer:
         return clip_loss(img, txt, scale, **self.loss_options)
 
     def save(self) -> None:
-        """Write the checkpoint; the previous one stays until the new one is whole."""
-        checkpoint.save(
-            self.path, model=self.model, optimizer=self.optimizer, settings=self.settings, records=self.records
-        )
+        """Write the checkpoint, on rank 0; the previous one stays until the new one is whole."""
+        if self.rank == 0:
+            checkpoint.save(
+                self.path, model=self.model, optimizer=self.optimizer, settings=self.settings, records=self.records
+            )
+
+    def _resume(self) -> None:
+        """Go on from the checkpoint if there is one, on all ranks from the same."""
+        with ranks.told(self.group):
+            if self.path.exists():
+                saved = checkpoint.load(self.path, model=self.model, optimizer=self.optimizer, settings=self.settings)
+                self.records = saved["records"]
+        found = f"at step {len(self.records)}, loss {self.records[-1]['loss']}," if self.records else "absent"
+        ranks.agree(self.group, {"checkpoint": found}, "give all ranks one output_dir on a disk that they all see")
 
     def _encode_image(self, rows: dict) -> Tensor:
         return self.model.encode_image(rows["image"])
@@ -167,22 +202,6 @@ class _Rows:
         return (self.dataset[indices.tolist()] for indices in self.micro_batches)
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
-    """Linear warm-up, then half a cosine down to zero."""
-    return peak * min(1.0, (step + 1) / max(1, warmup)) * (1 + math.cos(math.pi * step / steps)) / 2
-
-
-def batch_indices(step: int, rows: int, batch_size: int, seed: int) -> Tensor:
-    """Row numbers `(batch_size,)` of batch number `step`: each epoch a new permutation, its ragged end left out."""
-    epoch, number = divmod(step, rows // batch_size)
-    order = torch.randperm(rows, generator=torch.Generator().manual_seed(_mix(seed, epoch)))
-    return order[number * batch_size : (number + 1) * batch_size]
-
-
-def _mix(seed: int, number: int) -> int:
-    return seed * 1_000_003 + number
-
-
 def _parameter_groups(model: nn.Module, frozen: str | None, weight_decay: float) -> list[dict]:
     """Weights with decay; biases, norms and the scale without; a frozen tower's parameters not at all."""
     names = [(n, p) for n, p in model.named_parameters() if not (frozen and n.startswith(f"{frozen}_tower."))]
@@ -192,19 +211,5 @@ def _parameter_groups(model: nn.Module, frozen: str | None, weight_decay: float)
     ]
 
 
-def _check(settings: dict, save_every: int, backend: str) -> None:
-    _inputs.resolve(backend)
-    for name in ("batch_size", "micro_batch_size", "steps"):
-        if settings[name] < 1:
-            raise ValueError(f"{name} is {settings[name]}: give a positive whole number.")
-    if save_every < 1:
-        raise ValueError(f"save_every is {save_every}: give a positive whole number of steps.")
-    if settings["batch_size"] > settings["dataset_rows"]:
-        raise ValueError(
-            f"batch_size is {settings['batch_size']} but the dataset has {settings['dataset_rows']} rows: "
-            "take a smaller batch or a larger dataset."
-        )
-    if settings["loss"] not in ("clip", "siglip"):
-        raise ValueError(f"loss {settings['loss']!r} is unknown: choose 'clip' or 'siglip'.")
-    if settings["frozen"] not in (None, "image", "text"):
-        raise ValueError(f"frozen is {settings['frozen']!r}: choose 'image', 'text' or None.")
+def _trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

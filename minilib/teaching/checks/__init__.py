@@ -13,21 +13,45 @@ from minilib.teaching.checks.lesson04 import (
     check_tiled_forward,
     check_tiled_row_lse,
 )
+from minilib.teaching.checks.lesson05 import (
+    check_block_sums,
+    check_both_sums,
+    check_gradient_chunk,
+    check_scale_matrix,
+    check_tile_logits,
+)
+from minilib.teaching.checks.lesson06 import (
+    check_bytes_per_rank,
+    check_holds,
+    check_rank_share,
+    check_ring_row_lse,
+    check_scale_part,
+)
 from minilib.teaching.checks.lesson07 import check_embedding_cache_grads, check_lr_for_batch
 
 __all__ = [
     "check_accumulated_loss",
+    "check_block_sums",
+    "check_both_sums",
+    "check_bytes_per_rank",
     "check_embedding_cache_grads",
+    "check_gradient_chunk",
+    "check_holds",
     "check_info_nce",
     "check_largest_batch",
     "check_log_b_bound",
     "check_lr_for_batch",
     "check_merge",
     "check_predict_dense_bytes",
+    "check_rank_share",
     "check_recall_at_1",
+    "check_ring_row_lse",
     "check_saved_floats",
+    "check_scale_matrix",
+    "check_scale_part",
     "check_stable_lse",
     "check_tile_gradient",
+    "check_tile_logits",
     "check_tiled_backward",
     "check_tiled_forward",
     "check_tiled_row_lse",

@@ -1,0 +1,221 @@
+"""Lesson 06: every check says all three of its lines, the library passes, and each typical mistake has its own hint.
+
+And its optional cell, the one with real processes, finds what virtual ranks find, or gives up in one sentence.
+
+Where the library has the function, it is the solution: the schedule of `Place`, the row sums of a virtual ring's own
+sweep, the bytes of `bytes_sent`. A mistake is the same small function with one slip in it.
+"""
+
+import re
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from lesson_rules import exercises
+
+from minilib import lse
+from minilib.kernels import ring_visits, tiled
+from minilib.kernels.ring import Place, bytes_sent
+from minilib.kernels.wire import VirtualRing
+from minilib.losses._features import row_dots
+from minilib.losses.ring import ring_clip_loss
+from minilib.teaching import checks, real_ranks
+from minilib.teaching.repro import random_features
+
+NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "06_pass_tiles_around_a_ring.ipynb"
+
+
+def holds(rank, step, ranks):
+    return Place(rank, [1] * ranks).holds(step)
+
+
+def library_rows(images, texts, scale):
+    scale, counts, local = images[0].new_tensor(scale), [len(i) for i in images], ring_visits.Local(tiled, None, {})
+    programs = [
+        ring_visits.clip_sums(Place(p, counts), img, txt, scale, scale * row_dots(img, txt), None, local)
+        for p, (img, txt) in enumerate(zip(images, texts))
+    ]
+    return [sums.rows for sums in VirtualRing(len(counts)).run(programs)]
+
+
+def rows(images, texts, scale, start=0, stop=0, masked=lambda owner, p: owner == p, way=-1, fold=lse.update):
+    """The sweep of every rank over steps `start` to `ranks + stop`; the defaults are right."""
+    answers = []
+    for p, img in enumerate(images):
+        pair = lse.empty((len(img),), dtype=img.dtype)
+        for step in range(start, len(texts) + stop):
+            owner = (p + way * step) % len(texts)
+            logits = scale * img @ texts[owner].T  # (m, rows of owner)
+            pair = fold(pair, logits.fill_diagonal_(-torch.inf) if masked(owner, p) else logits)
+        answers.append(lse.value(pair))
+    return answers
+
+
+def plain_sums(pair, logits):
+    return torch.zeros_like(pair[0]), pair[1] + torch.exp(logits).sum(1)
+
+
+def columns(images, texts, scale):
+    return rows(texts, images, scale)
+
+
+def library_bytes(batch, dim, ranks):
+    sent = bytes_sent([batch // ranks] * ranks, 0, dim, 4)
+    return sent.get("texts", 0) + sent.get("gradients", 0)
+
+
+def share(rows, cols, positive, ranks, batch):
+    return ((rows + cols) / 2 - positive).sum() * ranks / batch
+
+
+def part(rank, images, grads, scale):
+    return row_dots(images[rank], grads[rank]).sum() / scale
+
+
+SOLUTIONS = {
+    "holds": holds,
+    "ring_row_lse": library_rows,
+    "bytes_per_rank": library_bytes,
+    "rank_share": share,
+    "scale_part": part,
+}
+
+MISTAKES = [
+    ("holds", lambda r, s, n: (r + s) % n, "the other way"),
+    ("holds", lambda r, s, n: (r - s - 1) % n, "one step ahead"),
+    ("holds", lambda r, s, n: (r - s + 1) % n, "one step behind"),
+    ("holds", lambda r, s, n: r - s, "below 0"),
+    ("holds", lambda r, s, n: (s - r) % n, "exchanged"),
+    ("holds", lambda r, s, n: r, "nothing moves"),
+    ("ring_row_lse", lambda i, t, s: rows(i, t, s, masked=lambda owner, p: False), "own text is among"),
+    ("ring_row_lse", lambda i, t, s: rows(i, t, s, masked=lambda owner, p: True), "left out of every block"),
+    ("ring_row_lse", lambda i, t, s: rows(i, t, s, stop=1), "counted twice"),
+    ("ring_row_lse", lambda i, t, s: rows(i, t, s, start=1), "never counted"),
+    ("ring_row_lse", lambda i, t, s: rows(i, t, s, stop=-1), "last block is missing"),
+    ("ring_row_lse", lambda i, t, s: rows(i, t, s, stop=1 - len(t)), "only the own block"),
+    ("ring_row_lse", lambda i, t, s: rows(i, t, s, fold=plain_sums), "not finite"),
+    ("ring_row_lse", columns, "down the columns"),
+    ("ring_row_lse", lambda i, t, s: torch.cat(rows(i, t, s)), "one tensor per rank"),
+    ("bytes_per_rank", lambda b, d, n: 3 * 4 * b * d, "one hop too many: the last step"),
+    ("bytes_per_rank", lambda b, d, n: 4 * b * d * (2 * (n - 1) / n + 1), "the gradient makes one hop too many"),
+    ("bytes_per_rank", lambda b, d, n: 8 * b * d * (2 * (n - 1) / n + 1), "both directions"),
+    ("bytes_per_rank", lambda b, d, n: 4 * b * d * (n - 1) / n, "only the forward pass"),
+    ("bytes_per_rank", lambda b, d, n: 8 * b * d * (n - 1) / n, "in the backward pass too"),
+    ("bytes_per_rank", lambda b, d, n: library_bytes(b, d, n) / 4, "4 bytes"),
+    ("bytes_per_rank", lambda b, d, n: library_bytes(b, d, n) * n, "count one"),
+    ("rank_share", lambda r, c, p, n, b: share(r, c, p, 1, len(r)), "mean over the own rows"),
+    ("rank_share", lambda r, c, p, n, b: share(r, c, p, 1, b), "n is missing"),
+    ("rank_share", lambda r, c, p, n, b: share(r, c, p, n, 1), "not divided by the batch"),
+    ("rank_share", lambda r, c, p, n, b: share(r, c, p, 1, 1), "neither divided"),
+    ("rank_share", lambda r, c, p, n, b: share(r, r, p, n, b), "only the rows"),
+    ("rank_share", lambda r, c, p, n, b: (r + c - p).sum() * n / b, "rows and columns are added"),
+    ("rank_share", lambda r, c, p, n, b: share(r, c, 0, n, b), "not subtracted"),
+    ("scale_part", lambda r, i, g, s: sum(part(k, i, g, s) for k in range(len(i))), "n times too large"),
+    ("scale_part", lambda r, i, g, s: part(r, i, g, 1), "logarithm"),
+    ("scale_part", lambda r, i, g, s: part(r, i, g, s) / len(i), "will do that"),
+    ("scale_part", lambda r, i, g, s: part(r, i, g, s) / len(i[r]), "averaged over the own rows"),
+]
+
+
+def line_of(capsys, name, learner):
+    getattr(checks, f"check_{name}")(learner)
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1, printed
+    return printed.strip()
+
+
+def lesson():
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def run_cell(name):
+    """The stub of the notebook as a function."""
+    scope = {}
+    exec(next(c.source for c in lesson().cells if f"def {name}(" in c.source and "raise NotImpl" in c.source), scope)
+    return scope[name]
+
+
+def test_every_exercise_of_the_lesson_is_tried_here():
+    asked = re.findall(r"checks\.check_(\w+)\(", "\n".join(c.source for c in lesson().cells if c.cell_type == "code"))
+    assert asked == list(SOLUTIONS)
+    assert len(exercises(lesson())) == len(SOLUTIONS)
+    assert all(sum(name == mistaken for mistaken, _, _ in MISTAKES) >= 3 for name in SOLUTIONS)
+
+
+@pytest.mark.parametrize("name", SOLUTIONS)
+def test_the_stub_of_the_notebook_is_not_attempted_yet(capsys, name):
+    assert line_of(capsys, name, run_cell(name)).startswith("Not attempted yet: ")
+
+
+@pytest.mark.parametrize("name", SOLUTIONS)
+def test_the_library_passes(capsys, name):
+    assert line_of(capsys, name, SOLUTIONS[name]).startswith("Passed: ")
+
+
+def test_the_sweep_that_the_mistakes_are_made_from_is_right(capsys):
+    assert line_of(capsys, "ring_row_lse", rows).startswith("Passed: ")
+
+
+@pytest.mark.parametrize(("name", "learner", "words"), MISTAKES, ids=[f"{n}: {w}" for n, _, w in MISTAKES])
+def test_a_typical_mistake_gets_a_hint_of_its_own(capsys, name, learner, words):
+    line = line_of(capsys, name, learner)
+    assert line.startswith("Not yet: "), line
+    assert words in line, line
+    assert line == line_of(capsys, name, learner)
+    assert not re.search(r"0x[0-9a-f]{6,}|/\w+/\w+", line)  # no addresses, no paths
+
+
+def test_the_hints_of_one_exercise_differ(capsys):
+    for name in SOLUTIONS:
+        lines = [line_of(capsys, name, learner) for mistaken, learner, _ in MISTAKES if mistaken == name]
+        assert len(set(lines)) == len(lines), lines
+
+
+@pytest.mark.parametrize("name", SOLUTIONS)
+def test_whatever_the_function_returns_or_raises_the_check_prints_one_line(capsys, name):
+    def broken(*args):
+        raise ZeroDivisionError("division by zero")
+
+    for learner in (broken, lambda *args: None, lambda *args: "text", lambda *args: torch.zeros(2, 3, 4)):
+        assert line_of(capsys, name, learner).startswith("Not yet: ")
+
+
+@pytest.mark.parametrize("name", SOLUTIONS)
+def test_the_solution_that_is_folded_in_the_notebook_passes(capsys, name):
+    folds = [c.source for c in lesson().cells if c.cell_type == "markdown"]
+    folded = next(block for text in folds for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+                  if f"def {name}(" in block)  # fmt: skip
+    scope = {"torch": torch, "lse": lse}
+    exec(folded, scope)
+    assert line_of(capsys, name, scope[name]).startswith("Passed: ")
+
+
+@pytest.mark.slow
+def test_real_processes_find_what_virtual_ranks_find():
+    counts, sides = [3, 5, 2], random_features(10, 4, dtype=torch.float64)
+    shards, ring = [side.requires_grad_().split(counts) for side in sides], VirtualRing(3)
+    shares = ring_clip_loss(ring, *shards, 14.3)
+    grads = [grad.split(counts) for grad in torch.autograd.grad(shares.sum(), sides)]
+    for rank, found in enumerate(real_ranks.run(*shards, 14.3)):
+        assert abs(found.share - shares[rank]) < 1e-12
+        for got, want in zip((found.img_grad, found.txt_grad), grads):
+            assert torch.allclose(got, want[rank], rtol=0, atol=1e-12)
+        assert found.sent == ring.diary.sent(rank)
+
+
+def test_processes_that_take_too_long_are_given_up_in_one_sentence():
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"rank 0 brought nothing within 0.1 s: read on with the virtual ranks\."):
+        real_ranks.run(*(side.split(2) for side in random_features(4, 3)), 14.3, patience=0.1)
+    assert time.monotonic() - started < 20
+
+
+def test_a_system_without_processes_is_told_in_one_sentence(monkeypatch):
+    def refuse(self):
+        raise OSError("no more processes")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", refuse)
+    with pytest.raises(RuntimeError, match=r"processes cannot start here \(no more processes\)"):
+        real_ranks.run(*(side.split(2) for side in random_features(4, 3)), 14.3)
