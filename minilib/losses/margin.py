@@ -118,12 +118,11 @@ def _sweep(hidden, weight, labels, answer, examples, settings, chunk_size, neede
     logps, losses = torch.zeros_like(factors), []
     for e in range(examples):
         of_example = answer // each == e
-        sides = [(of_example & (place == 0)).nonzero()[:, 0], (of_example & (place > 0)).nonzero()[:, 0]]
+        sides = [_rows(of_example & (place == 0)), _rows(of_example & (place > 0))]
         for number, rows in enumerate(sides):
-            part = hidden[rows]  # (tokens of this side, d)
-            grads = empty_grad(part, dtype) if needed[0] else None, weight_grad and weight_grad.sides[number]
-            logps[rows] = _visit(part, weight, labels[rows], factors[rows], grads, chunk_size)
-            if needed[0]:
+            grads = hidden_grad[rows] if needed[0] else None, weight_grad and weight_grad.sides[number]
+            logps[rows] = _visit(hidden[rows], weight, labels[rows], factors[rows], grads, chunk_size)
+            if needed[0] and not isinstance(rows, slice):  # a slice is a view, rows picked by number are a copy
                 hidden_grad[rows] = grads[0]
         loss, scales = _loss_and_scales(*(factors[rows] @ logps[rows] for rows in sides), examples, **settings)
         losses.append(loss)
@@ -134,6 +133,13 @@ def _sweep(hidden, weight, labels, answer, examples, settings, chunk_size, neede
             weight_grad.add(*scales)
     means = mean_by_answer(logps, answer, len(lengths)).view(examples, -1)
     return torch.stack(losses).sum(), means, (hidden_grad, weight_grad and weight_grad.total)
+
+
+def _rows(wanted: Tensor) -> slice | Tensor:
+    """The numbers of the wanted rows, as a slice where they follow each other, which is what packing makes."""
+    rows = wanted.nonzero()[:, 0]
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first + 1 == len(rows) else rows
 
 
 def _visit(hidden, weight, labels, factors, grads, chunk_size) -> Tensor:
