@@ -140,18 +140,21 @@ def _at(x) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _time(found: list[Method], settings: dict[str, Any], skipped: dict[str, str]) -> dict[str, Any]:
     sizes = [settings[name] for name in ("tokens", "dim", "words")]
-    steps = {m.name: lambda inputs, m=m: m.step(ways.fresh(inputs, m.frozen)) for m in found}
+    steps, frozen = {m.name: m.step for m in found}, {m.name: m.frozen for m in found}
     with tqdm(total=len(steps) * (settings["rounds"] + 1), desc="logps", unit="call", leave=False) as bar:
-        _, failed = harness.warm_up(steps, lambda: ways.make_inputs(*sizes), bar)
+        _, failed = harness.warm_up(steps, lambda name: ways.fresh(ways.make_inputs(*sizes), frozen[name]), bar)
         skipped |= failed
         steps = {name: step for name, step in steps.items() if name not in failed}
         done = []
         for number in range(1, settings["rounds"] + 1):
             inputs = ways.make_inputs(*sizes, seed=number)
-            done.append(harness.one_round(steps, lambda inputs=inputs: inputs, number, bar))
+            again = lambda name, inputs=inputs: ways.fresh(inputs, frozen[name])  # noqa: E731
+            done.append(harness.one_round(steps, again, number, bar))
+            skipped |= done[-1].failed
+    steps = {name: step for name, step in steps.items() if name not in skipped}
     base = {m.name: FROZEN if m.frozen else "dense" for m in found if m.name in steps}
     return {
-        "cpu": {name: harness.spread([r.samples[name].cpu for r in done]) for name in steps},
+        "cpu": {name: harness.spread([r.samples[name].spent for r in done]) for name in steps},
         "wall": {name: harness.spread([r.samples[name].wall for r in done]) for name in steps},
         "ratio": {name: harness.spread(harness.ratios(done, name, base[name])) for name in steps},
         "rounds": [{name: sample._asdict() for name, sample in r.samples.items()} for r in done],
