@@ -8,9 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import refused
+from tiny_llama import tiny_llama
 from torch.utils.flop_counter import FlopCounterMode
 
-from minilib.losses.logps import mean_by_answer, token_logps
+from minilib.longcontext import answer_hidden, pack_answers, stack_packed
+from minilib.losses.logps import mean_by_answer, sequence_logps, token_logps
 from minilib.losses.margin import logo_loss_from_hidden
 from minilib.losses.preference import logo_loss, simpo_loss
 from minilib.teaching.memory import measure_peak
@@ -136,6 +138,24 @@ def test_without_grad_only_the_value_is_computed():
         loss, _ = logo_loss_from_hidden(row[0].requires_grad_(), *row[1:4], num_rejected=2, **SETTINGS)
     assert not loss.requires_grad
     assert counter.get_total_flops() == 2 * row[0].numel() * len(row[1])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_behind_a_model_all_parameters_get_the_gradient_of_sequence_logps(tied):
+    model = tiny_llama(tie_word_embeddings=tied)
+    batch = stack_packed(
+        [pack_answers([5, 9, 2, 7], [[1, 2, 3], [4], [5, 6]]), pack_answers([8, 3], [[7], [1, 1, 1, 1], [2, 9]])]
+    )
+    means = sequence_logps(model, batch)
+    parameters = list(model.parameters())
+    expected = torch.autograd.grad(logo_loss(means[:, 0], means[:, 1:], **SETTINGS), parameters)
+    hidden = answer_hidden(model, batch)
+    loss, swept_means = logo_loss_from_hidden(
+        hidden, model.lm_head.weight, batch.labels, batch.answer, num_rejected=2, **SETTINGS
+    )
+    torch.testing.assert_close(swept_means, means.detach(), rtol=1e-10, atol=0)
+    for mine, true in zip(torch.autograd.grad(loss, parameters), expected):
+        assert (mine - true).norm() <= 1e-10 * true.norm()
 
 
 @pytest.mark.parametrize(("trained", "expected"), [((True, True), 3), ((True, False), 2), ((False, True), 2)])
