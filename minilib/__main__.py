@@ -9,12 +9,17 @@ import sys
 
 from jsonargparse import auto_cli
 
-from minilib.bench import bench_contrastive
+from minilib.bench import bench_contrastive, bench_logps, bench_prefix
 from minilib.commands import clip, evaluate
 from minilib.doctor import doctor
 from minilib.teaching.tour import tour
 
-BENCH = {"_help": "Time the losses beside their peers, in one run.", "contrastive": bench_contrastive}
+BENCH = {
+    "_help": "Time the losses beside their peers, in one run.",
+    "contrastive": bench_contrastive,
+    "logps": bench_logps,
+    "prefix": bench_prefix,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,8 +1,11 @@
 """Side-by-side measurements, one file per claim: our losses beside named peers, in one process, in one run.
 
-`bench_contrastive` is the command `python -m minilib bench contrastive`; the parts below it are plain functions.
+`bench_contrastive`, `bench_logps` and `bench_prefix` are the commands `python -m minilib bench contrastive | logps |
+prefix`; the parts below them are plain functions.
 """
 
 from minilib.bench.contrastive import bench_contrastive
+from minilib.bench.logps import bench_logps
+from minilib.bench.prefix import bench_prefix
 
-__all__ = ["bench_contrastive"]
+__all__ = ["bench_contrastive", "bench_logps", "bench_prefix"]

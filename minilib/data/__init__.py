@@ -1,11 +1,19 @@
-"""Pairs of images and captions, always a `datasets.Dataset` with the columns `image` and `caption`.
+"""Pairs of images and captions, always a `datasets.Dataset` with the columns `image` and `caption`; long questions.
 
-scenes.py renders them, digits.py builds them from real handwriting, files.py reads your own; rows.py is what they
-share.
+scenes.py renders pairs, digits.py builds them from real handwriting, files.py reads your own; rows.py is what they
+share. haystack.py hides facts in long English and asks for them.
 """
 
 from .digits import digits_dataset, render_digits
-from .files import load_pairs
+from .files import load_pairs, load_questions
 from .scenes import render_scenes, scenes_dataset, vocabulary
 
-__all__ = ["digits_dataset", "load_pairs", "render_digits", "render_scenes", "scenes_dataset", "vocabulary"]
+__all__ = [
+    "digits_dataset",
+    "load_pairs",
+    "load_questions",
+    "render_digits",
+    "render_scenes",
+    "scenes_dataset",
+    "vocabulary",
+]
