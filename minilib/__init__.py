@@ -26,7 +26,7 @@ LATER = {
     "synthesize_positions": "minilib.longcontext",
     "token_logps": "minilib.losses.logps",
 }
-__all__ = ["clip_loss", "lse", "siglip_loss", *LATER]  # noqa: PLE0604
+__all__ = ["clip_loss", "lse", "siglip_loss", *LATER]
 
 
 def __getattr__(name: str):
