@@ -85,15 +85,15 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     model = _model(settings, torch.float32)
     steps = {name: lambda _, run=run: _step(model, run, pack) for name, run in METHODS.items()}
     with tqdm(total=len(steps) * (settings["rounds"] + 1), desc="prefix", unit="call", leave=False) as bar:
-        _, failed = harness.warm_up(steps, lambda: None, bar)
+        _, failed = harness.warm_up(steps, lambda name: None, bar)
         if failed:
             raise RuntimeError(f"{next(iter(failed))}: {next(iter(failed.values()))}")
-        done = [harness.one_round(steps, lambda: None, k, bar) for k in range(1, settings["rounds"] + 1)]
+        done = [harness.one_round(steps, lambda name: None, k, bar) for k in range(1, settings["rounds"] + 1)]
     return {
         "benchmark": "prefix",
         "settings": settings,
         "error": errors,
-        "cpu": {name: harness.spread([r.samples[name].cpu for r in done]) for name in METHODS},
+        "cpu": {name: harness.spread([r.samples[name].spent for r in done]) for name in METHODS},
         "ratio": {name: harness.spread(harness.ratios(done, name, BASE)) for name in METHODS},
         "ratio_one_by_one": {name: harness.spread(harness.ratios(done, name, ONE_BY_ONE)) for name in METHODS},
         "rounds": [{name: sample._asdict() for name, sample in r.samples.items()} for r in done],
