@@ -1,8 +1,7 @@
 """Long documents of real English with small facts hidden at known places, and questions about them.
 
-The hay is prose from the standard library's own documentation (`pydoc_data.topics`), sentence after sentence as it
-runs; the needles are sentences such as "Lisbon keeps amber." put between two of them. No name and no value of a needle
-occurs in the hay, so a found word is a found fact. Facts and their four kinds of question are `facts.py`'s.
+The hay (`hay.py`) is prose as it runs; the needles (`facts.py`) are sentences such as "Lisbon keeps amber.", put
+between two of its sentences. No name and no value of a needle occurs in the hay, so a found word is a found fact.
 
     depth = t / (T - n)
 
@@ -20,14 +19,13 @@ proven in tests/test_facts_lie_where_they_say.py.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import lru_cache
 from itertools import accumulate, count, islice
 from random import Random
 from typing import TYPE_CHECKING
 
-from .facts import KINDS, NAMES, NUMBERS, VALUES, draw_facts, fact_chunks, questions, words_of
+from .facts import KINDS, NUMBERS, VALUES, draw_facts, fact_chunks, questions, words_of
+from .hay import running_text, token_counter
 from .rows import positive_int
 
 if TYPE_CHECKING:
@@ -65,9 +63,8 @@ def haystack(
             rng = Random(f"{seed}/{k}")
             asked, pairs = draw_facts(rng, kind, values, distractors)
             row = hide_facts(rng, pairs, asked=asked, length=length, depth=depth, measure=measure)
-            _, question, answer = next(
-                q for q in questions(row["facts"]) if q[0] == kind and set(asked) <= words_of(q[1])
-            )
+            settled = questions(row["facts"])
+            _, question, answer = next(q for q in settled if q[0] == kind and asked <= words_of(q[1]))
             for fact in row["facts"] if chunk_size else ():
                 fact["chunks"] = fact_chunks(fact, chunk_size)
             yield {"context": row["context"], "question": question, "answer": answer, "kind": kind} | row
@@ -105,20 +102,6 @@ def _first_rows(rows: int, settings: dict) -> Iterator[dict]:
     yield from islice(haystack(**settings), rows)
 
 
-@lru_cache(maxsize=1)
-def hay() -> tuple[str, ...]:
-    """Every sentence of plain prose in the documentation, 6 to 30 words, free of our names and values."""
-    from pydoc_data.topics import topics
-
-    found, needles = [], {word.lower() for word in NAMES + VALUES}
-    for paragraph in re.split(r"\n\s*\n", "\n\n".join(topics.values())):
-        for sentence in re.split(r"(?<=[.!?]) (?=[A-Z])", " ".join(paragraph.split())):
-            plain = re.fullmatch(r"[A-Z][A-Za-z0-9 ,;:'\"()_.-]*[.]", sentence) and ":: " not in sentence
-            if plain and 6 <= len(sentence.split()) <= 30 and not needles & words_of(sentence.lower()):
-                found.append(sentence)
-    return tuple(found)
-
-
 def hide_facts(
     rng: Random,
     pairs: Sequence[tuple[str, str]],
@@ -136,7 +119,7 @@ def hide_facts(
         raise ValueError(
             f"length must hold the {length - room} tokens of the facts, got {length}: ask for more, or hide fewer."
         )
-    items = [(sentence, None) for sentence in _running_text(rng, room, measure)]
+    items = [(sentence, None) for sentence in running_text(rng, room, measure)]
     # The asked facts go in last, so that no later sentence moves them from the depth that was wished for.
     for fact, wish in sorted(zip(facts, depths), key=lambda pair: pair[0]["asked"]):
         starts = [0, *accumulate(measure(text) for text, _ in items)]
@@ -160,20 +143,6 @@ def _depths(rng: Random, facts: list[dict], depth: float | Sequence[float] | Non
     return wished
 
 
-def _running_text(rng: Random, room: int, measure: Callable[[str], int]) -> list[str]:
-    """Sentences as they run from a random one on; those that no longer fit are passed over, eight at most."""
-    text, passed, at = [], 0, rng.randrange(len(hay()))
-    while passed < 8:
-        sentence = hay()[at % len(hay())]
-        at += 1
-        if (cost := measure(sentence)) <= room:
-            text.append(sentence)
-            room -= cost
-        else:
-            passed += 1
-    return text
-
-
 def _write(items: list[tuple[str, dict | None]], measure: Callable[[str], int]) -> dict:
     """Join the sentences by blanks and note where every fact begins and ends, in characters and in tokens."""
     char, token, facts = 0, 0, []
@@ -186,17 +155,6 @@ def _write(items: list[tuple[str, dict | None]], measure: Callable[[str], int]) 
             facts.append(fact)
         char, token = char + len(text) + 1, token + cost
     return {"context": " ".join(text for text, _ in items), "tokens": total, "facts": facts}
-
-
-def token_counter(tokenizer: Callable | None = None) -> Callable[[str], int]:
-    """A function that counts the tokens of one sentence inside a text, and remembers what it has counted."""
-    if tokenizer is None:
-        tokenizer = re.compile(r"\w+|[^\w\s]").findall
-    if hasattr(tokenizer, "encode"):
-        return lru_cache(maxsize=100_000)(lambda text: len(tokenizer.encode(text, add_special_tokens=False)))
-    if not callable(tokenizer):
-        raise TypeError(f"tokenizer must be callable or offer encode, got {tokenizer!r}: pass one that splits a text.")
-    return lru_cache(maxsize=100_000)(lambda text: len(tokenizer(text)))
 
 
 def _check(length: int, kind: str, values: int, distractors: int, seed: int, start: int) -> None:
