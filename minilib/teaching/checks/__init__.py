@@ -28,6 +28,12 @@ from minilib.teaching.checks.lesson06 import (
     check_scale_part,
 )
 from minilib.teaching.checks.lesson07 import check_embedding_cache_grads, check_lr_for_batch
+from minilib.teaching.checks.lesson10 import (
+    check_label_logp,
+    check_logp_and_gradient,
+    check_pack_layout,
+    check_token_weights,
+)
 
 __all__ = [
     "check_accumulated_loss",
@@ -38,10 +44,13 @@ __all__ = [
     "check_gradient_chunk",
     "check_holds",
     "check_info_nce",
+    "check_label_logp",
     "check_largest_batch",
     "check_log_b_bound",
+    "check_logp_and_gradient",
     "check_lr_for_batch",
     "check_merge",
+    "check_pack_layout",
     "check_predict_dense_bytes",
     "check_rank_share",
     "check_recall_at_1",
@@ -55,5 +64,6 @@ __all__ = [
     "check_tiled_backward",
     "check_tiled_forward",
     "check_tiled_row_lse",
+    "check_token_weights",
     "check_update",
 ]

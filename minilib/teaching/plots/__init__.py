@@ -1,29 +1,35 @@
 """Figures of the lessons and of the tour: data in, `matplotlib.figure.Figure` out, nothing printed, nothing global.
 
 Every figure carries `figure.alt_text`. `show` displays one in a notebook, `to_png` gives its bytes for a page.
-One file per subject: `card` (the sheet they are drawn on), `costs`, `sums`, `contrast`, `kernels`, `ring`, `training`.
+One file per subject: `card` (the sheet they are drawn on), `costs`, `sums`, `contrast`, `kernels`, `ring`, `training`,
+`positions`, `vocabulary`.
 """
 
 from minilib.teaching.plots.card import show, to_png
 from minilib.teaching.plots.contrast import loss_vs_batch, pairs_seen, similarity_matrix, temperature_effect
 from minilib.teaching.plots.costs import memory_parts, memory_wall, predicted_vs_measured, timing_ratios
 from minilib.teaching.plots.kernels import masked_pointers, partial_tables, program_map, tile_film
+from minilib.teaching.plots.positions import who_sees_whom
 from minilib.teaching.plots.ring import ring_bytes, ring_chart, ring_film, ring_timeline
 from minilib.teaching.plots.sums import LARGEST_FILM, overflow_curve, running_max_film, tile_order
 from minilib.teaching.plots.training import image_grid, loss_curves, recall_vs_batch, retrieval_examples
+from minilib.teaching.plots.vocabulary import logits_map, packed_positions, products_by_visit, sharing_gain
 
 __all__ = [
     "LARGEST_FILM",
     "image_grid",
+    "logits_map",
     "loss_curves",
     "loss_vs_batch",
     "masked_pointers",
     "memory_parts",
     "memory_wall",
     "overflow_curve",
+    "packed_positions",
     "pairs_seen",
     "partial_tables",
     "predicted_vs_measured",
+    "products_by_visit",
     "program_map",
     "recall_vs_batch",
     "retrieval_examples",
@@ -32,6 +38,7 @@ __all__ = [
     "ring_film",
     "ring_timeline",
     "running_max_film",
+    "sharing_gain",
     "show",
     "similarity_matrix",
     "temperature_effect",
@@ -39,4 +46,5 @@ __all__ = [
     "tile_order",
     "timing_ratios",
     "to_png",
+    "who_sees_whom",
 ]
