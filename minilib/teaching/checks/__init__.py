@@ -34,12 +34,21 @@ from minilib.teaching.checks.lesson10 import (
     check_pack_layout,
     check_token_weights,
 )
+from minilib.teaching.checks.lesson12 import (
+    check_broken_promise,
+    check_continuous_positions,
+    check_coverage_share,
+    check_logits_across_gaps,
+)
 
 __all__ = [
     "check_accumulated_loss",
     "check_block_sums",
     "check_both_sums",
+    "check_broken_promise",
     "check_bytes_per_rank",
+    "check_continuous_positions",
+    "check_coverage_share",
     "check_embedding_cache_grads",
     "check_gradient_chunk",
     "check_holds",
@@ -47,6 +56,7 @@ __all__ = [
     "check_label_logp",
     "check_largest_batch",
     "check_log_b_bound",
+    "check_logits_across_gaps",
     "check_logp_and_gradient",
     "check_lr_for_batch",
     "check_merge",

@@ -2,21 +2,26 @@
 
 Every figure carries `figure.alt_text`. `show` displays one in a notebook, `to_png` gives its bytes for a page.
 One file per subject: `card` (the sheet they are drawn on), `costs`, `sums`, `contrast`, `kernels`, `ring`, `training`,
-`positions`, `vocabulary`.
+`positions`, `stretch`, `vocabulary`.
 """
 
 from minilib.teaching.plots.card import show, to_png
 from minilib.teaching.plots.contrast import loss_vs_batch, pairs_seen, similarity_matrix, temperature_effect
 from minilib.teaching.plots.costs import memory_parts, memory_wall, predicted_vs_measured, timing_ratios
 from minilib.teaching.plots.kernels import masked_pointers, partial_tables, program_map, tile_film
-from minilib.teaching.plots.positions import who_sees_whom
+from minilib.teaching.plots.positions import coverage_curves, distances_seen, position_strips, who_sees_whom
 from minilib.teaching.plots.ring import ring_bytes, ring_chart, ring_film, ring_timeline
+from minilib.teaching.plots.stretch import answers_by_length, attention_cut, score_beyond_window, stretched_frequencies
 from minilib.teaching.plots.sums import LARGEST_FILM, overflow_curve, running_max_film, tile_order
 from minilib.teaching.plots.training import image_grid, loss_curves, recall_vs_batch, retrieval_examples
 from minilib.teaching.plots.vocabulary import logits_map, packed_positions, products_by_visit, sharing_gain
 
 __all__ = [
     "LARGEST_FILM",
+    "answers_by_length",
+    "attention_cut",
+    "coverage_curves",
+    "distances_seen",
     "image_grid",
     "logits_map",
     "loss_curves",
@@ -28,6 +33,7 @@ __all__ = [
     "packed_positions",
     "pairs_seen",
     "partial_tables",
+    "position_strips",
     "predicted_vs_measured",
     "products_by_visit",
     "program_map",
@@ -38,9 +44,11 @@ __all__ = [
     "ring_film",
     "ring_timeline",
     "running_max_film",
+    "score_beyond_window",
     "sharing_gain",
     "show",
     "similarity_matrix",
+    "stretched_frequencies",
     "temperature_effect",
     "tile_film",
     "tile_order",
