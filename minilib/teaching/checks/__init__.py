@@ -28,6 +28,12 @@ from minilib.teaching.checks.lesson06 import (
     check_scale_part,
 )
 from minilib.teaching.checks.lesson07 import check_embedding_cache_grads, check_lr_for_batch
+from minilib.teaching.checks.lesson09 import (
+    check_logo_loss,
+    check_pair_shares,
+    check_sft_term,
+    check_simpo_loss,
+)
 from minilib.teaching.checks.lesson10 import (
     check_label_logp,
     check_logp_and_gradient,
@@ -57,10 +63,12 @@ __all__ = [
     "check_largest_batch",
     "check_log_b_bound",
     "check_logits_across_gaps",
+    "check_logo_loss",
     "check_logp_and_gradient",
     "check_lr_for_batch",
     "check_merge",
     "check_pack_layout",
+    "check_pair_shares",
     "check_predict_dense_bytes",
     "check_rank_share",
     "check_recall_at_1",
@@ -68,6 +76,8 @@ __all__ = [
     "check_saved_floats",
     "check_scale_matrix",
     "check_scale_part",
+    "check_sft_term",
+    "check_simpo_loss",
     "check_stable_lse",
     "check_tile_gradient",
     "check_tile_logits",

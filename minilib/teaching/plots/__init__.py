@@ -10,6 +10,7 @@ from minilib.teaching.plots.contrast import loss_vs_batch, pairs_seen, similarit
 from minilib.teaching.plots.costs import memory_parts, memory_wall, predicted_vs_measured, timing_ratios
 from minilib.teaching.plots.kernels import masked_pointers, partial_tables, program_map, tile_film
 from minilib.teaching.plots.positions import coverage_curves, distances_seen, position_strips, who_sees_whom
+from minilib.teaching.plots.preference import answer_curves, loss_vs_margin, mean_inside, push_bars
 from minilib.teaching.plots.ring import ring_bytes, ring_chart, ring_film, ring_timeline
 from minilib.teaching.plots.stretch import answers_by_length, attention_cut, score_beyond_window, stretched_frequencies
 from minilib.teaching.plots.sums import LARGEST_FILM, overflow_curve, running_max_film, tile_order
@@ -18,6 +19,7 @@ from minilib.teaching.plots.vocabulary import logits_map, packed_positions, prod
 
 __all__ = [
     "LARGEST_FILM",
+    "answer_curves",
     "answers_by_length",
     "attention_cut",
     "coverage_curves",
@@ -26,7 +28,9 @@ __all__ = [
     "logits_map",
     "loss_curves",
     "loss_vs_batch",
+    "loss_vs_margin",
     "masked_pointers",
+    "mean_inside",
     "memory_parts",
     "memory_wall",
     "overflow_curve",
@@ -37,6 +41,7 @@ __all__ = [
     "predicted_vs_measured",
     "products_by_visit",
     "program_map",
+    "push_bars",
     "recall_vs_batch",
     "retrieval_examples",
     "ring_bytes",
