@@ -5,11 +5,15 @@ share. haystack.py hides facts in long English and asks for them.
 """
 
 from .digits import digits_dataset, render_digits
+from .facts import as_prompt
 from .files import load_pairs, load_questions
+from .haystack import haystack_dataset
 from .scenes import render_scenes, scenes_dataset, vocabulary
 
 __all__ = [
+    "as_prompt",
     "digits_dataset",
+    "haystack_dataset",
     "load_pairs",
     "load_questions",
     "render_digits",

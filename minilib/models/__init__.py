@@ -1,9 +1,11 @@
-"""Encoders, and no trainer: each offers `encode_image`, `encode_text` and `logit_scale`.
+"""Models, and no trainer: encoders offer `encode_image`, `encode_text` and `logit_scale`.
 
 towers.py holds two small ones for a laptop; pretrained.py gives the same names to any dual encoder of transformers.
+tiny_lm.py is a small language model that was trained here, and answers.py lets one answer prompts in batches.
 """
 
+from .answers import answerer
 from .pretrained import HFTowers
 from .towers import TwoTowers
 
-__all__ = ["HFTowers", "TwoTowers"]
+__all__ = ["HFTowers", "TwoTowers", "answerer"]
