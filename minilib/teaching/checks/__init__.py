@@ -40,6 +40,12 @@ from minilib.teaching.checks.lesson10 import (
     check_pack_layout,
     check_token_weights,
 )
+from minilib.teaching.checks.lesson11 import (
+    check_critical_chunks,
+    check_mixed_context,
+    check_rare_overlap,
+    check_recount,
+)
 from minilib.teaching.checks.lesson12 import (
     check_broken_promise,
     check_continuous_positions,
@@ -55,6 +61,7 @@ __all__ = [
     "check_bytes_per_rank",
     "check_continuous_positions",
     "check_coverage_share",
+    "check_critical_chunks",
     "check_embedding_cache_grads",
     "check_gradient_chunk",
     "check_holds",
@@ -67,11 +74,14 @@ __all__ = [
     "check_logp_and_gradient",
     "check_lr_for_batch",
     "check_merge",
+    "check_mixed_context",
     "check_pack_layout",
     "check_pair_shares",
     "check_predict_dense_bytes",
     "check_rank_share",
+    "check_rare_overlap",
     "check_recall_at_1",
+    "check_recount",
     "check_ring_row_lse",
     "check_saved_floats",
     "check_scale_matrix",

@@ -2,13 +2,14 @@
 
 Every figure carries `figure.alt_text`. `show` displays one in a notebook, `to_png` gives its bytes for a page.
 One file per subject: `card` (the sheet they are drawn on), `costs`, `sums`, `contrast`, `kernels`, `ring`, `training`,
-`positions`, `stretch`, `vocabulary`.
+`pairs`, `positions`, `stretch`, `vocabulary`.
 """
 
 from minilib.teaching.plots.card import show, to_png
 from minilib.teaching.plots.contrast import loss_vs_batch, pairs_seen, similarity_matrix, temperature_effect
 from minilib.teaching.plots.costs import memory_parts, memory_wall, predicted_vs_measured, timing_ratios
 from minilib.teaching.plots.kernels import masked_pointers, partial_tables, program_map, tile_film
+from minilib.teaching.plots.pairs import answers_kept, chunk_scores, context_strips
 from minilib.teaching.plots.positions import coverage_curves, distances_seen, position_strips, who_sees_whom
 from minilib.teaching.plots.preference import answer_curves, loss_vs_margin, mean_inside, push_bars
 from minilib.teaching.plots.ring import ring_bytes, ring_chart, ring_film, ring_timeline
@@ -21,7 +22,10 @@ __all__ = [
     "LARGEST_FILM",
     "answer_curves",
     "answers_by_length",
+    "answers_kept",
     "attention_cut",
+    "chunk_scores",
+    "context_strips",
     "coverage_curves",
     "distances_seen",
     "image_grid",
