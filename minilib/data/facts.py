@@ -10,8 +10,8 @@ A fact is a dict with `name`, `value` and `text`; `haystack.py` hides it in runn
 every other name's, but for the one that two names share where a question needs it.
 
 The first three kinds follow LOGO's data (arXiv 2410.18533: single-detail and multi-detail questions, and a summary in
-place of the count); the fourth is its needle test of several lists with one value in common. Its lesson, 08, is not
-written yet; proven in tests/test_facts_lie_where_they_say.py.
+place of the count); the fourth is its needle test of several lists with one value in common. Taught in
+notebooks/08_see_long_context_models_fail.ipynb; proven in tests/test_facts_lie_where_they_say.py.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Reading, decoding and caching are the work of `datasets` and pillow. What is add
 has its fields, and a sentence with the row number where one has not.
 
 Pairs are taught in notebooks/07_train_with_giant_batches.ipynb and proven in
-tests/test_digits_are_real_and_files_are_yours.py; the lesson on questions is not written yet, they are proven in
+tests/test_digits_are_real_and_files_are_yours.py, questions in notebooks/11_make_chosen_and_rejected_answers.ipynb and
 tests/test_questions_are_read_whole.py.
 """
 

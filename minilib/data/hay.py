@@ -7,8 +7,8 @@ code, and without any word that a needle uses (`facts.py`); they stay in the ord
 one follows from the other as far as nothing was left out in between. Another version of Python documents itself in
 slightly other words.
 
-The paper (LOGO, arXiv 2410.18533) takes books and papers; these 22,000 words need no download. Its lesson, 08, is not
-written yet; proven in tests/test_facts_lie_where_they_say.py.
+The paper (LOGO, arXiv 2410.18533) takes books and papers; these 22,000 words need no download. Taught in
+notebooks/08_see_long_context_models_fail.ipynb; proven in tests/test_facts_lie_where_they_say.py.
 """
 
 from __future__ import annotations

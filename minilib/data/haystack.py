@@ -13,8 +13,8 @@ Row k of a seed depends on nothing but the arguments and k, so a stream can be s
 itself is the interpreter's: another version of Python documents itself in slightly other words.
 
 LOGO (arXiv 2410.18533) cuts books into chunks of 512 tokens and must guess which of them matter; here a document has
-any length, and every fact says where it lies and, in tokens, so in which chunks. Its lesson, 08, is not written yet;
-proven in tests/test_facts_lie_where_they_say.py.
+any length, and every fact says where it lies and, in tokens, so in which chunks. Taught in
+notebooks/08_see_long_context_models_fail.ipynb; proven in tests/test_facts_lie_where_they_say.py.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ At every place the same facts stand in the same text and the same question is as
 curve over places is no noise between questions. Intervals are Wilson's at 95 %. The paper (LOGO, arXiv 2410.18533)
 scores ROUGE recall on real documents; with facts of one word the share of right answers says the same.
 
-Any causal model and tokenizer of transformers will do. Its lesson, 08, is not written yet; proven in
-tests/test_long_contexts_are_measured_fairly.py.
+Any causal model and tokenizer of transformers will do. Taught in notebooks/08_see_long_context_models_fail.ipynb;
+proven in tests/test_long_contexts_are_measured_fairly.py.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ where
 A model within its window grows surer with more context; past it, the curve turns up. The paper (LOGO, arXiv 2410.18533)
 slides a window over PG-19 and gives one figure for each length; a figure for each position shows where it breaks.
 
-Its lesson, 08, is not written yet; proven in tests/test_long_contexts_are_measured_fairly.py.
+Taught in notebooks/08_see_long_context_models_fail.ipynb; proven in tests/test_long_contexts_are_measured_fairly.py.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ where
 Only sums over rows are wanted, so nothing is kept per column; there are no atomics, and results repeat bit by bit. The
 label is subtracted in the tile, in fp32, before the rounding: p - 1 would not survive it.
 
-Departure from the paper: none to speak of; LOGO's released code writes the logits down.
-Its lesson is not written yet; proven in tests/test_fused_logps_equal_dense.py.
+Departure from the paper: none to speak of; LOGO's released code writes the logits down. Taught in
+notebooks/10_score_a_long_answer.ipynb; proven in tests/test_fused_logps_equal_dense.py.
 """
 
 import triton

@@ -21,7 +21,7 @@ There are two ways to the gradient of sum_t c_t logp_t:
 Departure from the paper: LOGO's released code writes all logits down, for every position of three full sequences.
 Half-precision operands are widened one tile at a time; all sums are taken in fp32 (fp64 for fp64 operands).
 
-Its lesson is not written yet; proven in tests/test_token_logps_equal_dense.py.
+Taught in notebooks/10_score_a_long_answer.ipynb; proven in tests/test_token_logps_equal_dense.py.
 """
 
 from collections.abc import Iterator

@@ -11,7 +11,7 @@ fp16 or bf16, of one dtype, and are multiplied as they are. An fp16 scratch hold
 rows in memory. Gradients are still ready when the forward pass ends.
 
 On a CPU the kernels run in Triton's interpreter, when TRITON_INTERPRET=1 was set before this module is imported. Not
-yet run on a card. Its lesson is not written yet; proven in tests/test_fused_logps_equal_dense.py.
+yet run on a card. Taught in notebooks/10_score_a_long_answer.ipynb; proven in tests/test_fused_logps_equal_dense.py.
 """
 
 import math

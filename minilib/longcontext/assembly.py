@@ -7,7 +7,7 @@
 
 Every row and every answer that is left behind is counted under its reason.
 
-Its lesson, 11, is not written yet; proven in tests/test_pairs_are_built_and_counted.py.
+Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb; proven in tests/test_pairs_are_built_and_counted.py.
 """
 
 import json

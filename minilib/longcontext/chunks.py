@@ -22,7 +22,7 @@ critical chunks (the best N stay, the rest is counted). The released "wrong" chu
 document, and its prompt holds no distractor: that is why the paper's rule is the default.
 Equal chunks of tokens would cut words in two; ours hold whole words, as many as fit.
 
-Its lesson is not written yet; proven in tests/test_chunks_are_chosen_by_rule.py.
+Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb; proven in tests/test_chunks_are_chosen_by_rule.py.
 """
 
 import re

@@ -13,7 +13,8 @@ transform gives in K log K steps instead of k^2: exact, because the counts are s
 
 With `asker`, only distances from that token (such as -1, the last) are counted: what the question sees of the context.
 
-Its lesson is not written yet; proven in tests/test_positions_keep_their_promises.py.
+Taught in notebooks/12_stretch_positions_without_long_inputs.ipynb; proven in
+tests/test_positions_keep_their_promises.py.
 """
 
 from collections.abc import Iterable

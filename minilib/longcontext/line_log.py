@@ -10,7 +10,7 @@ Killed before step 2 has ended, the file may hold lines, or half a line, that th
 cuts them off and makes them again. Since a batch depends on nothing but its rows, the file comes out as if nothing had
 happened.
 
-Its lesson is not written yet; proven in tests/test_pairs_survive_interruption.py.
+Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb; proven in tests/test_pairs_survive_interruption.py.
 """
 
 import hashlib

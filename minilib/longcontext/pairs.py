@@ -20,7 +20,7 @@ without contrast or with fewer than M rejected answers is skipped and counted. `
 The work itself is in `assembly.py`. Row k draws from its own generator, seeded with (seed, k), and a batch is committed
 as a whole (`line_log.py`), so work that was interrupted goes on as if it had not been.
 
-Its lesson, 11, is not written yet; proven in tests/test_pairs_are_built_and_counted.py and
+Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb; proven in tests/test_pairs_are_built_and_counted.py and
 tests/test_pairs_survive_interruption.py.
 """
 

@@ -25,7 +25,8 @@ chunk. The released code instead places a chunk on one of a few evenly spaced wi
 Beware: transformers takes a jump in the positions for a new document when it is given no attention mask, and cuts
 attention there without a word (tests/test_jumping_positions_need_a_mask.py). Always pass a mask.
 
-Its lesson is not written yet; proven in tests/test_positions_keep_their_promises.py.
+Taught in notebooks/12_stretch_positions_without_long_inputs.ipynb; proven in
+tests/test_positions_keep_their_promises.py.
 """
 
 from collections.abc import Sequence

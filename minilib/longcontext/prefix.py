@@ -24,7 +24,7 @@ An explicit mask goes with every call: without one transformers takes the jumps 
 between documents (tests/test_jumping_positions_need_a_mask.py). Windows that slide over token indices know nothing
 of positions or answers; models that use one are refused where the layout is longer than it.
 
-Its lesson is not written yet; proven in tests/test_packed_answers_equal_separate_passes.py.
+Taught in notebooks/10_score_a_long_answer.ipynb; proven in tests/test_packed_answers_equal_separate_passes.py.
 """
 
 import torch

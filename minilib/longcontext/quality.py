@@ -12,7 +12,7 @@ uses them. So two answers of a pair may be the same, and a rejected answer may b
 default, and counted. Beware: at 0.9, two long answers that differ in one year are near-duplicates as well; raise
 `similarity` where such pairs are wanted.
 
-Its lesson is not written yet; proven in tests/test_pairs_are_built_and_counted.py.
+Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb; proven in tests/test_pairs_are_built_and_counted.py.
 """
 
 import re

@@ -14,7 +14,7 @@ right answer. A threshold belongs to its scorer: the paper's 6 is meant for enti
 
 Any function of the same three arguments will do as well, an encoder's cosine for instance.
 
-Its lesson is not written yet; proven in tests/test_scorers_find_what_matters.py.
+Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb; proven in tests/test_scorers_find_what_matters.py.
 """
 
 import math

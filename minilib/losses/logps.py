@@ -20,8 +20,8 @@ What loss and gradients cost, in products of n x V x d:
 Rows with label -100 are left out before the first product. Sums are taken in fp32 (fp64 for fp64 inputs).
 
 Departure from the paper: LOGO's released code makes the logits of all positions of all sequences; here the prompt is
-computed once (`minilib.longcontext.packing`) and only what predicts an answer token meets the head.
-Its lesson is not written yet; proven in tests/test_token_logps_equal_dense.py.
+computed once (`minilib.longcontext.packing`) and only what predicts an answer token meets the head. Taught in
+notebooks/10_score_a_long_answer.ipynb; proven in tests/test_token_logps_equal_dense.py.
 """
 
 import torch

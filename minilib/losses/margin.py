@@ -20,8 +20,8 @@ this: it must serve any loss, so it visits the logits again in the backward pass
 
 SimPO is the case M = 1, lambda = 0. Several examples are swept one after the other, each scaled before it is added.
 
-Departure from the paper: same loss, same gradients; the authors' code holds the logits of all positions instead.
-Its lesson is not written yet; proven in tests/test_margin_sweep_equals_token_logps.py.
+Departure from the paper: same loss, same gradients; the authors' code holds the logits of all positions instead. Taught
+in notebooks/10_score_a_long_answer.ipynb; proven in tests/test_margin_sweep_equals_token_logps.py.
 """
 
 import torch

@@ -23,8 +23,9 @@ Departure from the paper: Eq. 3 prints the SFT term as + lambda E log pi(y_w|x),
 when minimised; prose and released code mean the opposite, and so do we. Eq. 2 writes one length for all rejected
 answers; each has its own here. What the released code does otherwise is in `minilib.losses.released`.
 
-Its lesson is not written yet; proven in tests/test_preference_losses_equal_their_formulas.py. On hidden states LOGO's
-loss takes three products instead of four: `minilib.losses.margin`.
+Taught in notebooks/09_turn_preferences_into_a_loss.ipynb; proven in
+tests/test_preference_losses_equal_their_formulas.py. On hidden states LOGO's loss takes three products instead of four:
+`minilib.losses.margin`.
 """
 
 import math

@@ -22,7 +22,8 @@ Departure from the released code: answers share one prompt, so as much padding i
 last answer. A window without tokens gives a mean of 0 where the released code divides by 0, and an answer that ends
 inside the window is scored up to its end. "negatives" is applied to each example; the original fails for two or more.
 
-Its lesson is not written yet; proven in tests/test_released_deviations_are_off_and_matter.py.
+Taught in notebooks/09_turn_preferences_into_a_loss.ipynb; proven in
+tests/test_released_deviations_are_off_and_matter.py.
 """
 
 from collections.abc import Collection

@@ -8,7 +8,8 @@ tokens, not by rows: one long prompt weighs as much as many short ones.
 
 `minilib.build_pairs` takes such a function; the evaluations of `minilib.evals` use it too. The paper (LOGO, arXiv
 2410.18533) lets the model to be aligned answer the same way; its released code draws at temperature 0.7, and so does
-this one when asked to. Its lesson, 11, is not written yet; proven in tests/test_long_contexts_are_measured_fairly.py.
+this one when asked to. Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb; proven in
+tests/test_long_contexts_are_measured_fairly.py.
 """
 
 from __future__ import annotations

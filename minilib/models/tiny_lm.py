@@ -19,7 +19,7 @@ The tokenizer splits words into byte pairs (BPE), every word alike at the beginn
 end an answer with `tokenizer.eos_token_id`.
 
 The paper (LOGO, arXiv 2410.18533) aligns models of 7 and 8 billion parameters; this one stands in for them in minutes.
-Its lesson, 08, is not written yet; proven in tests/test_the_tiny_model_is_honest.py.
+Taught in notebooks/08_see_long_context_models_fail.ipynb; proven in tests/test_the_tiny_model_is_honest.py.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ does well to attend to the token at p. There are two sorts, one for each step of
 
 Documents are never longer than a stage of the curriculum allows, so no distance beyond the window is ever seen.
 
-Its lesson, 08, is not written yet; proven in tests/test_the_tiny_model_is_honest.py.
+Taught in notebooks/08_see_long_context_models_fail.ipynb; proven in tests/test_the_tiny_model_is_honest.py.
 """
 
 from __future__ import annotations

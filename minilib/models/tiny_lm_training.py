@@ -20,7 +20,7 @@ the details at four windows, so it was not kept: how far such a model reaches by
 Stages lengthen the documents from 64 to 256 tokens. Matrices learn by Muon, the rest by AdamW. Every hundred steps the
 model answers fresh haystacks that fill the window, and the best model of the last stage is kept.
 
-Its lesson, 08, is not written yet; proven in tests/test_the_tiny_model_is_honest.py.
+Taught in notebooks/08_see_long_context_models_fail.ipynb; proven in tests/test_the_tiny_model_is_honest.py.
 """
 
 from __future__ import annotations

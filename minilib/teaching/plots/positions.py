@@ -1,7 +1,8 @@
 """Pictures of synthesised positions: strips of chunks, what they cover, the distances seen, who sees whom in a pack.
 
-Drawn from the position ids, counts and masks that `minilib.longcontext` returns, never from a drawing of them.
-Their lesson is not written yet; proven in tests/test_position_pictures_draw_what_they_are_given.py.
+Drawn from the position ids, counts and masks that `minilib.longcontext` returns, never from a drawing of them. Taught
+in notebooks/12_stretch_positions_without_long_inputs.ipynb; proven in
+tests/test_position_pictures_draw_what_they_are_given.py.
 """
 
 from collections.abc import Mapping, Sequence
