@@ -28,6 +28,12 @@ from minilib.teaching.checks.lesson06 import (
     check_scale_part,
 )
 from minilib.teaching.checks.lesson07 import check_embedding_cache_grads, check_lr_for_batch
+from minilib.teaching.checks.lesson08 import (
+    check_cells_in_reach,
+    check_copy_score,
+    check_needle_accuracy,
+    check_perplexity,
+)
 from minilib.teaching.checks.lesson09 import (
     check_logo_loss,
     check_pair_shares,
@@ -59,7 +65,9 @@ __all__ = [
     "check_both_sums",
     "check_broken_promise",
     "check_bytes_per_rank",
+    "check_cells_in_reach",
     "check_continuous_positions",
+    "check_copy_score",
     "check_coverage_share",
     "check_critical_chunks",
     "check_embedding_cache_grads",
@@ -75,8 +83,10 @@ __all__ = [
     "check_lr_for_batch",
     "check_merge",
     "check_mixed_context",
+    "check_needle_accuracy",
     "check_pack_layout",
     "check_pair_shares",
+    "check_perplexity",
     "check_predict_dense_bytes",
     "check_rank_share",
     "check_rare_overlap",

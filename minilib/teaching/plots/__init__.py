@@ -2,13 +2,21 @@
 
 Every figure carries `figure.alt_text`. `show` displays one in a notebook, `to_png` gives its bytes for a page.
 One file per subject: `card` (the sheet they are drawn on), `costs`, `sums`, `contrast`, `kernels`, `ring`, `training`,
-`pairs`, `positions`, `stretch`, `vocabulary`.
+`longcontext`, `pairs`, `positions`, `preference`, `stretch`, `vocabulary`.
 """
 
 from minilib.teaching.plots.card import show, to_png
 from minilib.teaching.plots.contrast import loss_vs_batch, pairs_seen, similarity_matrix, temperature_effect
 from minilib.teaching.plots.costs import memory_parts, memory_wall, predicted_vs_measured, timing_ratios
 from minilib.teaching.plots.kernels import masked_pointers, partial_tables, program_map, tile_film
+from minilib.teaching.plots.longcontext import (
+    accuracy_by_distance,
+    found_and_right,
+    head_scores,
+    lost_in_the_middle,
+    needle_map,
+    perplexity_by_position,
+)
 from minilib.teaching.plots.pairs import answers_kept, chunk_scores, context_strips
 from minilib.teaching.plots.positions import coverage_curves, distances_seen, position_strips, who_sees_whom
 from minilib.teaching.plots.preference import answer_curves, loss_vs_margin, mean_inside, push_bars
@@ -20,6 +28,7 @@ from minilib.teaching.plots.vocabulary import logits_map, packed_positions, prod
 
 __all__ = [
     "LARGEST_FILM",
+    "accuracy_by_distance",
     "answer_curves",
     "answers_by_length",
     "answers_kept",
@@ -28,19 +37,24 @@ __all__ = [
     "context_strips",
     "coverage_curves",
     "distances_seen",
+    "found_and_right",
+    "head_scores",
     "image_grid",
     "logits_map",
     "loss_curves",
     "loss_vs_batch",
     "loss_vs_margin",
+    "lost_in_the_middle",
     "masked_pointers",
     "mean_inside",
     "memory_parts",
     "memory_wall",
+    "needle_map",
     "overflow_curve",
     "packed_positions",
     "pairs_seen",
     "partial_tables",
+    "perplexity_by_position",
     "position_strips",
     "predicted_vs_measured",
     "products_by_visit",
