@@ -1,13 +1,13 @@
 """How well the features, and the answers, do their work.
 
 retrieval.py asks every picture for its caption and every caption for its picture. longcontext.py asks for facts hidden
-in long texts, perplexity.py how surprised a model is along them, retrieval_heads.py which heads look at the fact.
+in long texts, perplexity.py how surprised a model is along them; retrieval_heads.py, imported by name, which heads find
+them.
 """
 
 from .longcontext import is_right, kind_scores, lost_in_the_middle, needle_map, retention
 from .perplexity import perplexity_by_position
 from .retrieval import evaluate_retrieval, recall_at_k
-from .retrieval_heads import retrieval_heads
 
 __all__ = [
     "evaluate_retrieval",
@@ -18,5 +18,4 @@ __all__ = [
     "perplexity_by_position",
     "recall_at_k",
     "retention",
-    "retrieval_heads",
 ]
