@@ -6,14 +6,11 @@ Where the library has the function, it is the solution: the schedule of `Place`,
 sweep, the bytes of `bytes_sent`. A mistake is the same small function with one slip in it.
 """
 
-import re
 import time
-from pathlib import Path
 
-import nbformat
 import pytest
 import torch
-from lesson_rules import exercises
+from lesson_exercises import ExercisesCanFail, line_of
 
 from minilib import lse
 from minilib.kernels import ring_visits, tiled
@@ -21,10 +18,8 @@ from minilib.kernels.ring import Place, bytes_sent
 from minilib.kernels.wire import VirtualRing
 from minilib.losses._features import row_dots
 from minilib.losses.ring import ring_clip_loss
-from minilib.teaching import checks, real_ranks
+from minilib.teaching import real_ranks
 from minilib.teaching.repro import random_features
-
-NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "06_pass_tiles_around_a_ring.ipynb"
 
 
 def holds(rank, step, ranks):
@@ -119,77 +114,17 @@ MISTAKES = [
 ]
 
 
-def line_of(capsys, name, learner):
-    getattr(checks, f"check_{name}")(learner)
-    printed = capsys.readouterr().out
-    assert printed.count("\n") == 1, printed
-    return printed.strip()
+class TestExercises(ExercisesCanFail):
+    """The tests of every lesson, for this one."""
 
-
-def lesson():
-    return nbformat.read(NOTEBOOK, as_version=4)
-
-
-def run_cell(name):
-    """The stub of the notebook as a function."""
-    scope = {}
-    exec(next(c.source for c in lesson().cells if f"def {name}(" in c.source and "raise NotImpl" in c.source), scope)
-    return scope[name]
-
-
-def test_every_exercise_of_the_lesson_is_tried_here():
-    asked = re.findall(r"checks\.check_(\w+)\(", "\n".join(c.source for c in lesson().cells if c.cell_type == "code"))
-    assert asked == list(SOLUTIONS)
-    assert len(exercises(lesson())) == len(SOLUTIONS)
-    assert all(sum(name == mistaken for mistaken, _, _ in MISTAKES) >= 3 for name in SOLUTIONS)
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_stub_of_the_notebook_is_not_attempted_yet(capsys, name):
-    assert line_of(capsys, name, run_cell(name)).startswith("Not attempted yet: ")
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_library_passes(capsys, name):
-    assert line_of(capsys, name, SOLUTIONS[name]).startswith("Passed: ")
+    notebook = "06_pass_tiles_around_a_ring.ipynb"
+    solutions = SOLUTIONS
+    mistakes = MISTAKES
+    names = {"lse": lse}  # noqa: RUF012
 
 
 def test_the_sweep_that_the_mistakes_are_made_from_is_right(capsys):
     assert line_of(capsys, "ring_row_lse", rows).startswith("Passed: ")
-
-
-@pytest.mark.parametrize(("name", "learner", "words"), MISTAKES, ids=[f"{n}: {w}" for n, _, w in MISTAKES])
-def test_a_typical_mistake_gets_a_hint_of_its_own(capsys, name, learner, words):
-    line = line_of(capsys, name, learner)
-    assert line.startswith("Not yet: "), line
-    assert words in line, line
-    assert line == line_of(capsys, name, learner)
-    assert not re.search(r"0x[0-9a-f]{6,}|/\w+/\w+", line)  # no addresses, no paths
-
-
-def test_the_hints_of_one_exercise_differ(capsys):
-    for name in SOLUTIONS:
-        lines = [line_of(capsys, name, learner) for mistaken, learner, _ in MISTAKES if mistaken == name]
-        assert len(set(lines)) == len(lines), lines
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_whatever_the_function_returns_or_raises_the_check_prints_one_line(capsys, name):
-    def broken(*args):
-        raise ZeroDivisionError("division by zero")
-
-    for learner in (broken, lambda *args: None, lambda *args: "text", lambda *args: torch.zeros(2, 3, 4)):
-        assert line_of(capsys, name, learner).startswith("Not yet: ")
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_solution_that_is_folded_in_the_notebook_passes(capsys, name):
-    folds = [c.source for c in lesson().cells if c.cell_type == "markdown"]
-    folded = next(block for text in folds for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-                  if f"def {name}(" in block)  # fmt: skip
-    scope = {"torch": torch, "lse": lse}
-    exec(folded, scope)
-    assert line_of(capsys, name, scope[name]).startswith("Passed: ")
 
 
 @pytest.mark.slow

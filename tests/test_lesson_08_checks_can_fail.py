@@ -4,25 +4,19 @@ Where the library has the function, it is the solution: the rule for right answe
 of buckets, the score of heads. A mistake is the same small function with one slip in it.
 """
 
-import re
 from importlib import import_module
-from pathlib import Path
 
-import nbformat
 import pytest
 import torch
-from lesson_rules import exercises
+from lesson_exercises import ExercisesCanFail, line_of
 from torch import nn
 
 from minilib.evals.longcontext import contains, normalise
 from minilib.evals.perplexity import perplexity_by_position
-from minilib.teaching import checks
 from minilib.teaching.plots.longcontext import in_reach
 
 # By name: the package offers a function of the same name, which hides the module.
 retrieval_heads = import_module("minilib.evals.retrieval_heads")
-
-NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "08_see_long_context_models_fail.ipynb"
 
 
 def accuracy(answers, golds, right=contains):
@@ -145,39 +139,12 @@ MISTAKES = [
 ]
 
 
-def line_of(capsys, name, learner):
-    getattr(checks, f"check_{name}")(learner)
-    printed = capsys.readouterr().out
-    assert printed.count("\n") == 1, printed
-    return printed.strip()
+class TestExercises(ExercisesCanFail):
+    """The tests of every lesson, for this one."""
 
-
-def lesson():
-    return nbformat.read(NOTEBOOK, as_version=4)
-
-
-def stub(name):
-    """The stub of the notebook as a function."""
-    scope = {}
-    exec(next(c.source for c in lesson().cells if f"def {name}(" in c.source and "raise NotImpl" in c.source), scope)
-    return scope[name]
-
-
-def test_every_exercise_of_the_lesson_is_tried_here():
-    asked = re.findall(r"checks\.check_(\w+)\(", "\n".join(c.source for c in lesson().cells if c.cell_type == "code"))
-    assert asked == list(SOLUTIONS)
-    assert len(exercises(lesson())) == len(SOLUTIONS)
-    assert all(sum(name == mistaken for mistaken, _, _ in MISTAKES) >= 3 for name in SOLUTIONS)
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_stub_of_the_notebook_is_not_attempted_yet(capsys, name):
-    assert line_of(capsys, name, stub(name)).startswith("Not attempted yet: ")
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_library_passes(capsys, name):
-    assert line_of(capsys, name, SOLUTIONS[name]).startswith("Passed: ")
+    notebook = "08_see_long_context_models_fail.ipynb"
+    solutions = SOLUTIONS
+    mistakes = MISTAKES
 
 
 @pytest.mark.parametrize(("name", "base"), [("cells_in_reach", reach), ("perplexity", buckets), ("copy_score", copies)])
@@ -185,40 +152,6 @@ def test_what_the_mistakes_are_made_from_is_right(capsys, name, base):
     assert line_of(capsys, name, base).startswith("Passed: ")
 
 
-@pytest.mark.parametrize(("name", "learner", "hint"), MISTAKES, ids=[f"{n}: {w}" for n, _, w in MISTAKES])
-def test_a_typical_mistake_gets_a_hint_of_its_own(capsys, name, learner, hint):
-    line = line_of(capsys, name, learner)
-    assert line.startswith("Not yet: "), line
-    assert hint in line, line
-    assert line == line_of(capsys, name, learner)
-    assert not re.search(r"0x[0-9a-f]{6,}|/\w+/\w+", line)  # no addresses, no paths
-
-
-def test_the_hints_of_one_exercise_differ(capsys):
-    for name in SOLUTIONS:
-        lines = [line_of(capsys, name, learner) for mistaken, learner, _ in MISTAKES if mistaken == name]
-        assert len(set(lines)) == len(lines), lines
-
-
 def test_exchanged_rows_and_columns_are_told(capsys):
     line = line_of(capsys, "cells_in_reach", lambda d, n, q, w: reach(d, n, q, w).T)
     assert "rows and columns are exchanged" in line
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_whatever_the_function_returns_or_raises_the_check_prints_one_line(capsys, name):
-    def broken(*args):
-        raise ZeroDivisionError("division by zero")
-
-    for learner in (broken, lambda *args: None, lambda *args: "text", lambda *args: torch.zeros(2, 3, 4)):
-        assert line_of(capsys, name, learner).startswith("Not yet: ")
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_solution_that_is_folded_in_the_notebook_passes(capsys, name):
-    folds = [c.source for c in lesson().cells if c.cell_type == "markdown"]
-    folded = next(block for text in folds for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-                  if f"def {name}(" in block)  # fmt: skip
-    scope = {"torch": torch}
-    exec(folded, scope)
-    assert line_of(capsys, name, scope[name]).startswith("Passed: ")

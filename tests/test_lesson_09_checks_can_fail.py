@@ -4,20 +4,14 @@ The library's `simpo_loss` and `logo_loss` solve two exercises, the difference t
 A mistake is the same small function with one slip in it.
 """
 
-import re
 from functools import partial
-from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
-from lesson_rules import exercises
+from lesson_exercises import ExercisesCanFail, line_of
 
 from minilib.losses import preference
-from minilib.teaching import checks
-
-NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "09_turn_preferences_into_a_loss.ipynb"
 
 
 def mean(tokens, lengths):
@@ -117,74 +111,15 @@ MISTAKES = [
 ]
 
 
-def line_of(capsys, name, learner):
-    getattr(checks, f"check_{name}")(learner)
-    printed = capsys.readouterr().out
-    assert printed.count("\n") == 1, printed
-    return printed.strip()
+class TestExercises(ExercisesCanFail):
+    """The tests of every lesson, for this one."""
 
-
-def lesson():
-    return nbformat.read(NOTEBOOK, as_version=4)
-
-
-def stub(name):
-    """The stub of the notebook as a function."""
-    scope = {}
-    exec(next(c.source for c in lesson().cells if f"def {name}(" in c.source and "raise NotImpl" in c.source), scope)
-    return scope[name]
-
-
-def test_every_exercise_of_the_lesson_is_tried_here():
-    own = {name for name in checks.__all__ if getattr(checks, name).__module__.endswith(".lesson09")}
-    assert own == {f"check_{name}" for name in SOLUTIONS}
-    assert len(exercises(lesson())) == len(SOLUTIONS)
-    assert {name for name, _, _ in MISTAKES} == set(SOLUTIONS)
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_stub_of_the_notebook_is_not_attempted_yet(capsys, name):
-    assert line_of(capsys, name, stub(name)).startswith("Not attempted yet: ")
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_library_passes(capsys, name):
-    assert line_of(capsys, name, SOLUTIONS[name]).startswith("Passed: ")
+    notebook = "09_turn_preferences_into_a_loss.ipynb"
+    solutions = SOLUTIONS
+    mistakes = MISTAKES
+    names = {"F": F}  # noqa: RUF012
 
 
 @pytest.mark.parametrize(("name", "right"), [("simpo_loss", simpo), ("logo_loss", logo)])
 def test_what_the_mistakes_are_made_from_is_right(capsys, name, right):
     assert line_of(capsys, name, right).startswith("Passed: ")
-
-
-@pytest.mark.parametrize(("name", "learner", "words"), MISTAKES, ids=[f"{n}: {w}" for n, _, w in MISTAKES])
-def test_a_typical_mistake_gets_a_hint_of_its_own(capsys, name, learner, words):
-    line = line_of(capsys, name, learner)
-    assert line.startswith("Not yet: "), line
-    assert words in line, line
-    assert line == line_of(capsys, name, learner)
-    assert not re.search(r"0x[0-9a-f]{6,}|/\w+/\w+", line)  # no addresses, no paths
-
-
-def test_the_hints_of_one_exercise_differ(capsys):
-    for name in SOLUTIONS:
-        lines = [line_of(capsys, name, learner) for mistaken, learner, _ in MISTAKES if mistaken == name]
-        assert len(set(lines)) == len(lines), lines
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_whatever_the_function_returns_or_raises_the_check_prints_one_line(capsys, name):
-    def broken(*args):
-        raise ZeroDivisionError("division by zero")
-
-    for learner in (broken, lambda *args: None, lambda *args: "text", lambda *args: torch.zeros(2, 3, 4)):
-        assert line_of(capsys, name, learner).startswith("Not yet: ")
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_solution_that_is_folded_in_the_notebook_passes(capsys, name):
-    folds = [c.source for c in lesson().cells if c.cell_type == "markdown"]
-    blocks = [block for text in folds for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
-    scope = {"torch": torch, "F": F}
-    exec(next(block for block in blocks if f"def {name}(" in block), scope)
-    assert line_of(capsys, name, scope[name]).startswith("Passed: ")

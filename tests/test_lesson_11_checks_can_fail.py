@@ -6,20 +6,14 @@ the same small function with one slip in it.
 
 import math
 import re
-from pathlib import Path
 from random import Random
 
-import nbformat
 import pytest
-import torch
-from lesson_rules import exercises
+from lesson_exercises import ExercisesCanFail, line_of
 
 from minilib.longcontext.chunks import paper_rule
 from minilib.longcontext.quality import QualityReport, Tally, contains_answer, judge, plain_words
 from minilib.longcontext.scorers import FUNCTION_WORDS, rare_words
-from minilib.teaching import checks
-
-NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "11_make_chosen_and_rejected_answers.ipynb"
 
 
 def words(text):
@@ -153,39 +147,22 @@ MISTAKES = [
 ]
 
 
-def line_of(capsys, name, learner):
-    getattr(checks, f"check_{name}")(learner)
-    printed = capsys.readouterr().out
-    assert printed.count("\n") == 1, printed
-    return printed.strip()
+NAMES = {
+    "math": math,
+    "words": words,
+    "FUNCTION_WORDS": FUNCTION_WORDS,
+    "plain_words": plain_words,
+    "contains_answer": contains_answer,
+}
 
 
-def lesson():
-    return nbformat.read(NOTEBOOK, as_version=4)
+class TestExercises(ExercisesCanFail):
+    """The tests of every lesson, for this one."""
 
-
-def stub(name):
-    """The stub of the notebook as a function."""
-    scope = {}
-    exec(next(c.source for c in lesson().cells if f"def {name}(" in c.source and "raise NotImpl" in c.source), scope)
-    return scope[name]
-
-
-def test_every_exercise_of_the_lesson_is_tried_here():
-    asked = re.findall(r"checks\.check_(\w+)\(", "\n".join(c.source for c in lesson().cells if c.cell_type == "code"))
-    assert asked == list(SOLUTIONS)
-    assert len(exercises(lesson())) == len(SOLUTIONS)
-    assert all(sum(name == mistaken for mistaken, _, _ in MISTAKES) >= 3 for name in SOLUTIONS)
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_stub_of_the_notebook_is_not_attempted_yet(capsys, name):
-    assert line_of(capsys, name, stub(name)).startswith("Not attempted yet: ")
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_library_passes(capsys, name):
-    assert line_of(capsys, name, SOLUTIONS[name]).startswith("Passed: ")
+    notebook = "11_make_chosen_and_rejected_answers.ipynb"
+    solutions = SOLUTIONS
+    mistakes = MISTAKES
+    names = NAMES
 
 
 @pytest.mark.parametrize(
@@ -194,38 +171,3 @@ def test_the_library_passes(capsys, name):
 )
 def test_the_functions_that_the_mistakes_are_made_from_are_right(capsys, name, learner):
     assert line_of(capsys, name, learner).startswith("Passed: ")
-
-
-@pytest.mark.parametrize(("name", "learner", "hint"), MISTAKES, ids=[f"{n}: {w}" for n, _, w in MISTAKES])
-def test_a_typical_mistake_gets_a_hint_of_its_own(capsys, name, learner, hint):
-    line = line_of(capsys, name, learner)
-    assert line.startswith("Not yet: "), line
-    assert hint in line, line
-    assert line == line_of(capsys, name, learner)
-    assert not re.search(r"0x[0-9a-f]{6,}|/\w+/\w+", line)  # no addresses, no paths
-
-
-def test_the_hints_of_one_exercise_differ(capsys):
-    for name in SOLUTIONS:
-        lines = [line_of(capsys, name, learner) for mistaken, learner, _ in MISTAKES if mistaken == name]
-        assert len(set(lines)) == len(lines), lines
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_whatever_the_function_returns_or_raises_the_check_prints_one_line(capsys, name):
-    def broken(*args):
-        raise ZeroDivisionError("division by zero")
-
-    for learner in (broken, lambda *args: None, lambda *args: "text", lambda *args: torch.zeros(2, 3, 4)):
-        assert line_of(capsys, name, learner).startswith("Not yet: ")
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_solution_that_is_folded_in_the_notebook_passes(capsys, name):
-    folds = [c.source for c in lesson().cells if c.cell_type == "markdown"]
-    folded = next(block for text in folds for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-                  if f"def {name}(" in block)  # fmt: skip
-    scope = {"math": math, "words": words, "FUNCTION_WORDS": FUNCTION_WORDS}
-    scope |= {"plain_words": plain_words, "contains_answer": contains_answer}
-    exec(folded, scope)
-    assert line_of(capsys, name, scope[name]).startswith("Passed: ")
