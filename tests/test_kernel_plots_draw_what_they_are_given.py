@@ -3,14 +3,10 @@
 Drawn from small known data and read back through matplotlib's own artists.
 """
 
-import io
-
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
-from matplotlib.text import Text
-from PIL import Image
+from figure_rules import FiguresKeepTheRules
 
 from minilib.teaching import plots
 
@@ -41,7 +37,6 @@ FIGURES = {
     "partial_tables": lambda: plots.partial_tables(ROWS, COLS),
     "tile_film": lambda: plots.tile_film({"16 features": ROWS - 20, "32 features": 2 * ROWS, "40 features": 3 * ROWS}),
 }
-every_figure = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 
 
 def texts(panel):
@@ -53,31 +48,10 @@ def test_every_public_figure_of_the_file_is_drawn_here():
     assert own == set(FIGURES)
 
 
-@every_figure
-def test_a_figure_says_what_it_shows_and_what_to_notice(draw):
-    figure = draw()
-    assert isinstance(figure, Figure)
-    assert 60 <= len(figure.alt_text) <= 400
-    assert figure.alt_text.count(".") >= 1
-    assert "\n" not in figure.alt_text
-    assert figure.get_suptitle()
+class TestFigures(FiguresKeepTheRules):
+    """The rules of every figure, for these."""
 
-
-@every_figure
-def test_nothing_is_set_smaller_than_nine_points_and_every_panel_has_a_name(draw):
-    figure = draw()
-    figure.draw_without_rendering()
-    assert min(t.get_fontsize() for t in figure.findobj(Text) if t.get_text() and t.get_visible()) >= 9
-    assert all(panel.get_xlabel() or panel.get_ylabel() for panel in figure.axes)
-
-
-@every_figure
-def test_the_file_is_double_resolution_light_and_repeats(draw):
-    figure = draw()
-    first = plots.to_png(figure)
-    assert len(first) <= 80_000
-    assert first == plots.to_png(figure) == plots.to_png(draw())
-    assert Image.open(io.BytesIO(first)).size == tuple(round(200 * side) for side in figure.get_size_inches())
+    figures = FIGURES
 
 
 def test_every_visit_lies_where_the_diary_says_with_its_program_and_its_number():

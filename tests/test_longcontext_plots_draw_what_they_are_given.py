@@ -1,11 +1,8 @@
 """The pictures of lesson 08 hold the numbers that went in, and keep the promises of every figure of the course."""
 
-import io
-
 import numpy as np
 import pytest
-from matplotlib.text import Text
-from PIL import Image
+from figure_rules import FiguresKeepTheRules
 
 from minilib.evals.longcontext import Curve
 from minilib.teaching import plots
@@ -25,29 +22,16 @@ FIGURES = {
     "perplexity_by_position": lambda: plots.perplexity_by_position({0: 20.0, 128: 15.0, 256: 30.0, 384: 40.0}, 256),
     "found_and_right": lambda: plots.found_and_right(COUNTS),
 }
-every_figure = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 
 
 def texts(panel):
     return [text.get_text() for text in panel.texts]
 
 
-@every_figure
-def test_a_figure_says_what_it_shows_and_what_to_notice(draw):
-    figure = draw()
-    assert 60 <= len(figure.alt_text) <= 400
-    assert "\n" not in figure.alt_text
-    assert figure.get_suptitle()
-    assert all(panel.get_xlabel() for panel in figure.axes)
+class TestFigures(FiguresKeepTheRules):
+    """The rules of every figure, for these."""
 
-
-@every_figure
-def test_nothing_is_set_smaller_than_nine_points_and_the_file_is_light_and_repeats(draw):
-    figure = draw()
-    first = plots.to_png(figure)
-    assert min(t.get_fontsize() for t in figure.findobj(Text) if t.get_text() and t.get_visible()) >= 9
-    assert first == plots.to_png(draw())
-    assert Image.open(io.BytesIO(first)).size == tuple(round(200 * side) for side in figure.get_size_inches())
+    figures = FIGURES
 
 
 def test_a_cell_is_in_reach_when_its_distance_was_seen():

@@ -1,13 +1,9 @@
 """The pictures of lesson 11 hold the scores, chunks and counts that went in, and keep the promises of all figures."""
 
-import io
-
 import pytest
+from figure_rules import FiguresKeepTheRules
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.text import Text
-from PIL import Image
 
 from minilib.teaching import plots
 from minilib.teaching.plots import pairs as drawn
@@ -23,26 +19,12 @@ FIGURES = {
     "chunk_scores": lambda: plots.chunk_scores({"exact": SCORES, "rare": [2, 3, 0, 2, 0, 4, 0]}, LIMITS, {1, 3}),
     "answers_kept": lambda: plots.answers_kept(COUNTS),
 }
-every_figure = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 
 
-@every_figure
-def test_a_figure_says_what_it_shows_and_what_to_notice(draw):
-    figure = draw()
-    assert isinstance(figure, Figure)
-    assert 60 <= len(figure.alt_text) <= 400
-    assert "\n" not in figure.alt_text
-    assert figure.get_suptitle()
-    assert any(panel.get_xlabel() for panel in figure.axes)
+class TestFigures(FiguresKeepTheRules):
+    """The rules of every figure, for these."""
 
-
-@every_figure
-def test_nothing_is_set_smaller_than_nine_points_and_the_file_is_light_and_repeats(draw):
-    figure = draw()
-    first = plots.to_png(figure)
-    assert min(t.get_fontsize() for t in figure.findobj(Text) if t.get_text() and t.get_visible()) >= 9
-    assert first == plots.to_png(draw())
-    assert Image.open(io.BytesIO(first)).size == tuple(round(200 * side) for side in figure.get_size_inches())
+    figures = FIGURES
 
 
 def strips(figure):

@@ -4,16 +4,14 @@ Each function is drawn from known data and read back, through matplotlib's own a
 for every figure: alt text, titles, font sizes, the size of the file, the same bytes twice, no pyplot.
 """
 
-import io
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from figure_rules import FiguresKeepTheRules
 from matplotlib.figure import Figure
-from matplotlib.text import Text
-from PIL import Image
 
 from minilib import lse
 from minilib.teaching import memory, plots
@@ -58,8 +56,6 @@ FIGURES = {
     "retrieval_examples": lambda: plots.retrieval_examples(PICTURES[0], ["a", "b", "c"], [0.9, 0.5, 0.1], 1),
 }
 
-every_figure = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
-
 
 OWN_FILES = ("kernels", "longcontext", "pairs", "positions", "preference", "ring", "stretch", "vocabulary")
 
@@ -70,39 +66,10 @@ def test_every_public_figure_is_drawn_here():
     assert set(FIGURES) == names - {"show", "to_png"}
 
 
-@every_figure
-def test_a_figure_says_what_it_shows_and_what_to_notice(draw):
-    figure = draw()
-    assert isinstance(figure, Figure)
-    assert 60 <= len(figure.alt_text) <= 400
-    assert figure.alt_text.count(".") >= 1
-    assert "\n" not in figure.alt_text
-    assert figure.get_suptitle()
+class TestFigures(FiguresKeepTheRules):
+    """The rules of every figure, for these."""
 
-
-@every_figure
-def test_nothing_is_set_smaller_than_nine_points(draw):
-    figure = draw()
-    figure.draw_without_rendering()
-    texts = [t for t in figure.findobj(Text) if t.get_text() and t.get_visible()]
-    assert min(t.get_fontsize() for t in texts) >= 9
-
-
-@every_figure
-def test_the_file_is_double_resolution_light_and_repeats(draw):
-    figure = draw()
-    first = plots.to_png(figure)
-    assert len(first) <= 80_000
-    assert first == plots.to_png(figure) == plots.to_png(draw())
-    width, height = Image.open(io.BytesIO(first)).size
-    assert (width, height) == tuple(round(200 * side) for side in figure.get_size_inches())
-
-
-@every_figure
-def test_every_axis_with_ticks_has_a_name(draw):
-    figure = draw()
-    panels = [p for p in figure.axes if p.axison and p.get_label() != "<colorbar>"]
-    assert all(p.get_xlabel() or p.get_ylabel() for p in panels)
+    figures = FIGURES
 
 
 def test_figures_leave_no_global_state_and_need_no_display():

@@ -1,13 +1,10 @@
 """The pictures of positions hold the numbers that went in, and keep the promises of every figure of the course."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
+from figure_rules import FiguresKeepTheRules
 from matplotlib.collections import PolyCollection
-from matplotlib.text import Text
-from PIL import Image
 
 from minilib.longcontext import count_distances, pack_answers, synthesize_positions
 from minilib.teaching.plots import positions as plots
@@ -29,25 +26,12 @@ FIGURES = {
     "distances_seen": lambda: plots.distances_seen(distances()),
     "who_sees_whom": lambda: plots.who_sees_whom(PACK.attention_mask, PACK.segment_ids),
 }
-every_figure = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 
 
-@every_figure
-def test_a_figure_says_what_it_shows_and_what_to_notice(draw):
-    figure = draw()
-    assert 60 <= len(figure.alt_text) <= 400
-    assert "\n" not in figure.alt_text
-    assert figure.get_suptitle()
-    assert all(panel.get_xlabel() or panel.get_ylabel() for panel in figure.axes)
+class TestFigures(FiguresKeepTheRules):
+    """The rules of every figure, for these."""
 
-
-@every_figure
-def test_nothing_is_set_smaller_than_nine_points_and_the_file_is_light_and_repeats(draw):
-    figure = draw()
-    first = to_png(figure)
-    assert min(t.get_fontsize() for t in figure.findobj(Text) if t.get_text() and t.get_visible()) >= 9
-    assert first == to_png(draw())
-    assert Image.open(io.BytesIO(first)).size == tuple(round(200 * side) for side in figure.get_size_inches())
+    figures = FIGURES
 
 
 def test_strips_fill_exactly_the_positions_they_are_given():

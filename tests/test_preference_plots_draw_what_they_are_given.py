@@ -1,13 +1,9 @@
 """The pictures of lesson 09 hold the numbers that went in, and keep the promises of all figures."""
 
-import io
-
 import pytest
 import torch
-from matplotlib.figure import Figure
+from figure_rules import FiguresKeepTheRules
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
-from PIL import Image
 
 from minilib.teaching import plots
 
@@ -27,37 +23,16 @@ FIGURES = {
     "push_bars": lambda: plots.push_bars(PUSHES),
     "mean_inside": lambda: plots.mean_inside(MARGINS, LOSSES["mild"], PAIRS),
 }
-every_figure = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 
 
 def texts(panel):
     return [text.get_text() for text in panel.texts]
 
 
-@every_figure
-def test_a_figure_says_what_it_shows_and_what_to_notice(draw):
-    figure = draw()
-    assert isinstance(figure, Figure)
-    assert 60 <= len(figure.alt_text) <= 400
-    assert "\n" not in figure.alt_text
-    assert figure.get_suptitle()
+class TestFigures(FiguresKeepTheRules):
+    """The rules of every figure, for these."""
 
-
-@every_figure
-def test_nothing_is_set_smaller_than_nine_points_and_every_figure_names_its_axes(draw):
-    figure = draw()
-    figure.draw_without_rendering()
-    assert min(t.get_fontsize() for t in figure.findobj(Text) if t.get_text() and t.get_visible()) >= 9
-    assert any(panel.get_xlabel() for panel in figure.axes)
-
-
-@every_figure
-def test_the_file_is_double_resolution_light_and_repeats(draw):
-    figure = draw()
-    first = plots.to_png(figure)
-    assert len(first) <= 80_000
-    assert first == plots.to_png(figure) == plots.to_png(draw())
-    assert Image.open(io.BytesIO(first)).size == tuple(round(200 * side) for side in figure.get_size_inches())
+    figures = FIGURES
 
 
 def test_every_answer_has_its_curve_in_every_panel_on_one_scale():

@@ -1,12 +1,9 @@
 """The pictures of lesson 12 hold the numbers that went in, and keep the promises of all figures of the course."""
 
-import io
-
 import numpy as np
 import pytest
+from figure_rules import FiguresKeepTheRules
 from matplotlib.collections import QuadMesh
-from matplotlib.text import Text
-from PIL import Image
 
 from minilib.teaching import plots
 
@@ -22,7 +19,6 @@ FIGURES = {
     "attention_cut": lambda: plots.attention_cut({"without a mask": CUT, "with a mask": WHOLE}, LENGTHS),
     "answers_by_length": lambda: plots.answers_by_length([32, 64, 128], {"a": [1, 0.5, 0.4], "b": [0.9, 0.9, 1]}, 32),
 }
-every_figure = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 
 
 def test_every_public_figure_of_the_file_is_drawn_here():
@@ -30,23 +26,10 @@ def test_every_public_figure_of_the_file_is_drawn_here():
     assert names == set(FIGURES)
 
 
-@every_figure
-def test_a_figure_says_what_it_shows_and_what_to_notice(draw):
-    figure = draw()
-    assert 60 <= len(figure.alt_text) <= 400
-    assert "\n" not in figure.alt_text
-    assert figure.get_suptitle()
-    assert all(panel.get_xlabel() for panel in figure.axes)
+class TestFigures(FiguresKeepTheRules):
+    """The rules of every figure, for these."""
 
-
-@every_figure
-def test_nothing_is_set_smaller_than_nine_points_and_the_file_is_light_and_repeats(draw):
-    figure = draw()
-    first = plots.to_png(figure)
-    assert min(t.get_fontsize() for t in figure.findobj(Text) if t.get_text() and t.get_visible()) >= 9
-    assert len(first) <= 80_000
-    assert first == plots.to_png(draw())
-    assert Image.open(io.BytesIO(first)).size == tuple(round(200 * side) for side in figure.get_size_inches())
+    figures = FIGURES
 
 
 def test_the_score_is_drawn_as_given_and_its_explosion_is_told():

@@ -1,12 +1,10 @@
 """The pictures of lesson 10 hold the numbers that went in, and keep the promises of every figure of the course."""
 
-import io
-
 import numpy as np
 import pytest
+from figure_rules import FiguresKeepTheRules
 from matplotlib.patches import Rectangle
-from matplotlib.text import Annotation, Text
-from PIL import Image
+from matplotlib.text import Annotation
 
 from minilib.longcontext import pack_answers
 from minilib.teaching import plots
@@ -19,25 +17,12 @@ FIGURES = {
     "packed_positions": lambda: plots.packed_positions(PACK),
     "sharing_gain": lambda: plots.sharing_gain([512, 1024, 4096], {1: [1.2, 1.5, 1.9], 3: [1.4, 2.5, 3.6]}),
 }
-every_figure = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 
 
-@every_figure
-def test_a_figure_says_what_it_shows_and_what_to_notice(draw):
-    figure = draw()
-    assert 60 <= len(figure.alt_text) <= 400
-    assert "\n" not in figure.alt_text
-    assert figure.get_suptitle()
-    assert all(panel.get_xlabel() or panel.get_ylabel() for panel in figure.axes)
+class TestFigures(FiguresKeepTheRules):
+    """The rules of every figure, for these."""
 
-
-@every_figure
-def test_nothing_is_set_smaller_than_nine_points_and_the_file_is_light_and_repeats(draw):
-    figure = draw()
-    first = plots.to_png(figure)
-    assert min(t.get_fontsize() for t in figure.findobj(Text) if t.get_text() and t.get_visible()) >= 9
-    assert first == plots.to_png(draw())
-    assert Image.open(io.BytesIO(first)).size == tuple(round(200 * side) for side in figure.get_size_inches())
+    figures = FIGURES
 
 
 @pytest.mark.parametrize(("prompt", "answer", "words"), [(1_024, 2_048, 262_144), (65_536, 128, 32_000)])
