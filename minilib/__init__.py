@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 # These come on first use: the contrastive losses should not wait for what only training or LOGO needs.
 LATER = {
     "ContrastiveTrainer": "minilib.trainers",
+    "LogoTrainer": "minilib.trainers.logo",
     "build_pairs": "minilib.longcontext",
     "cpo_loss": "minilib.losses.preference",
     "dpo_loss": "minilib.losses.preference",

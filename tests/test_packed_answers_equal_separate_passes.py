@@ -15,7 +15,7 @@ from minilib.longcontext import Packed, answer_hidden, pack_answers, stack_packe
 from minilib.longcontext.packing import sees
 from minilib.longcontext.prefix import block_mask
 
-ROUTES = ("mask", "cache")
+ROUTES = ("mask", "cache", "separate")
 PRECISION = [  # eager attention takes its softmax in fp32 whatever the dtype
     ("sdpa", torch.float64, 1e-12),
     ("sdpa", torch.float32, 1e-5),

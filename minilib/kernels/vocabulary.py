@@ -33,7 +33,8 @@ from minilib import lse
 from minilib.kernels.tiled import blocks
 
 TILE = 1024  # rows and words of a tile: 4 MB in fp32, in the cache beside its operands
-HELD_ROWS = 256  # rows whose exponentials `sweep` holds: 32 MB in fp32 at V = 32,768
+HELD_ROWS = 384  # rows whose exponentials `sweep` holds: 48 MB in fp32 at V = 32,768
+HELD_WORDS = 2048  # words of a tile of `sweep`, which is lower and so may be wider: 3 MB in fp32
 
 
 def sums_dtype(*operands: Tensor) -> torch.dtype:
@@ -93,22 +94,24 @@ def sweep(
     row: one exponential per logit.
     """
     dtype = sums_dtype(hidden, weight)
-    logps = hidden.new_zeros(len(hidden), dtype=dtype)
-    held = hidden.new_empty(min(tile_size or HELD_ROWS, len(hidden)) * len(weight), dtype=dtype)
-    for i in blocks(len(hidden), tile_size or HELD_ROWS):
-        rows, pair = hidden[i].to(dtype), lse.empty((i.stop - i.start,), dtype=dtype, device=hidden.device)
-        tiles = []
-        for j, words in _words(weight, dtype, tile_size):
-            tile = _product(rows, words, held[len(rows) * j.start :])  # (rows, words)
-            logps[i] += _at_label(tile, labels[i], j)
-            part = _exponentials(tile)
-            pair = lse.merge(pair, part)
-            tiles.append((tile, part.m))
-        total = lse.value(pair)
-        logps[i] -= total
-        for (tile, m), (j, words) in zip(tiles, _words(weight, dtype, tile_size)):
-            _label_minus(tile, labels[i], j, factors[i], factors[i] * torch.exp(m - total))
-            _add_products(tile, rows, words, i, j, grads)
+    logps = hidden.new_empty(len(hidden), dtype=dtype)
+    size, width = tile_size or HELD_ROWS, tile_size or HELD_WORDS
+    held = hidden.new_empty(min(size, len(hidden)), len(weight), dtype=dtype)
+    for i in blocks(len(hidden), size):
+        rows, x = hidden[i].to(dtype), held[: i.stop - i.start]  # (rows, d), (rows, V)
+        parts = [_exponentials(torch.mm(rows, words.T, out=x[:, j])) for j, words in _words(weight, dtype, width)]
+        # All tiles of these rows are merged at once: exponentials of single columns would cost as much as a tile's.
+        m, s = (torch.stack(numbers) for numbers in zip(*parts))  # (tiles, rows) each
+        total = torch.logsumexp(m + s.log(), 0)
+        logps[i] = (rows * weight[labels[i]].to(dtype)).sum(1) - total
+        scales = -factors[i] * torch.exp(m - total)
+        for scale, j in zip(scales, blocks(len(weight), width)):
+            x[:, j].mul_(scale[:, None])
+        # Before any product: p - 1 must not be left to two rounded sums.
+        x.scatter_add_(1, labels[i, None], factors[i, None])
+        # One long product is faster than many short ones, but a widened copy of the weight is made tile by tile.
+        for j, words in _words(weight, dtype, len(weight) if weight.dtype == dtype else width):
+            _add_products(x[:, j], rows, words, i, j, grads)
     return logps
 
 

@@ -1,13 +1,15 @@
 """Hidden states of 1 + M answers behind one prompt: three routes through a transformers model, one call.
 
 `answer_hidden(model, packed)` returns h[predict], the hidden state that predicts each label of the layout (packing.py),
-so that logits are made for answer tokens only. The routes agree in value and gradient:
+so that logits are made for answer tokens only. The routes, three that share the prompt and one that does not, agree in
+value and gradient:
 
     route    what the decoder is given                               where it belongs
     mask     all L tokens, an (L, L) boolean mask                    short prompts, tests, gradient checkpointing
     cache    the prompt, once; then all answers at once, which       fastest on a CPU, least memory: the mask has the
              find the prompt's keys and values in the cache          answers' rows only
     flex     all L tokens, FlexAttention's block mask                long prompts and checkpointing on a CUDA card
+    separate 1 + M full sequences, prompt and answer, as a batch     what everybody else does, for comparison
 
 Gradients flow through the cache: it holds the prompt's keys and values as they were computed, not copies cut off.
 Under gradient checkpointing transformers empties the cache, so that route is refused there. FlexAttention skips the
@@ -27,12 +29,15 @@ of positions or answers; models that use one are refused where the layout is lon
 Taught in notebooks/10_score_a_long_answer.ipynb; proven in tests/test_packed_answers_equal_separate_passes.py.
 """
 
+import inspect
+
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from minilib.longcontext.packing import Packed, dense_mask, sees, stack_packed
 
-ROUTES = ("auto", "mask", "cache", "flex")
+ROUTES = ("auto", "mask", "cache", "flex", "separate")
 
 
 def answer_hidden(model, packed: Packed, route: str = "auto") -> Tensor:
@@ -41,33 +46,61 @@ def answer_hidden(model, packed: Packed, route: str = "auto") -> Tensor:
     Args:
         model: a causal language model of transformers with full attention.
         packed: from `pack_answers`, or a batch from `stack_packed` (cheapest when its prompts are of similar length).
-        route: "mask", "cache", "flex", or "auto": flex for a model loaded with FlexAttention, mask under gradient
-            checkpointing, else cache.
+        route: "mask", "cache", "flex", "separate", or "auto": flex for a model loaded with FlexAttention, mask under
+            gradient checkpointing, else cache.
 
     Raises:
         ValueError: one sentence, when the model cannot take the route.
     """
     batch = (packed if packed.input_ids.ndim == 2 else stack_packed([packed])).to(model.device)
-    run = {"mask": _by_mask, "cache": _by_cache, "flex": _by_flex}[_resolve(model, batch, route)]
+    route = _resolve(model, batch, route)
+    if route == "separate":
+        return _by_rows(model.get_decoder(), batch)
+    run = {"mask": _by_mask, "cache": _by_cache, "flex": _by_flex}[route]
     return run(model.get_decoder(), batch).flatten(0, 1)[batch.predict]  # (b * L, d) -> (n, d)
 
 
 def _by_mask(decoder, batch: Packed) -> Tensor:
-    return _hidden(decoder, batch, slice(None), _for_attention(decoder, batch.attention_mask), use_cache=False)[0]
+    return _hidden(decoder, batch, slice(None), _for_attention(decoder, batch.attention_mask), use_cache=False)
 
 
 def _by_cache(decoder, batch: Packed) -> Tensor:
     # What all rows have of their prompts is plain causal text; what is left of longer prompts goes with the answers.
     cut = int((batch.segment_ids == 0).sum(1).min())
     everyone = torch.ones_like(batch.input_ids[:, :cut])
-    prompt, cache = _hidden(decoder, batch, slice(cut), everyone, use_cache=True)  # (b, cut, d)
+    cache = _new_cache(decoder)
+    prompt = _hidden(decoder, batch, slice(cut), everyone, use_cache=True, **cache)  # (b, cut, d)
     mask = _for_attention(decoder, dense_mask(batch.segment_ids, cut))  # (b, 1, L - cut, L)
-    rest, _ = _hidden(decoder, batch, slice(cut, None), mask, use_cache=True, past_key_values=cache)
+    rest = _hidden(decoder, batch, slice(cut, None), mask, use_cache=True, **cache)
     return torch.cat([prompt, rest], 1)  # (b, L, d)
 
 
 def _by_flex(decoder, batch: Packed) -> Tensor:
-    return _hidden(decoder, batch, slice(None), block_mask(batch.segment_ids), use_cache=False)[0]
+    return _hidden(decoder, batch, slice(None), block_mask(batch.segment_ids), use_cache=False)
+
+
+def _by_rows(decoder, batch: Packed) -> Tensor:
+    """Hidden states (n, d) from one full sequence for each answer, padded on the right to the longest."""
+    ids, positions, mask = separate_rows(batch)
+    out = decoder(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
+    # A label is predicted one column before its own: behind the prompt and what is said of its answer so far.
+    first = torch.cat([batch.answer.new_zeros(1), batch.answer.bincount().cumsum(0)[:-1]])  # (b (1 + M),)
+    said = torch.arange(len(batch.answer), device=ids.device) - first[batch.answer]  # (n,)
+    prompt = (batch.segment_ids == 0).sum(1).repeat_interleave(batch.num_answers // len(batch.input_ids))
+    return out.last_hidden_state[batch.answer, prompt[batch.answer] - 1 + said]
+
+
+def separate_rows(batch: Packed) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, positions and 2-D mask of the 1 + M full sequences of every prompt, `(b (1 + M), longest)` each."""
+    rows = []
+    for ids, positions, segments in zip(batch.input_ids, batch.position_ids, batch.segment_ids):
+        for answer in range(1, int(segments.max()) + 1):
+            kept = (segments == 0) | (segments == answer)
+            rows.append((ids[kept], positions[kept], torch.ones_like(ids[kept])))
+    ids, positions, mask = (pad_sequence(column, batch_first=True) for column in zip(*rows))
+    # Positions keep counting through the padding: some kernels take one that starts again for a new document.
+    beyond = positions.amax(1, keepdim=True) + (1 - mask).cumsum(1)
+    return ids, torch.where(mask == 1, positions, beyond), mask
 
 
 def block_mask(segment_ids: Tensor):
@@ -79,14 +112,22 @@ def block_mask(segment_ids: Tensor):
     return build(sees(segment_ids), rows, None, length, length, device=segment_ids.device)
 
 
-def _hidden(decoder, batch: Packed, columns: slice, mask, **options):
+def _hidden(decoder, batch: Packed, columns: slice, mask, **options) -> Tensor:
     out = decoder(
         input_ids=batch.input_ids[:, columns],
         position_ids=batch.position_ids[:, columns],
         attention_mask=mask,
         **options,
     )
-    return out.last_hidden_state, getattr(out, "past_key_values", None)
+    return out.last_hidden_state
+
+
+def _new_cache(decoder) -> dict:
+    """An empty cache under the name that this version of transformers takes it by."""
+    from transformers import DynamicCache
+
+    name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+    return {name: DynamicCache(config=decoder.config)}
 
 
 def _for_attention(decoder, mask: Tensor) -> Tensor:

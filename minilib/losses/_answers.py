@@ -63,3 +63,19 @@ def check_deviations(released: Collection[str], num_rejected: int, known: tuple[
         raise ValueError(
             f"released holds 'negatives' and there are {num_rejected} rejected answers: the released trainer knows two."
         )
+
+
+def check_weights(weights, examples: int, num_rejected: int) -> Tensor:
+    """Refuse weights that are not M numbers of 0 or more, for all or for each example; return shares `(b or 1, M)`."""
+    shape = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+    if shape not in ((num_rejected,), (1, num_rejected), (examples, num_rejected)):
+        raise ValueError(
+            f"rejected_weights is {shape} and there are {num_rejected} rejected answers for each of {examples} "
+            "examples: give a tensor (M,) or (b, M)."
+        )
+    weights = weights.view(-1, num_rejected).double()
+    if not ((weights >= 0).all() and (weights.sum(1) > 0).all() and weights.isfinite().all()):
+        raise ValueError(
+            "rejected_weights holds no valid weights: give finite numbers of 0 or more, not all of them 0."
+        )
+    return weights / weights.sum(1, keepdim=True)

@@ -45,8 +45,8 @@ def token_logps(
         weight: `(V, d)`, the head's weight, of the same or another of these dtypes ("fused": the same).
         labels: `(n,)` token ids below V; -100 gives 0 and costs nothing.
         backend: "auto", "dense", "tiled" or "fused" (fp32, fp16, bf16; a CUDA card, or TRITON_INTERPRET=1 on a CPU).
-        chunk_size: rows and words of a tile, by default 1,024 (256 rows for a frozen weight); for "fused", of the chunk
-            of gradient that is held at a time, by default 8,192.
+        chunk_size: rows and words of a tile, by default 1,024 (384 and 2,048 for a frozen weight); for "fused", of the
+            chunk of gradient that is held at a time, by default 8,192.
 
     Returns:
         `(n,)` in fp32 (fp64 if an input is), with gradients to hidden and, where required, to weight.

@@ -31,7 +31,7 @@ from torch.autograd.function import once_differentiable
 
 from minilib.kernels import vocabulary
 from minilib.losses import _head
-from minilib.losses._answers import check_settings
+from minilib.losses._answers import check_settings, check_weights
 from minilib.losses._features import narrow
 from minilib.losses.logps import IGNORED, empty_grad, mean_by_answer
 
@@ -46,6 +46,7 @@ def logo_loss_from_hidden(
     beta: float,
     gamma: float,
     sft_weight: float = 0.1,
+    rejected_weights: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`logo_loss` of the answers that these hidden states predict: token_logps, means and loss in one call.
@@ -57,8 +58,8 @@ def logo_loss_from_hidden(
         labels: `(n,)` token ids; rows with -100 are left out.
         answer: `(n,)` number of each row's answer: 1 + M to an example, the chosen one first (`Packed.answer`).
         num_rejected: M.
-        beta, gamma, sft_weight: as for `logo_loss`.
-        chunk_size: rows whose logits are held at a time, by default 256, and words of a tile, by default 1,024.
+        beta, gamma, sft_weight, rejected_weights: as for `logo_loss`.
+        chunk_size: rows whose logits are held at a time, by default 384, and words of a tile, by default 2,048.
 
     Returns:
         The loss, a scalar with gradients to hidden and, where required, weight; and the mean log-probabilities
@@ -75,9 +76,10 @@ def logo_loss_from_hidden(
         hidden, labels, answer = hidden[rows], labels[rows], answer[rows]
     examples = _head.check_answers(answer, len(labels), num_rejected)
     settings = {"beta": beta, "gamma": gamma, "sft_weight": sft_weight}
+    shares = _shares(rejected_weights, examples, num_rejected, hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         return _MarginSweep.apply(
-            hidden, weight, labels, answer.to(labels.device), examples, settings, chunk_size, torch.is_grad_enabled()
+            hidden, weight, labels, answer.to(labels.device), shares, settings, chunk_size, torch.is_grad_enabled()
         )
 
 
@@ -85,8 +87,8 @@ class _MarginSweep(torch.autograd.Function):
     """Loss and gradients in the forward pass; a second walk back sweeps again, as the first scales them in place."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, labels, answer, examples, settings, chunk_size, with_grad):
-        ctx.arguments = examples, settings, chunk_size
+    def forward(ctx, hidden, weight, labels, answer, shares, settings, chunk_size, with_grad):
+        ctx.arguments = shares, settings, chunk_size
         ctx.save_for_backward(hidden, weight, labels, answer)
         needed = [with_grad and wanted for wanted in ctx.needs_input_grad[:2]]
         loss, means, ctx.grads = _sweep(hidden, weight, labels, answer, *ctx.arguments, needed)
@@ -105,14 +107,22 @@ class _MarginSweep(torch.autograd.Function):
         return *finished, *[None] * 6
 
 
-def _sweep(hidden, weight, labels, answer, examples, settings, chunk_size, needed):
+def _shares(rejected_weights: Tensor | None, examples: int, num_rejected: int, hidden: Tensor) -> Tensor:
+    """The factor of every answer's mean in C and in R, `(b, 1 + M)`: 1 for the chosen one, minus a share for others."""
+    shares = torch.full((examples, 1 + num_rejected), -1 / num_rejected, dtype=torch.float64, device=hidden.device)
+    if rejected_weights is not None:
+        shares[:, 1:] = -check_weights(rejected_weights, examples, num_rejected).to(shares)
+    shares[:, 0] = 1
+    return shares
+
+
+def _sweep(hidden, weight, labels, answer, shares, settings, chunk_size, needed):
     """Loss, mean log-probabilities (b, 1 + M), and the gradients of hidden and weight, None where not needed."""
     dtype = vocabulary.sums_dtype(hidden, weight)
     lengths = torch.bincount(answer)
-    each = len(lengths) // examples  # 1 + M
+    examples, each = shares.shape  # b, 1 + M
     place = answer % each  # 0: the chosen answer of its example
-    factors = 1 / lengths.to(dtype)[answer]  # f (n,)
-    factors[place > 0] /= 1 - each
+    factors = (shares.flatten() / lengths).to(dtype)[answer]  # f (n,)
     hidden_grad = empty_grad(hidden, dtype) if needed[0] else None
     weight_grad = _WeightGrad(weight, dtype, examples, settings["sft_weight"]) if needed[1] else None
     logps, losses = torch.zeros_like(factors), []

@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minilib.losses._answers import check_deviations, check_pair, check_settings, check_square
+from minilib.losses._answers import check_deviations, check_pair, check_settings, check_square, check_weights
 
 
 def dpo_loss(
@@ -99,6 +99,7 @@ def logo_loss(
     gamma: float,
     sft_weight: float = 0.1,
     sft: Tensor | None = None,
+    rejected_weights: Tensor | None = None,
     released: Collection[str] = (),
 ) -> Tensor:
     """LOGO (Eq. 2 and 3): SimPO's margin against the mean of M rejected answers, and a little SFT.
@@ -110,6 +111,8 @@ def logo_loss(
             and 0.6 for Llama-2. gamma is not divided by beta.
         sft_weight: lambda, the weight of the negative log-probability of the chosen answer.
         sft: `(b,)` what the SFT term takes instead of `chosen`; for `minilib.losses.released`.
+        rejected_weights: `(M,)` or `(b, M)` what each rejected answer counts in their mean, divided by its sum here; by
+            default all alike. The paper names such weights as future work.
         released: {"negatives"} weighs the rejected answers as the released trainer does; see there.
 
     Raises:
@@ -118,7 +121,10 @@ def logo_loss(
     rejected = check_pair(chosen, rejected)
     check_settings(beta=beta, gamma=gamma, sft_weight=sft_weight)
     check_deviations(released, rejected.shape[1])
-    if "negatives" in released:
+    if rejected_weights is not None:
+        weights = check_weights(rejected_weights, *rejected.shape).to(rejected)
+        against = (weights * rejected).sum(1, keepdim=True)  # (b, 1)
+    elif "negatives" in released:
         # The second slice has no end, so it holds both answers, and broadcasting makes two losses out of one.
         against = torch.stack([rejected[:, 0], rejected.mean(1)], 1)  # (b, 2): weights 3/4 and 1/4 to first order
     else:

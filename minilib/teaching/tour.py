@@ -18,9 +18,7 @@ Proven in tests/test_the_tour_ends_with_a_report.py.
 import functools
 import json
 import os
-import resource
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +32,7 @@ from minilib.models import TwoTowers
 from minilib.teaching import memory, plots
 from minilib.teaching.report import write_report
 from minilib.trainers import ContrastiveTrainer, checkpoint
+from minilib.trainers.memory import process_peak
 
 DIM = 64
 GIANT_LR = 1e-5  # the first steps of Adam move every weight by this much, however small its gradient
@@ -146,7 +145,7 @@ def giant(output: Path, size: dict, metrics: dict) -> dict:
     return {
         "batch": batch, "losses": [record["loss"] for record in records],
         "seconds": [record["seconds"] for record in records],
-        "dense_bytes": memory.dense_matrix_bytes(batch), "process_peak_bytes": _process_peak(),
+        "dense_bytes": memory.dense_matrix_bytes(batch), "process_peak_bytes": process_peak(),
         "recall": evaluate_retrieval(model, _pictures(size)[1], progress=False),
     }  # fmt: skip
 
@@ -243,9 +242,3 @@ def _write(path: Path, metrics: dict) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(metrics, indent=2))
     os.replace(unfinished, path)
-
-
-def _process_peak() -> int:
-    """The most resident memory that this process has held so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,155 @@
+"""What a step minimises: from a packed batch of prompts with 1 + M answers to a loss and the numbers worth watching.
+
+    hidden states once  ->  log-probabilities of the answer tokens  ->  a preference loss      (`minilib.losses`)
+
+    loss     scores of an answer    default beta, gamma, sft_weight    how it is computed
+    logo     token means            10, 3, 0.1                         margin sweep: loss and gradients in one visit
+    simpo    token means            10, 3, 0                           as logo where M = 1, else token_logps
+    cpo      sums                   0.1, -, 1                          token_logps
+    orpo     token means            0.1, -, -                          token_logps
+    dpo      sums                   0.1, -, -                          token_logps, twice: the reference model as well
+    sft      token means            -                                  token_logps of the chosen answer
+
+The reward of an answer is beta times its score (for dpo less the reference's). `margin` is the reward of the chosen
+answer minus the mean of the rejected ones, as the paper plots it; `accuracy` the share of rejected answers that the
+chosen one beats.
+
+Taught in notebooks/13_train_logo_end_to_end.ipynb; proven in tests/test_logo_trainer_minimises_its_losses.py.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from minilib.longcontext import Packed, answer_hidden
+from minilib.losses import _head
+from minilib.losses.logps import mean_by_answer, token_logps
+from minilib.losses.margin import logo_loss_from_hidden
+from minilib.losses.preference import cpo_loss, dpo_loss, logo_loss, orpo_loss, simpo_loss
+from minilib.losses.released import released_logps
+
+DEFAULTS = {  # beta, gamma, sft_weight; None where a loss knows no such thing
+    "logo": (10.0, 3.0, 0.1),
+    "simpo": (10.0, 3.0, 0.0),
+    "cpo": (0.1, None, 1.0),
+    "orpo": (0.1, None, None),
+    "dpo": (0.1, None, None),
+    "sft": (None, None, None),
+}
+LOSSES = tuple(DEFAULTS)
+
+
+class Objective(NamedTuple):
+    """A loss by name with its settings; called with (model, packed batch) it gives the loss and the metrics."""
+
+    loss: str
+    beta: float | None
+    gamma: float | None
+    sft_weight: float | None
+    rejected_weights: tuple[float, ...] | None = None
+    released: tuple[str, ...] = ()
+    route: str = "auto"
+    reference: nn.Module | None = None
+
+    def __call__(self, model: nn.Module, batch: Packed) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, a scalar with gradients, and detached metrics of this batch."""
+        if batch.num_answers == len(batch.input_ids):  # chosen answers alone
+            scores = self._scores(model, batch)
+            return -scores.mean(), {"chosen_logp": scores.detach().mean()}
+        if self.released:
+            means, sft = released_logps(model, batch, self.released, route=self.route)
+            released = set(self.released) & {"negatives"}
+            loss = logo_loss(means[:, 0], means[:, 1:], sft=sft, released=released, **self._settings())
+            return loss, self._metrics(means.detach(), batch)
+        if self.loss == "logo" or (self.loss == "simpo" and batch.num_answers == 2 * len(batch.input_ids)):
+            return self._sweep(model, batch)
+        scores = self._scores(model, batch)  # (b, 1 + M)
+        reference = self._reference_scores(model, batch) if self.loss == "dpo" else None
+        return self._loss(scores, reference), self._metrics(scores.detach(), batch, reference)
+
+    def _sweep(self, model, batch):
+        hidden = answer_hidden(model, batch, self.route)  # (n, d)
+        labels, answer = batch.labels.to(hidden.device), batch.answer.to(hidden.device)
+        num_rejected = batch.num_answers // len(batch.input_ids) - 1
+        loss, means = logo_loss_from_hidden(
+            hidden, _head.head_weight(model), labels, answer, num_rejected=num_rejected,
+            rejected_weights=self._weights(hidden), **self._settings(),
+        )  # fmt: skip
+        return loss, self._metrics(means, batch)
+
+    def _settings(self) -> dict[str, float]:
+        return {"beta": self.beta, "gamma": self.gamma, "sft_weight": self.sft_weight}
+
+    def _weights(self, like: Tensor) -> Tensor | None:
+        return None if self.rejected_weights is None else like.new_tensor(self.rejected_weights, dtype=torch.float32)
+
+    def _scores(self, model: nn.Module, batch: Packed) -> Tensor:
+        """Scores of all answers, `(b, 1 + M)`: token means, or sums where the loss takes sums."""
+        hidden = answer_hidden(model, batch, self.route)
+        labels, answer = batch.labels.to(hidden.device), batch.answer.to(hidden.device)
+        logps = token_logps(hidden, _head.head_weight(model), labels)
+        means = mean_by_answer(logps, answer, batch.num_answers)
+        scores = means * answer.bincount() if self.loss in ("cpo", "dpo") else means
+        return scores.view(len(batch.input_ids), -1)
+
+    @torch.no_grad()
+    def _reference_scores(self, model: nn.Module, batch: Packed) -> Tensor:
+        if self.reference is not None:
+            return self._scores(self.reference, batch)
+        with model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext():
+            return self._scores(model, batch)
+
+    def _loss(self, scores: Tensor, reference: Tensor | None) -> Tensor:
+        chosen, rejected = scores[:, 0], scores[:, 1:]
+        if self.loss == "sft":
+            return -chosen.mean()
+        if self.loss == "simpo":
+            return simpo_loss(chosen, rejected, **self._settings())
+        if self.loss == "cpo":
+            return cpo_loss(chosen, rejected, beta=self.beta, sft_weight=self.sft_weight)
+        if self.loss == "orpo":
+            return orpo_loss(chosen, rejected, beta=self.beta)
+        return dpo_loss(chosen, rejected, reference[:, 0], reference[:, 1:], beta=self.beta)
+
+    def _metrics(self, scores: Tensor, batch: Packed, reference: Tensor | None = None) -> dict[str, Tensor]:
+        rewards = (1.0 if self.beta is None else self.beta) * (scores if reference is None else scores - reference)
+        chosen, rejected = rewards[:, 0], rewards[:, 1:]
+        metrics = {"reward_chosen": chosen.mean(), "reward_rejected": rejected.mean()}
+        metrics["margin"] = metrics["reward_chosen"] - metrics["reward_rejected"]
+        metrics["accuracy"] = (chosen[:, None] > rejected).float().mean()
+        lengths = batch.answer.bincount().to(scores.device).view(len(scores), -1)[:, 0]
+        means = scores[:, 0] / lengths if self.loss in ("cpo", "dpo") else scores[:, 0]
+        return metrics | {"chosen_logp": means.mean()}
+
+
+def make_objective(
+    loss: str,
+    *,
+    beta: float | None = None,
+    gamma: float | None = None,
+    sft_weight: float | None = None,
+    rejected_weights=None,
+    released=(),
+    route: str = "auto",
+    reference: nn.Module | None = None,
+) -> Objective:
+    """The objective of this name, filled in from `DEFAULTS`; ValueError for settings that the loss does not know."""
+    if loss not in LOSSES:
+        raise ValueError(f"loss {loss!r} is unknown: choose one of {', '.join(map(repr, LOSSES))}.")
+    settings = []
+    for name, given, default in zip(("beta", "gamma", "sft_weight"), (beta, gamma, sft_weight), DEFAULTS[loss]):
+        if given is not None and default is None:
+            raise ValueError(f"{name} is {given} and loss is {loss!r}, which has no {name}: leave it out.")
+        settings.append(default if given is None else given)
+    if released and loss != "logo":
+        raise ValueError(f"released is {sorted(released)} and loss is {loss!r}: the deviations are those of 'logo'.")
+    if rejected_weights is not None and (loss != "logo" or released):
+        raise ValueError(
+            f"rejected_weights is given and loss is {loss!r}: only 'logo' without released weighs answers."
+        )
+    weights = None if rejected_weights is None else tuple(float(w) for w in rejected_weights)
+    return Objective(loss, *settings, weights, tuple(sorted(released)), route, reference)
