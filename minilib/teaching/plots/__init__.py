@@ -1,10 +1,12 @@
 """Figures of the lessons and of the tour: data in, `matplotlib.figure.Figure` out, nothing printed, nothing global.
 
 Every figure carries `figure.alt_text`. `show` displays one in a notebook, `to_png` gives its bytes for a page.
-One file per subject: `card` (the sheet they are drawn on), `costs`, `sums`, `contrast`, `kernels`, `ring`, `training`,
-`longcontext`, `pairs`, `positions`, `preference`, `stretch`, `vocabulary`.
+One file per subject: `card` (the sheet they are drawn on), `ablation`, `costs`, `sums`, `contrast`, `kernels`, `ring`,
+`training`, `longcontext`, `pairs`, `positions`, `preference`, `stretch`, `vocabulary`.
 """
 
+from minilib.teaching.plots.ablation import arm_gains, gain_and_price
+from minilib.teaching.plots.alignment import accuracy_by_length, margin_curves, needle_maps
 from minilib.teaching.plots.card import show, to_png
 from minilib.teaching.plots.contrast import loss_vs_batch, pairs_seen, similarity_matrix, temperature_effect
 from minilib.teaching.plots.costs import memory_parts, memory_wall, predicted_vs_measured, timing_ratios
@@ -29,15 +31,18 @@ from minilib.teaching.plots.vocabulary import logits_map, packed_positions, prod
 __all__ = [
     "LARGEST_FILM",
     "accuracy_by_distance",
+    "accuracy_by_length",
     "answer_curves",
     "answers_by_length",
     "answers_kept",
+    "arm_gains",
     "attention_cut",
     "chunk_scores",
     "context_strips",
     "coverage_curves",
     "distances_seen",
     "found_and_right",
+    "gain_and_price",
     "head_scores",
     "image_grid",
     "logits_map",
@@ -45,11 +50,13 @@ __all__ = [
     "loss_vs_batch",
     "loss_vs_margin",
     "lost_in_the_middle",
+    "margin_curves",
     "masked_pointers",
     "mean_inside",
     "memory_parts",
     "memory_wall",
     "needle_map",
+    "needle_maps",
     "overflow_curve",
     "packed_positions",
     "pairs_seen",
