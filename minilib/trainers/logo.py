@@ -33,7 +33,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from minilib.longcontext import Packed
 from minilib.longcontext.positions import MODES
 from minilib.trainers import adapters, objectives, pair_rows
+from minilib.trainers.means import RowMeans
 from minilib.trainers.memory import process_peak
+from minilib.trainers.numbered import number_rows
 from minilib.trainers.wrapped import inside_forward
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class LogoTrainer(Trainer):
         rejected_weights: M numbers, what each rejected answer counts in their mean ("logo" only).
         target: the length K that prompts shall seem to have; None leaves positions as they are.
         positions: "mixed", "continuous", "sparse", "pose" or "random"; see `synthesize_positions`.
+        vary_target: whether each prompt gets a target of its own in each step, drawn evenly from its real length to K.
         at_end: whether question and answers lie at the end of the target.
         share_prompt: whether a prompt is computed once for its answers; False runs 1 + M full sequences.
         route: how it is shared, see `minilib.longcontext.answer_hidden`.
@@ -84,6 +87,7 @@ class LogoTrainer(Trainer):
         rejected_weights: Sequence[float] | None = None,
         target: int | None = None,
         positions: str = "mixed",
+        vary_target: bool = False,
         at_end: bool = False,
         share_prompt: bool = True,
         route: str = "auto",
@@ -94,42 +98,66 @@ class LogoTrainer(Trainer):
     ):
         if positions not in MODES:
             raise ValueError(f"positions {positions!r} is unknown: choose one of {', '.join(map(repr, MODES))}.")
-        if lora is not None:
+        adapted = lora is not None or hasattr(model, "disable_adapter")
+        self.objective = objectives.make_objective(
+            loss, beta=beta, gamma=gamma, sft_weight=sft_weight, num_rejected=num_rejected,
+            rejected_weights=rejected_weights, released=released, route=route if share_prompt else "separate",
+            reference=copy.deepcopy(model).eval().requires_grad_(False) if loss == "dpo" and not adapted else None,
+        )  # fmt: skip
+        self.target, self.position_mode = target, positions
+        self.placing = {"at_end": at_end, "vary": vary_target}
+        self.number = partial(number_rows, with_chunks=target is not None)
+        data = {
+            "train_dataset": self.number(train_dataset, "train_dataset"),
+            "eval_dataset": self.number(eval_dataset, "eval_dataset"),
+            "data_collator": pair_rows.Tokenize(
+                processing_class, num_rejected=num_rejected, with_chunks=target is not None
+            ),
+        }
+        if lora is not None:  # only now, as it changes the model that was given
             from peft import get_peft_model
 
             model = get_peft_model(model, lora)
-        adapted = hasattr(model, "disable_adapter")
-        self.objective = objectives.make_objective(
-            loss, beta=beta, gamma=gamma, sft_weight=sft_weight, rejected_weights=rejected_weights, released=released,
-            route=route if share_prompt else "separate",
-            reference=copy.deepcopy(model).eval().requires_grad_(False) if loss == "dpo" and not adapted else None,
-        )  # fmt: skip
-        self.target, self.position_mode, self.at_end = target, positions, at_end
         args.remove_unused_columns = False  # the columns are those of our rows, not of the model's forward
-        number = partial(pair_rows.number_rows, with_chunks=target is not None)
+        if args.accelerator_config.dispatch_batches is None:
+            args.accelerator_config.dispatch_batches = False  # a rank cannot cut another's rows out of a stream's batch
         super().__init__(
-            model=model, args=args, processing_class=processing_class, callbacks=callbacks, optimizers=optimizers,
-            data_collator=pair_rows.Tokenize(
-                processing_class, num_rejected=num_rejected, with_chunks=target is not None
-            ),
-            train_dataset=number(train_dataset, "train_dataset"),
-            eval_dataset=number(eval_dataset, "eval_dataset"),
-        )  # fmt: skip
+            model=model,
+            args=args,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            **data,
+        )
         if self.objective.reference is not None:
             self.objective.reference.to(self.args.device)
-        self._seen = {"train": _Means(), "eval": _Means()}
-        self._since = (time.perf_counter(), 0)
+        self._seen = {"train": RowMeans(), "eval": RowMeans()}
+        self._since = None  # time and tokens at the last log
+
+    def train(self, *args, **kwargs):
+        """transformers' train; what an earlier run has left to log is forgotten."""
+        self._seen["train"], self._since = RowMeans(), None
+        return super().train(*args, **kwargs)
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """transformers' loader; rows that come with a call of `evaluate` are looked through like those of the start."""
+        if not isinstance(eval_dataset, str):
+            eval_dataset = self.number(eval_dataset, "eval_dataset")
+        return super().get_eval_dataloader(eval_dataset)
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         """The loss of one micro-batch; its metrics wait for the next `log`."""
         mode = "train" if model.training else "eval"
+        if mode == "train" and self._since is None:
+            self._since = time.perf_counter(), self.state.num_input_tokens_seen
         batch = self.pack(inputs["rows"], mode)
         inner = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         with self.accelerator.autocast():
             loss, metrics = inside_forward(model, inner, self.objective, batch)
-        self._seen[mode].add(metrics)
+        self._seen[mode].add(metrics, len(inputs["rows"]))
         if mode == "train":
-            self.state.num_input_tokens_seen += self.computed_tokens(batch) * self.args.world_size
+            tokens = torch.tensor(self.computed_tokens(batch), device=self.args.device)
+            self.state.num_input_tokens_seen += int(self.accelerator.reduce(tokens, "sum"))
         return (loss, metrics) if return_outputs else loss
 
     def pack(self, rows: pair_rows.Rows, mode: str = "train") -> Packed:
@@ -140,9 +168,8 @@ class LogoTrainer(Trainer):
         if self.target is not None:
             step = self.state.global_step if mode == "train" else "eval"
             seed = f"{self.args.seed}/{step}"
-            draw = partial(
-                pair_rows.draw_positions, target=self.target, mode=self.position_mode, at_end=self.at_end, seed=seed
-            )
+            place = {"target": self.target, "mode": self.position_mode, "seed": seed}
+            draw = partial(pair_rows.draw_positions, **place, **self.placing)
         pad = self.processing_class.pad_token_id
         pad = self.processing_class.eos_token_id if pad is None else pad
         return pair_rows.pack_rows(rows, draw, pad_id=pad or 0).to(self.args.device)
@@ -162,21 +189,19 @@ class LogoTrainer(Trainer):
         return loss.detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """transformers' log with our metrics beside its own."""
-        mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
-        prefix = "eval_" if mode == "eval" else ""
-        logs |= {prefix + name: value for name, value in self._seen[mode].take(self.accelerator).items()}
-        if mode == "train" and "loss" in logs:
-            logs |= self._running()
+        """transformers' log; our metrics of the steps since the last one stand beside the loss of these steps."""
+        if "loss" in logs:  # neither an evaluation nor the summary at the end
+            logs |= self._seen["train"].take(self.accelerator) | self._running()
         super().log(logs, start_time)
 
-    def evaluation_loop(self, *args, **kwargs):
-        """transformers' loop; the means of our metrics join those that it returns."""
-        self._seen["eval"] = _Means()
-        output = super().evaluation_loop(*args, **kwargs)
-        prefix = kwargs.get("metric_key_prefix", "eval")
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        """transformers' loop; the means of our metrics join its own, and its time is not that of training."""
+        began, self._seen["eval"] = time.perf_counter(), RowMeans()
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         means = self._seen["eval"].take(self.accelerator)
-        output.metrics.update({f"{prefix}_{name}": value for name, value in means.items()})
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+        if self._since is not None:
+            self._since = self._since[0] + time.perf_counter() - began, self._since[1]
         return output
 
     def _running(self) -> dict[str, float]:
@@ -186,29 +211,7 @@ class LogoTrainer(Trainer):
         self._since = now, tokens
         on_card = self.args.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated(self.args.device) if on_card else process_peak()
-        values = {"tokens": tokens, "peak_memory": peak}
-        if counted or before:
-            values["tokens_per_second"] = (tokens - counted) / max(now - before, 1e-9)
+        speed = (tokens - counted) / max(now - before, 1e-9)
+        values = {"tokens": tokens, "tokens_per_second": speed, "peak_memory": peak}
         moved = adapters.delta_norm(self.accelerator.unwrap_model(self.model))
         return values if moved is None else values | {"lora_delta_norm": moved}
-
-
-class _Means:
-    """Running means of named numbers, over batches and, when they are taken, over ranks."""
-
-    def __init__(self):
-        self.sums, self.count = {}, 0
-
-    def add(self, metrics: dict[str, torch.Tensor]) -> None:
-        for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.float()
-        self.count += 1
-
-    def take(self, accelerator) -> dict[str, float]:
-        """The means so far, over all ranks; then starts anew."""
-        if not self.count:
-            return {}
-        means = torch.stack([total / self.count for total in self.sums.values()])
-        names = list(self.sums)
-        self.__init__()
-        return dict(zip(names, accelerator.reduce(means, "mean").tolist()))

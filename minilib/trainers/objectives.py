@@ -19,6 +19,7 @@ Taught in notebooks/13_train_logo_end_to_end.ipynb; proven in tests/test_logo_tr
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -26,11 +27,13 @@ import torch
 from torch import Tensor, nn
 
 from minilib.longcontext import Packed, answer_hidden
+from minilib.longcontext.prefix import ROUTES
 from minilib.losses import _head
+from minilib.losses._answers import check_deviations, check_settings, check_weights
 from minilib.losses.logps import mean_by_answer, token_logps
 from minilib.losses.margin import logo_loss_from_hidden
 from minilib.losses.preference import cpo_loss, dpo_loss, logo_loss, orpo_loss, simpo_loss
-from minilib.losses.released import released_logps
+from minilib.losses.released import DEVIATIONS, released_logps
 
 DEFAULTS = {  # beta, gamma, sft_weight; None where a loss knows no such thing
     "logo": (10.0, 3.0, 0.1),
@@ -57,7 +60,7 @@ class Objective(NamedTuple):
 
     def __call__(self, model: nn.Module, batch: Packed) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, a scalar with gradients, and detached metrics of this batch."""
-        if batch.num_answers == len(batch.input_ids):  # chosen answers alone
+        if batch.num_answers == len(batch.input_ids):  # chosen answers alone, "sft" in training
             scores = self._scores(model, batch)
             return -scores.mean(), {"chosen_logp": scores.detach().mean()}
         if self.released:
@@ -132,24 +135,49 @@ def make_objective(
     beta: float | None = None,
     gamma: float | None = None,
     sft_weight: float | None = None,
-    rejected_weights=None,
-    released=(),
+    num_rejected: int | None = None,
+    rejected_weights: Sequence[float] | None = None,
+    released: Collection[str] = (),
     route: str = "auto",
     reference: nn.Module | None = None,
 ) -> Objective:
     """The objective of this name, filled in from `DEFAULTS`; ValueError for settings that the loss does not know."""
     if loss not in LOSSES:
         raise ValueError(f"loss {loss!r} is unknown: choose one of {', '.join(map(repr, LOSSES))}.")
-    settings = []
+    if route not in ROUTES:
+        raise ValueError(f"route {route!r} is unknown: choose one of {', '.join(map(repr, ROUTES))}.")
+    settings = {}
     for name, given, default in zip(("beta", "gamma", "sft_weight"), (beta, gamma, sft_weight), DEFAULTS[loss]):
         if given is not None and default is None:
             raise ValueError(f"{name} is {given} and loss is {loss!r}, which has no {name}: leave it out.")
-        settings.append(default if given is None else given)
-    if released and loss != "logo":
-        raise ValueError(f"released is {sorted(released)} and loss is {loss!r}: the deviations are those of 'logo'.")
-    if rejected_weights is not None and (loss != "logo" or released):
+        settings[name] = default if given is None else given
+    check_settings(**{name: value for name, value in settings.items() if value is not None})
+    least = 0 if loss == "sft" else 1
+    if num_rejected is not None and (not isinstance(num_rejected, int) or num_rejected < least):
         raise ValueError(
-            f"rejected_weights is given and loss is {loss!r}: only 'logo' without released weighs answers."
+            f"num_rejected is {num_rejected!r} and loss is {loss!r}: give {least} or more, or None for all."
         )
-    weights = None if rejected_weights is None else tuple(float(w) for w in rejected_weights)
-    return Objective(loss, *settings, weights, tuple(sorted(released)), route, reference)
+    _check_released(loss, released, num_rejected)
+    weights = _checked_weights(loss, rejected_weights, released, num_rejected)
+    return Objective(
+        loss, **settings, rejected_weights=weights, released=tuple(sorted(released)), route=route, reference=reference
+    )
+
+
+def _check_released(loss: str, released: Collection[str], num_rejected: int | None) -> None:
+    if released and loss != "logo":
+        raise ValueError(f"released is {released!r} and loss is {loss!r}: the deviations are those of 'logo'.")
+    check_deviations(released, 2 if num_rejected is None else num_rejected, DEVIATIONS)
+
+
+def _checked_weights(
+    loss: str, weights: Sequence[float] | None, released: Collection[str], num_rejected: int | None
+) -> tuple[float, ...] | None:
+    if weights is None:
+        return None
+    if loss != "logo" or released:
+        beside = f"released {released!r}" if loss == "logo" else f"loss {loss!r}"
+        raise ValueError(f"rejected_weights is given beside {beside}: only 'logo' without deviations weighs answers.")
+    weights = torch.as_tensor(weights, dtype=torch.float64)
+    check_weights(weights, 1, len(weights) if num_rejected is None else num_rejected)
+    return tuple(weights.tolist())

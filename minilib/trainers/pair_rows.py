@@ -14,7 +14,8 @@ go before a prompt unless it begins with them already. An answer continues its p
 ends in white space.
 
 Departure from the paper: positions are drawn in every step; the authors' data holds about two fixed variants of each
-sample (our reading of its counts).
+sample (our reading of its counts). `vary` is ours: with one target for all, prompts hardly show the middle distances
+that a short text is made of, and the model loses some of what it could do in its window.
 
 Taught in notebooks/13_train_logo_end_to_end.ipynb; proven in tests/test_rows_become_packed_batches.py.
 """
@@ -22,16 +23,16 @@ Taught in notebooks/13_train_logo_end_to_end.ipynb; proven in tests/test_rows_be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from random import Random
+from textwrap import shorten
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import Dataset
 
 from minilib.longcontext import Packed, pack_answers, prompt_positions, stack_packed
 
-FIELDS = ("prompt", "chosen", "rejected")
+FRONT = -1  # where a token begins that stands in front of the text
 
 
 class TokenRow(NamedTuple):
@@ -63,6 +64,11 @@ class Tokenize:
     """
 
     def __init__(self, tokenizer, *, num_rejected: int | None = None, with_chunks: bool = False):
+        if with_chunks and not getattr(tokenizer, "is_fast", False):
+            raise ValueError(
+                f"processing_class is a {type(tokenizer).__name__}, which does not tell where its tokens begin: give a "
+                "fast tokenizer, or train without a target."
+            )
         self.tokenizer, self.num_rejected, self.with_chunks = tokenizer, num_rejected, with_chunks
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, Rows]:
@@ -87,16 +93,27 @@ class Tokenize:
         special = not row["prompt"].startswith(start)  # a chat template writes it out
         if not self.with_chunks:
             return self.tokenizer.encode(row["prompt"], add_special_tokens=special), None
-        found = self.tokenizer(row["prompt"], add_special_tokens=special, return_offsets_mapping=True)
-        begins = [begin for begin, _ in found["offset_mapping"]]
+        wanted = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
+        found = self.tokenizer(row["prompt"], add_special_tokens=special, **wanted)
+        # What the tokenizer adds in front is no part of a chunk, even where the first chunk opens the prompt.
+        added = found["special_tokens_mask"]
+        begins = [FRONT if mark else begin for mark, (begin, _) in zip(added, found["offset_mapping"])]
         return found["input_ids"], _sizes(begins, _chunk_starts(row, number), row["prompt"])
 
 
-def draw_positions(row: TokenRow, target: int, mode: str, at_end: bool, seed: str) -> torch.Tensor:
-    """Positions `(P,)` of the prompt of `row` below `target`; `seed` and the row's number decide the draw."""
+def draw_positions(
+    row: TokenRow, target: int, mode: str, seed: str, *, at_end: bool = False, vary: bool = False
+) -> torch.Tensor:
+    """Positions `(P,)` of the prompt of `row` below `target`; `seed` and the row's number decide the draw.
+
+    With `vary` the prompt gets a target of its own, drawn evenly from the least that holds it up to `target`.
+    """
     head, chunks, tail = row.sizes
-    generator = torch.Generator().manual_seed(Random(f"{seed}/{row.number}").getrandbits(63))
-    longest = max(map(len, row.answers))
+    rng, longest = Random(f"{seed}/{row.number}"), max(map(len, row.answers))
+    generator = torch.Generator().manual_seed(rng.getrandbits(63))
+    least = head + len(chunks) * max(chunks, default=0) + tail + longest
+    if vary and least < target:
+        target = rng.randint(least, target)
     try:
         return prompt_positions(
             head, chunks, tail, target, answer=longest, at_end=at_end, mode=mode, generator=generator
@@ -116,46 +133,6 @@ def pack_rows(rows: Rows, positions=None, *, pad_id: int = 0) -> Packed:
             )
     packs = [pack_answers(r.prompt, r.answers, None if positions is None else positions(r)) for r in rows.rows]
     return stack_packed(packs, pad_id=pad_id)
-
-
-class _Numbered(Dataset):
-    """A table or list whose rows know their place."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> dict:
-        return {**self.rows[number], "number": number}
-
-
-def number_rows(rows, name: str, *, with_chunks: bool):
-    """The rows, each with its `number`; a table is looked through at once, a stream as it comes. None stays None."""
-    if rows is None:
-        return None
-    if not hasattr(rows, "__len__"):
-        return rows.map(_numbered, with_indices=True, fn_kwargs={"name": name, "with_chunks": with_chunks})
-    if len(rows) == 0:
-        raise ValueError(f"{name} is empty: give at least one row with {', '.join(FIELDS)}.")
-    for number, row in enumerate(rows):
-        _check_fields(row, number, name, with_chunks)
-    return _Numbered(rows)
-
-
-def _numbered(row: dict, number: int, name: str, with_chunks: bool) -> dict:
-    _check_fields(row, number, name, with_chunks)
-    return {**row, "number": number}
-
-
-def _check_fields(row: dict, number: int, name: str, with_chunks: bool) -> None:
-    for field in (*FIELDS, *(("chunks",) if with_chunks else ())):
-        if row.get(field) is None or len(row[field]) == 0:
-            mend = "fill the field or leave out the row"
-            if field == "chunks":
-                mend = "give the pieces of its context as they stand in the prompt, or train without a target"
-            raise ValueError(f"{name} has no {field!r} in row {number}: {mend}.")
 
 
 def _check_texts(row: dict, number: int) -> None:
@@ -180,21 +157,31 @@ def _chunk_starts(row: dict, number: int) -> list[int]:
     """Where each chunk begins in the prompt, and behind them where the last one ends."""
     starts, at = [], 0
     for c, chunk in enumerate(row["chunks"]):
-        # What `build_pairs` cuts off at the ends of a context are blanks.
-        begin = row["prompt"].find(chunk.strip(), at)
-        if begin < 0 or not chunk.strip():
-            raise ValueError(f"row {number} has a chunk {c} that its prompt does not hold: give chunks in order.")
-        at = begin + len(chunk.strip())
+        text = chunk.strip() if isinstance(chunk, str) else ""  # at the ends of a context `build_pairs` cuts blanks off
+        begin = row["prompt"].find(text, at) if text else -1
+        if begin < 0:
+            raise ValueError(
+                f"row {number} has {shorten(repr(chunk), 60)} as chunks[{c}], which its prompt does not hold behind "
+                "the chunk before: give the pieces of the context as they stand there, in order."
+            )
         starts.append(begin)
+        at = begin + len(text)
     return [*starts, at]
 
 
 def _sizes(begins: list[int], starts: list[int], prompt: str) -> tuple[int, list[int], int]:
-    """Tokens before the first chunk, in each chunk, and behind the last one.
+    """Tokens before the first chunk, in each chunk, and behind the last one; chunks that got no token are left out.
 
-    A token that begins with the blank before a word belongs to the word, and special tokens of no length to the head.
+    A token that begins with the blank before a word belongs to the word.
     """
-    words = [next((k for k in range(b, len(prompt)) if not prompt[k].isspace()), b) for b in begins]
+    words = [_word_from(begin, prompt) for begin in begins]
     counts = [sum(word < start for word in words) for start in starts]
     chunks = [after - before for before, after in pairwise(counts)]
-    return counts[0], [size for size in chunks if size], len(begins) - list(accumulate([counts[0], *chunks]))[-1]
+    return counts[0], [size for size in chunks if size], len(begins) - counts[-1]
+
+
+def _word_from(begin: int, prompt: str) -> int:
+    """Where the first word from `begin` on starts; in front of the text, and behind its last word, `begin` itself."""
+    if begin < 0:
+        return begin
+    return next((k for k in range(begin, len(prompt)) if not prompt[k].isspace()), begin)

@@ -26,7 +26,7 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
     for step in sorted(found, reverse=True):
         if _is_whole(found[step], step):
             return str(found[step])
-        shutil.rmtree(found[step])
+        shutil.rmtree(found[step], ignore_errors=True)  # another rank may be at it
     return None
 
 

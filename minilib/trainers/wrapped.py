@@ -5,6 +5,7 @@
 
 Hidden states, head and loss are not what a model's own forward returns. But the wrappers gather weights and arrange the
 exchange of gradients around a forward pass, so a computation that went past it would train on every rank for itself.
+Newer FSDP leaves the model unwrapped and hooks its call; so a call it is even where wrapper and module are the same.
 
 Proven in tests/test_logo_training_on_two_ranks_equals_one.py.
 """
@@ -17,16 +18,20 @@ from torch import nn
 
 def inside_forward(wrapper: nn.Module, module: nn.Module, function: Callable[..., Any], *inputs: Any) -> Any:
     """`function(module, *inputs)`, called within `wrapper`'s forward pass; `module` is what it wraps, or itself."""
-    if wrapper is module:
-        return function(module, *inputs)
-    usual = module.forward
+    own = vars(module).get("forward")  # accelerate gives a module one of its own; else the class has it
 
     def once(*given: Any) -> Any:
-        module.forward = usual  # what we call in here may call the module itself
+        restore()  # what we call in here may call the module itself
         return function(module, *given)
+
+    def restore() -> None:
+        if own is None:
+            vars(module).pop("forward", None)
+        else:
+            module.forward = own
 
     module.forward = once
     try:
         return wrapper(*inputs)
     finally:
-        module.forward = usual
+        restore()
