@@ -11,10 +11,11 @@ import torch
 from reference import refused
 from torch.utils.flop_counter import FlopCounterMode
 
-from minilib.bench import logps
+from minilib.bench import logps, logps_bars, tables
 from minilib.bench import logps_methods as ways
 
 SETTINGS = {"tokens": 64, "dim": 16, "words": 128, "rounds": 3, "threads": 1, "memory": False}
+SETTINGS |= {"device": "cpu", "dtype": "fp32"}
 
 
 def test_every_method_is_within_rounding_of_fp64():
@@ -22,7 +23,7 @@ def test_every_method_is_within_rounding_of_fp64():
     assert {m.name for m in found} >= {"dense", "tiled", "margin sweep", "dense, frozen head", "tiled, frozen head"}
     assert all(reason.endswith(".") for reason in skipped.values())
     for method in found:
-        assert logps.error(method) < logps.TOLERANCE, method.name
+        assert logps.error(method) < logps.TOLERANCE[torch.float32], method.name
 
 
 def test_every_method_says_its_products():
@@ -37,7 +38,7 @@ def test_every_method_says_its_products():
 
 def test_a_method_that_computes_something_else_is_not_timed(monkeypatch):
     wrong = ways.Method("wrong", lambda x: 1.001 * ways.pair_loss(ways.token_logps(*x)), 4, 0)
-    monkeypatch.setattr(ways, "available", lambda base=ways.available: ([*base()[0], wrong], {}))
+    monkeypatch.setattr(ways, "available", lambda device, base=ways.available: ([*base(device)[0], wrong], {}))
     document = logps.measure(SETTINGS)
     assert "differs from fp64 by 1.0e-03" in document["skipped"]["wrong"]
     assert "wrong" not in document["cpu"]
@@ -47,13 +48,13 @@ def test_ratios_and_bars_are_those_of_the_samples():
     document = logps.measure(SETTINGS)
     rounds = document["rounds"]
     assert len(rounds) == 3
-    for (name, base), bar in zip(logps.BARS, document["bars"][::2]):
+    for (name, base), bar in zip(logps_bars.RATIOS, document["bars"][::2]):
         expected = statistics.median(r[name]["spent"] / r[base]["spent"] for r in rounds)
         assert document["ratio"][name]["median"] == pytest.approx(expected)
         assert bar["measured"] == pytest.approx(expected)
-        assert bar["held"] == (expected <= logps.BARS[name, base])
+        assert bar["held"] == (expected <= logps_bars.RATIOS[name, base])
     assert all(bar["held"] is None for bar in document["bars"][1::2])  # memory was not measured
-    assert all(name in logps.table(document) for name in document["cpu"])
+    assert all(name in logps_bars.report(document, tables.plain) for name in document["cpu"])
 
 
 def test_what_does_not_fit_into_memory_is_not_run(monkeypatch):

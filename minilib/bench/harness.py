@@ -14,10 +14,14 @@ spinning; that is decided before torch is imported, so a run has its own process
 Proven in tests/test_bench_is_honest.py.
 """
 
+import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
@@ -55,6 +59,26 @@ def quiet_environment(threads: int) -> dict[str, str]:
     """Environment variables of a measuring process: fixed threads that sleep while they wait (GNU and LLVM OpenMP)."""
     sleep = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **sleep}
+
+
+def run_apart(module: str, settings: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Run `python -m module SETTINGS OUTPUT` in a fresh, quiet process; return the document that it wrote to `output`.
+
+    `settings` holds the number of `threads`. RuntimeError of one sentence when the process fails.
+    """
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    environment = {**os.environ, **quiet_environment(settings["threads"]), "PYTHONPATH": path}
+    if subprocess.run([sys.executable, "-m", module, json.dumps(settings), str(output)], env=environment).returncode:
+        raise RuntimeError("the measuring process failed: its message stands above.")
+    return json.loads(Path(output).read_text())
+
+
+def refuse_below_one(settings: dict[str, Any]) -> None:
+    """ValueError of one sentence for a setting that is not at least 1."""
+    for name, value in settings.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}: give a whole number of at least 1.")
 
 
 def usable_cores() -> int:

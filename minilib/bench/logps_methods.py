@@ -10,8 +10,13 @@
     dense, frozen head       2          as above, the head without gradient
     tiled, frozen head       2          the hidden states' gradient taken in the forward visit
 
+On a CUDA card, in bf16, there are three more: "fused" and "fused, frozen head" (token_logps in Triton kernels; not yet
+run on a card) and "cut-cross-entropy" (4 products, no filter, as it must be for exact gradients). There "dense" is what
+is usually written: a bf16 product whose logits are widened for the softmax. "tiled" and "margin sweep" widen each tile
+before it is multiplied, which leaves most of a card's rate unused.
+
 The pair is as long as the rows: half of them belong to the chosen answer, half to the rejected one. M = 1, so that all
-methods have the same loss. Proven in tests/test_logps_bench_is_honest.py.
+methods have the same loss. Proven in tests/test_logps_bench_is_honest.py and tests/test_the_head_bench_is_ready.py.
 """
 
 import importlib.util
@@ -23,12 +28,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from minilib.kernels.vocabulary import sums_dtype
 from minilib.losses.logps import token_logps
 from minilib.losses.margin import logo_loss_from_hidden
 from minilib.losses.preference import logo_loss
 
 LOSS = {"beta": 2.5, "gamma": 0.25, "sft_weight": 0.1}  # LOGO's values for Mistral
 CHUNK_ROWS = 512
+CARD_TILE = 4096  # side of a plain-torch tile on a card, as in `on_card`
 
 
 class Inputs(NamedTuple):
@@ -55,12 +62,14 @@ class Method(NamedTuple):
         return loss.detach()
 
 
-def make_inputs(tokens: int, dim: int, words: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Inputs:
+def make_inputs(
+    tokens: int, dim: int, words: int, *, seed: int = 0, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Inputs:
     """Random hidden states of length about sqrt(d) and a head that gives logits of size about 1."""
-    generator = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(tokens, dim, generator=generator).to(dtype)
-    weight = (torch.randn(words, dim, generator=generator) / dim**0.5).to(dtype)
-    labels = torch.randint(words, (tokens,), generator=generator)
+    options = {"generator": torch.Generator(device).manual_seed(seed), "device": device}
+    hidden = torch.randn(tokens, dim, **options).to(dtype)
+    weight = (torch.randn(words, dim, **options) / dim**0.5).to(dtype)
+    labels = torch.randint(words, (tokens,), **options)
     return Inputs(hidden.requires_grad_(), weight.requires_grad_(), labels)
 
 
@@ -71,17 +80,9 @@ def fresh(inputs: Inputs, frozen: bool) -> Inputs:
     )
 
 
-def available() -> tuple[list[Method], dict[str, str]]:
-    """The methods that run here, and a sentence for each of the others."""
-    found = [
-        Method("dense", lambda x: pair_loss(token_logps(*x, backend="dense")), 3, 4),
-        Method("tiled", lambda x: pair_loss(token_logps(*x, backend="tiled")), 4, 0),
-        Method("margin sweep", _sweep, 3, 0),
-        Method("checkpointed chunks", _checkpointed, 4, 0.3),
-        Method("dense, frozen head", lambda x: pair_loss(token_logps(*x, backend="dense")), 2, 4, frozen=True),
-        Method("tiled, frozen head", lambda x: pair_loss(token_logps(*x, backend="tiled")), 2, 0, frozen=True),
-    ]
-    skipped = {}
+def available(device: str = "cpu") -> tuple[list[Method], dict[str, str]]:
+    """The methods that run on this device, and a sentence for each of the others."""
+    found, skipped = ours(device), {}
     if importlib.util.find_spec("liger_kernel"):
         found.append(Method("Liger SimPO", _liger, 3, 4))
     else:
@@ -90,7 +91,29 @@ def available() -> tuple[list[Method], dict[str, str]]:
         found.append(Method("F.linear_cross_entropy", _builtin, None, 0.3))
     else:
         skipped["F.linear_cross_entropy"] = f"it is not in torch {torch.__version__}: it came with torch 2.13."
+    if device != "cpu":
+        if importlib.util.find_spec("cut_cross_entropy"):
+            found.append(Method("cut-cross-entropy", _cut, 4, 0))
+        else:
+            skipped["cut-cross-entropy"] = "it is not installed: pip install cut-cross-entropy."
     return found, skipped
+
+
+def ours(device: str = "cpu") -> list[Method]:
+    """Our methods and the usual ones, the fused kernels where a card is; dense first."""
+    tile = None if device == "cpu" else CARD_TILE
+    backends = {"tiled": {"backend": "tiled", "chunk_size": tile}}
+    if device != "cpu":
+        backends["fused"] = {"backend": "fused"}
+    folded = {name: lambda x, way=way: pair_loss(token_logps(*x, **way)) for name, way in backends.items()}
+    return [
+        Method("dense", lambda x: pair_loss(_dense(*x)), 3, 4),
+        *(Method(name, loss, 4, 0) for name, loss in folded.items()),
+        Method("margin sweep", _sweep, 3, 0),
+        Method("checkpointed chunks", _checkpointed, 4, 0.3),
+        Method("dense, frozen head", lambda x: pair_loss(_dense(*x)), 2, 4, frozen=True),
+        *(Method(f"{name}, frozen head", loss, 2 if name == "tiled" else 3, 0, True) for name, loss in folded.items()),
+    ]
 
 
 def pair_loss(logps: Tensor) -> Tensor:
@@ -100,20 +123,21 @@ def pair_loss(logps: Tensor) -> Tensor:
 
 
 def _sweep(x: Inputs) -> Tensor:
-    answer = torch.arange(2).repeat_interleave(len(x.labels) // 2)
+    answer = torch.arange(2, device=x.labels.device).repeat_interleave(len(x.labels) // 2)
     return logo_loss_from_hidden(*x, answer, num_rejected=1, **LOSS)[0]
 
 
 def _checkpointed(x: Inputs) -> Tensor:
     chunks = [
-        checkpoint(_dense_chunk, hidden, x.weight, labels, use_reentrant=False)
+        checkpoint(_dense, hidden, x.weight, labels, use_reentrant=False)
         for hidden, labels in zip(x.hidden.split(CHUNK_ROWS), x.labels.split(CHUNK_ROWS))
     ]
     return pair_loss(torch.cat(chunks))
 
 
-def _dense_chunk(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    return token_logps(hidden, weight, labels, backend="dense")
+def _dense(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    logits = (hidden @ weight.T).to(sums_dtype(hidden))  # (n, V)
+    return torch.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0]
 
 
 def _liger(x: Inputs) -> Tensor:
@@ -127,3 +151,9 @@ def _liger(x: Inputs) -> Tensor:
 def _builtin(x: Inputs) -> Tensor:
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=CHUNK_ROWS, chunking_method=None)
     return pair_loss(-F.linear_cross_entropy(*x, reduction="none", options=options))
+
+
+def _cut(x: Inputs) -> Tensor:
+    from cut_cross_entropy import linear_cross_entropy
+
+    return pair_loss(-linear_cross_entropy(x.hidden, x.weight, x.labels, reduction="none", filter_eps=None).float())

@@ -16,8 +16,6 @@ Proven in tests/test_prefix_bench_is_honest.py.
 """
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -63,18 +61,10 @@ def bench_prefix(
     settings = {"prompt": prompt, "answer": answer, "rejected": rejected, "width": width, "layers": layers}
     settings |= {"rounds": rounds, "threads": harness.usable_cores() if threads is None else threads}
     settings |= QUICK if quick else {}
-    for name, value in settings.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}: give a whole number of at least 1.")
+    harness.refuse_below_one(settings)
     if settings["width"] % 64:
         raise ValueError(f"width is {settings['width']}: give a multiple of 64, such as 256.")
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    environment = {**os.environ, **harness.quiet_environment(settings["threads"]), "PYTHONPATH": path}
-    command = [sys.executable, "-m", "minilib.bench.prefix", json.dumps(settings), str(output)]
-    if subprocess.run(command, env=environment, check=False).returncode:
-        raise RuntimeError("the measuring process failed: its message stands above.")
-    return json.loads(Path(output).read_text())
+    return harness.run_apart("minilib.bench.prefix", settings, output)
 
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
