@@ -1,0 +1,94 @@
+"""What the experiment compares: every arm starts from the same tiny model, the same pairs, and as many steps.
+
+    group         arms                                        what the group asks
+    start         base, interpolation                         what is there without training
+    supervised    SFT on the same chosen answers              the paper's comparison; its fair controls: stretched
+                                                              positions, and real inputs at full length
+    LOGO          SimPO (M = 1), M = 2, 3, 8                  how many rejected answers
+    without       plain positions, no preference              which part does it
+    lambda        0, 0.5, 1 beside 0.1                        how much SFT
+    positions     continuous, sparse beside 9:1 mixed;        which synthesis
+                  one target for all, PoSE
+    adapters      LoRA on all of attention                    where it learns
+    aggregation   SimPO on both pairs                         the mean inside the sigmoid or outside
+    released      each deviation of the released trainer      what they change
+
+"LOGO" without further words is M = 2, lambda = 0.1, mixed positions, as the paper has it.
+
+Departure from the paper: every prompt has a target of its own, from its length to that of the run, where the paper has
+one for all ("LOGO, one target"). LoRA of rank 16 sits on the projections q and k alone, where positions act; the paper
+adapts all of attention and the embeddings ("LOGO, LoRA on q, k, v, o"), which costs this model running text. Reward
+scale and margin are those of Llama-3 (10 and 3), the learning rate is ours.
+
+Proven in tests/test_the_alignment_experiment_is_honest.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from minilib.losses.released import DEVIATIONS
+
+
+class Arm(NamedTuple):
+    """One way to train, or with loss None not to.
+
+    `options` go to LogoTrainer, where a true `target` stands for that of the run; `steps` is a share of the others'.
+    """
+
+    name: str
+    group: str
+    loss: str | None
+    options: dict[str, Any]
+    full_length: bool = False
+    steps: float = 1.0
+    clip: float = 1.0
+    modules: tuple[str, ...] | None = None  # those of LoRA, by default the run's
+
+
+def logo(name: str, group: str, **options: Any) -> Arm:
+    """LOGO in the paper's setting but for what `options` say."""
+    return Arm(name, group, "logo", {"num_rejected": 2, "target": True} | options)
+
+
+ARMS = (
+    Arm("base", "start", None, {}),
+    Arm("interpolation, no training", "start", None, {"rope": "interpolation"}),
+    Arm("SFT", "supervised", "sft", {}),
+    Arm("SFT, stretched positions", "supervised", "sft", {"target": True}),
+    Arm("SFT, full length, same steps", "supervised", "sft", {}, full_length=True),
+    Arm("SFT, full length, same tokens", "supervised", "sft", {}, full_length=True, steps=0.25),
+    Arm("SimPO, M = 1", "LOGO", "simpo", {"num_rejected": 1, "target": True}),
+    logo("LOGO", "LOGO"),
+    logo("LOGO, M = 3", "LOGO", num_rejected=3),
+    logo("LOGO, M = 8", "LOGO", num_rejected=8),
+    logo("LOGO, plain positions", "without", target=False),
+    # Adam does not see the factor lambda = 0.1 of the SFT term that is left, but the clipping of gradients does.
+    Arm("LOGO, no preference term", "without", "sft", {"target": True}, clip=10.0),
+    logo("LOGO, lambda = 0", "lambda", sft_weight=0.0),
+    logo("LOGO, lambda = 0.5", "lambda", sft_weight=0.5),
+    logo("LOGO, lambda = 1", "lambda", sft_weight=1.0),
+    logo("LOGO, continuous", "positions", positions="continuous"),
+    logo("LOGO, sparse", "positions", positions="sparse"),
+    logo("LOGO, PoSE", "positions", positions="pose"),
+    logo("LOGO, one target", "positions", vary_target=False),
+    logo("LOGO, LoRA on q, k, v, o", "adapters")._replace(modules=("q_proj", "k_proj", "v_proj", "o_proj")),
+    Arm("SimPO on both pairs", "aggregation", "simpo", {"num_rejected": 2, "target": True, "sft_weight": 0.1}),
+    *(logo(f"released: {name}", "released", released=[name]) for name in DEVIATIONS),
+    logo("released: all four", "released", released=list(DEVIATIONS)),
+)
+
+
+def named(names: list[str] | None) -> list[Arm]:
+    """The arms of these names, all by default; ValueError for a name that is unknown."""
+    known = {arm.name: arm for arm in ARMS}
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"arms holds {name!r}: choose among {', '.join(map(repr, known))}.")
+    return list(ARMS) if names is None else [known[name] for name in names]
+
+
+def trainer_options(arm: Arm, target: int) -> dict[str, Any]:
+    """The keyword arguments of LogoTrainer for this arm."""
+    options = {name: value for name, value in arm.options.items() if name not in ("target", "rope")}
+    return {"vary_target": True} | options | {"loss": arm.loss, "target": target if arm.options.get("target") else None}

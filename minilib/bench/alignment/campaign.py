@@ -1,0 +1,108 @@
+"""Runs every arm under every seed, several at a time, each in a fresh process; goes on where it stopped.
+
+    output/pairs/SEED.jsonl          the pairs of a seed, the same for all arms
+    output/records/ARM-SEED.json     one finished run; one that is there, with the same settings, is not run again
+    output/alignment.json            all records, means, spread and verdicts
+    output/alignment.md, *.png       the page and its figures
+
+Proven in tests/test_the_alignment_experiment_is_honest.py.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from minilib.bench import harness, machine
+from minilib.bench.alignment import one_run, pages, summary
+from minilib.bench.alignment.arms import Arm, named
+
+FULL = {
+    "rows": 640, "pairs": 160, "steps": 200, "batch": 8, "lr": 1e-3, "rank": 16, "modules": ["q_proj", "k_proj"],
+    "target": 1_000, "samples": 80, "lengths": [128, 224, 352, 480, 608, 736, 864, 992],
+    "multi_lengths": [224, 480, 992],
+}  # fmt: skip
+QUICK = {"rows": 24, "pairs": 4, "steps": 2, "batch": 2, "samples": 5, "lengths": [64, 300], "multi_lengths": [64]}
+
+
+def bench_alignment(
+    arms: list[str] | None = None,
+    seeds: tuple[int, ...] = (1, 2, 3),
+    workers: int | None = None,
+    quick: bool = False,
+    output: Path = Path("runs/bench/alignment"),
+) -> dict[str, Any]:
+    """Compare LOGO with its neighbours and without each of its parts on the tiny model; about an hour on two cores.
+
+    The same command goes on after an interrupt.
+
+    Args:
+        arms: names of arms to run, by default all; "base" always runs along, the others are compared with it.
+        seeds: of pairs, training and scores; three or more give a spread worth reading.
+        workers: runs at a time, by default one for each usable core.
+        quick: a few steps and samples, to see that everything runs; its figures judge nothing.
+        output: folder for pairs, records, the document, the page and its figures.
+    """
+    settings = FULL | (QUICK if quick else {})
+    wanted = named(None if arms is None else ["base", *(name for name in arms if name != "base")])
+    output = Path(output)
+    for folder in ("pairs", "records"):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+    reports = _all(output, workers, "pairs", [(one_run.make_pairs, s, settings, _pairs(output, s)) for s in seeds])
+    jobs = [(_record, arm, seed, settings, output) for seed in seeds for arm in wanted]
+    records = _all(output, workers, "runs", jobs)
+    order = [arm.name for arm in wanted]
+    records.sort(key=lambda record: (order.index(record["arm"]), record["seed"]))
+    document = {"benchmark": "alignment", "settings": settings, "seeds": list(seeds), "machine": machine.describe()}
+    document |= {"pairs": sorted(reports, key=lambda report: report["seed"]), "records": records}
+    document |= summary.summarise(records)
+    _write(output / "alignment.json", document)
+    pages.write(output, document)
+    print(pages.plain(document))
+    return document
+
+
+def _record(arm: Arm, seed: int, settings: dict[str, Any], output: Path) -> dict[str, Any]:
+    """The record of one run, from its file if an earlier campaign with the same settings has finished it."""
+    name = re.sub(r"[^a-z0-9]+", "_", arm.name.lower()).strip("_")
+    path = output / "records" / f"{name}-{seed}.json"
+    if path.exists():
+        record = json.loads(path.read_text())
+        if record["settings"] == settings:
+            return record
+    record = one_run.run(arm, seed, settings, _pairs(output, seed))
+    _write(path, record)
+    return record
+
+
+def _all(output: Path, workers: int | None, words: str, jobs: list[tuple]) -> list[Any]:
+    """The results of the jobs (function, *arguments), each in a process of its own, `workers` at a time."""
+    workers = workers or harness.usable_cores()
+    spawn = multiprocessing.get_context("spawn")
+    os.environ |= harness.quiet_environment(1)  # read by the processes when they start
+    with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=1) as pool:
+        futures = [pool.submit(*job) for job in jobs]
+        try:
+            done = tqdm(as_completed(futures), total=len(futures), desc=words, unit="run")
+            return [future.result() for future in done]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _pairs(output: Path, seed: int) -> Path:
+    return output / "pairs" / f"{seed}.jsonl"
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    """All or nothing, so that an interrupted campaign can be read back."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(document, indent=1) + "\n")
+    os.replace(unfinished, path)

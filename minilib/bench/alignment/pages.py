@@ -1,0 +1,110 @@
+"""The experiment as tables and figures: for the terminal, and as a page for the book.
+
+Every sentence that judges is chosen by the figures. Proven in tests/test_the_alignment_experiment_is_honest.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from minilib.bench import tables
+from minilib.teaching import plots
+from minilib.teaching.memory import format_bytes
+
+WON, KEPT, PAID = "what is won beyond the window", "what is kept in the window", "what it costs"
+MAIN = ("base", "SFT", "SFT, stretched positions", "LOGO")  # the arms of the curves
+PLAIN = ("SimPO, M = 1", "LOGO, M = 3", "LOGO, M = 8")
+
+
+def write(output: Path, document: dict[str, Any]) -> None:
+    """alignment.md and its figures, in `output`."""
+    (output / "alignment.md").write_text(page(document))
+    for name, figure in figures(document).items():
+        (output / f"{name}.png").write_bytes(plots.to_png(figure))
+
+
+def page(document: dict[str, Any]) -> str:
+    """The tables and bars as Markdown."""
+    sections = [tables.machine_section(document), settings_sentence(document)]
+    for words, build in ((WON, won), (KEPT, kept), (PAID, paid)):
+        sections.append(f"**{words[0].upper()}{words[1:]}**\n\n{tables.markdown(*build(document))}")
+    sections.append(f"**Bars**\n\n{tables.markdown(*bars(document))}")
+    return "\n\n".join(sections) + "\n"
+
+
+def plain(document: dict[str, Any]) -> str:
+    """The same tables for a terminal."""
+    return "\n\n".join(tables.plain(*build(document)) for build in (won, kept, paid, bars))
+
+
+def settings_sentence(document: dict[str, Any]) -> str:
+    """What every arm had in common."""
+    s, seeds = document["settings"], document["seeds"]
+    return (
+        f"{len(seeds)} seeds ({', '.join(map(str, seeds))}). Every arm but the first two: {s['pairs']} pairs, "
+        f"{s['steps']} steps of {s['batch']}, AdamW with peak learning rate {s['lr']:g} falling as a cosine, LoRA of "
+        f"rank {s['rank']} on {' and '.join(s['modules'])}, target {s['target']:,} positions. Scores: {s['samples']} "
+        "haystacks at each length. Figures are means over seeds, with the smallest and the largest."
+    )
+
+
+def won(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Accuracy beyond the window."""
+    header = ["arm", "single detail", "gained on base", "at the farthest", "two details, recall", "depths at 3 windows"]
+    names = ("beyond", "gain", "farthest", "multi_recall_beyond", "middle")
+    return header, [[arm, *(_spread(found.get(n)) for n in names)] for arm, found in document["arms"].items()]
+
+
+def kept(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Accuracy and perplexity within the window."""
+    header = ["arm", "single detail", "lost on base", "two details", "perplexity / base"]
+    rows = [
+        [arm, _spread(f["inside"]), _spread(f["lost"]), _spread(f["multi_inside"]), _spread(f["perplexity_ratio"], 3)]
+        for arm, f in document["arms"].items()
+    ]
+    return header, rows
+
+
+def paid(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Tokens, time and memory of the training."""
+    header = ["arm", "tokens read", "CPU seconds", "memory added"]
+    rows = []
+    for arm, figures in document["arms"].items():
+        if "tokens" in figures:
+            tokens, seconds, memory = (figures[n]["mean"] for n in ("tokens", "cpu_seconds", "added_memory"))
+            rows.append([arm, f"{tokens:,.0f}", f"{seconds:.0f}", format_bytes(memory)])
+    return header, rows
+
+
+def bars(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Each bar, what was measured, and whether it held."""
+    verdict = {True: "held", False: "missed", None: "not measured"}
+    rows = []
+    for bar in document["bars"]:
+        measured = "-" if bar["measured"] is None else f"{bar['measured']:.3f}"
+        rows.append([bar["claim"], f"at {bar['side']} {bar['limit']:.2f}", measured, verdict[bar["held"]]])
+    return ["bar", "limit", "measured", "verdict"], rows
+
+
+def figures(document: dict[str, Any]) -> dict[str, Any]:
+    """The pictures of the page by name."""
+    arms = document["arms"]
+    gains = {name: _numbers(found["gain"]) for name, found in arms.items() if name != "base"}
+    prices = {name: (found["gain"]["mean"], found["perplexity_ratio"]["mean"]) for name, found in arms.items()}
+    shown = {name: prices[name] for name in (*MAIN, *PLAIN) if name in prices}
+    return {
+        "alignment_gains": plots.arm_gains(gains, marked=[n for n in ("SFT", "LOGO") if n in gains]),
+        "alignment_price": plots.gain_and_price(shown, most=1.05),
+    }
+
+
+def _numbers(spread: dict[str, float]) -> tuple[float, float, float]:
+    return spread["mean"], spread["min"], spread["max"]
+
+
+def _spread(found: dict[str, float] | None, digits: int = 2) -> str:
+    if found is None:
+        return "-"
+    mean, low, high = (f"{value:.{digits}f}" for value in _numbers(found))
+    return f"{mean} ({low} to {high})"

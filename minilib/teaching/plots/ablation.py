@@ -1,0 +1,58 @@
+"""Pictures of an experiment with many arms: what each of them gains, and what it costs.
+
+Proven in tests/test_the_alignment_experiment_is_honest.py.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from minilib.teaching.plots.card import BLUE, GREY, VERMILLION, axes, card, same_length
+
+Spread = tuple[float, float, float]  # mean, smallest, largest over the seeds
+
+
+def arm_gains(gains: Mapping[str, Spread], *, marked: Sequence[str] = (), title: str | None = None) -> Figure:
+    """Change of accuracy against the base, in points: a dot for the mean and a line over the seeds for each arm.
+
+    marked: arms that the others are to be compared with, drawn in another colour and shape.
+    """
+    if not gains:
+        raise ValueError("gains is empty: pass at least one arm with mean, smallest and largest value.")
+    best, least = max(gains, key=lambda n: gains[n][0]), min(gains, key=lambda n: gains[n][0])
+    alt = f"Change of accuracy beyond the window against the base for {len(gains)} arms, a dot for the mean and a line "
+    alt += f"over the seeds. The most gains {best}, the least {least}."
+    figure = card(title or f"{best} gains the most", alt, size=(6.8, 1.2 + 0.24 * len(gains)))
+    panel = axes(figure, xlabel="points of accuracy gained beyond the window", ylabel="")
+    for row, (name, (mean, low, high)) in enumerate(gains.items()):
+        colour, marker = (VERMILLION, "D") if name in marked else (BLUE, "o")
+        panel.plot([100 * low, 100 * high], [row, row], color=colour, linewidth=2)
+        panel.plot(100 * mean, row, color=colour, marker=marker, linestyle="none")
+    panel.axvline(0, color=GREY, linewidth=1, linestyle=":")
+    panel.set_yticks(range(len(gains)), list(gains))
+    panel.set_ylim(len(gains) - 0.5, -0.5)
+    panel.set_ylabel("arm")
+    return figure
+
+
+def gain_and_price(points: Mapping[str, tuple[float, float]], *, most: float, title: str | None = None) -> Figure:
+    """Each arm as a dot: perplexity of the window to that of the base against points gained; `most` is a limit."""
+    same_length(points=points)
+    over = [name for name, (_, price) in points.items() if price > most]
+    alt = f"Dots of {len(points)} arms: perplexity in the window against accuracy gained beyond it. "
+    alt += f"A line marks {most:.0%} of the base's perplexity; {len(over)} lie above it."
+    figure = card(title or "What an arm gains, and what it costs in the window", alt, size=(6.8, 4.2))
+    panel = axes(figure, xlabel="points of accuracy gained beyond the window", ylabel="perplexity in the window / base")
+    gained = np.array([100 * gain for gain, _ in points.values()])
+    for (name, (_, price)), x in zip(points.items(), gained):
+        above = price > most
+        style = {"color": VERMILLION if above else BLUE, "marker": "s" if above else "o", "linestyle": "none"}
+        panel.plot(x, price, **style)
+        left = x > (gained.min() + gained.max()) / 2
+        panel.annotate(
+            name, (x, price), xytext=(-6 if left else 6, 0), textcoords="offset points", fontsize=9, va="center",
+            ha="right" if left else "left",
+        )  # fmt: skip
+    panel.axhline(most, color=GREY, linewidth=1, linestyle="--")
+    return figure
