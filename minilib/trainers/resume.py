@@ -33,5 +33,5 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
 def _is_whole(folder: Path, step: int) -> bool:
     try:
         return json.loads((folder / "trainer_state.json").read_text())["global_step"] == step
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
