@@ -33,12 +33,12 @@ def inputs(examples=2, m=2, dim=8, words=31, seed=0, shuffled=False, size=1.0):
     return hidden, weight * size, torch.randint(words, (n,), generator=generator), answer, m
 
 
-def judge(hidden, weight, labels, answer, m, beta, gamma, sft_weight, upstream=1.0):
+def judge(hidden, weight, labels, answer, m, upstream=1.0, **settings):
     """Loss, mean log-probabilities and gradients through dense log-softmax in fp64."""
     leaves = [x.detach().double().requires_grad_() for x in (hidden, weight)]
     logps = token_logps(*leaves, labels, backend="dense")
     means = mean_by_answer(logps, answer, int(answer.max()) + 1).view(-1, 1 + m)
-    loss = logo_loss(means[:, 0], means[:, 1:], beta=beta, gamma=gamma, sft_weight=sft_weight)
+    loss = logo_loss(means[:, 0], means[:, 1:], **settings)
     return [loss.detach(), means.detach(), *torch.autograd.grad(loss * upstream, leaves)]
 
 
@@ -91,6 +91,21 @@ def test_any_batch_any_tiles_and_any_settings_agree(examples, m, chunk_size, bet
     got, true = swept(*row, chunk_size=chunk_size, **settings), judge(*row, **settings)
     for mine, expected in zip(got, true):
         torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("sft_weight", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [[1.0, 0.0, 4.0], [[1.0, 2.0, 3.0], [0.0, 0.0, 5.0]]], ids=["for all", "for each"])
+def test_weighted_rejected_answers_agree(weights, sft_weight):
+    row = inputs(2, 3, shuffled=True)
+    settings = {**SETTINGS, "sft_weight": sft_weight, "rejected_weights": torch.tensor(weights)}
+    got, true = swept(*row, **settings), judge(*row, **settings)
+    assert_equal(got, true, 1e-10)
+    assert got[0] != swept(*row, **{**settings, "rejected_weights": None})[0]
+
+
+def test_equal_weights_change_nothing():
+    row = inputs(2, 3)
+    assert_equal(swept(*row, rejected_weights=torch.full((3,), 5.0), **SETTINGS), judge(*row, **SETTINGS), 1e-10)
 
 
 def test_logits_of_hundreds_stay_exact():
@@ -201,6 +216,13 @@ BAD = {
     "beta": ({"beta": -1.0}, ValueError, "beta is -1.0"),
     "gamma": ({"gamma": float("nan")}, ValueError, "gamma is nan"),
     "sft_weight": ({"sft_weight": -0.1}, ValueError, "sft_weight is -0.1"),
+    "three weights for two": (
+        {"rejected_weights": torch.ones(3)},
+        ValueError,
+        "rejected_weights is (3,) and there are 2 rejected answers for each of 2 examples",
+    ),
+    "weights below 0": ({"rejected_weights": -torch.ones(2)}, ValueError, "rejected_weights holds no valid weights"),
+    "weights of 0": ({"rejected_weights": torch.zeros(2)}, ValueError, "rejected_weights holds no valid weights"),
     "a float answer": ({"answer": torch.zeros(3)}, ValueError, "answer is (3,) and hidden has"),
 }
 

@@ -144,6 +144,21 @@ def test_logo_pushes_rejected_answers_equally_and_pairs_push_the_likeliest_most(
     assert paired.max() > paired.min() * 1.05
 
 
+def test_weights_of_rejected_answers_make_their_mean_a_weighted_one():
+    c, r = answers(m=3)
+    settings = {"beta": BETA, "gamma": GAMMA, "sft_weight": 0.1}
+    weights = torch.tensor([1.0, 0.0, 3.0])
+    expected = numpy_logo(c.numpy(), (r[:, :1] / 4 + r[:, 2:] * 3 / 4).numpy(), BETA, GAMMA, 0.1)
+    for given_ in (weights, 7 * weights, weights.expand(5, 3), weights[None].double()):
+        loss = logo_loss(c, r, rejected_weights=given_, **settings)
+        assert loss.item() == pytest.approx(expected, rel=1e-12)
+    plain = logo_loss(c, r, **settings)
+    torch.testing.assert_close(logo_loss(c, r, rejected_weights=torch.full((3,), 0.2), **settings), plain)
+    own = torch.rand(5, 3) + 0.1  # each example has its own
+    pushes = gradient(lambda c, r: logo_loss(c, r, rejected_weights=own, **settings), c, r)[1]
+    torch.testing.assert_close(pushes / pushes.sum(1, keepdim=True), (own / own.sum(1, keepdim=True)).double())
+
+
 def test_pro_is_a_preference_loss_for_two_answers_and_a_row_of_infonce_for_equal_gaps():
     c, r = answers(m=3)
     two = pro_loss(torch.stack([c, r[:, 0]], 1), torch.tensor([[1.0, 0.0]]).double().expand(5, 2))
@@ -189,6 +204,26 @@ BAD = {
         "rewards does not fall from answer 0 to answer 1 of row 0",
     ),
     "deviation": (lambda: logo_loss(C, R, beta=1, gamma=0, released={"magic"}), ValueError, "released is {'magic'}"),
+    "weights below 0": (
+        lambda: logo_loss(C, R, beta=1, gamma=0, rejected_weights=torch.tensor([1.0, 1.0, -1.0])),
+        ValueError,
+        "rejected_weights holds no valid weights",
+    ),
+    "weights of 0": (
+        lambda: logo_loss(C, R, beta=1, gamma=0, rejected_weights=torch.zeros(5, 3)),
+        ValueError,
+        "rejected_weights holds no valid weights",
+    ),
+    "two weights for three": (
+        lambda: logo_loss(C, R, beta=1, gamma=0, rejected_weights=torch.ones(2)),
+        ValueError,
+        "rejected_weights is (2,) and there are 3 rejected answers for each of 5 examples",
+    ),
+    "a list of weights": (
+        lambda: logo_loss(C, R, beta=1, gamma=0, rejected_weights=[1, 1, 1]),
+        ValueError,
+        "rejected_weights is list and there are 3",
+    ),
     "a string": (lambda: logo_loss(C, R, beta=1, gamma=0, released="negatives"), ValueError, "released is 'negatives'"),
     "three negatives": (
         lambda: logo_loss(C, R, beta=1, gamma=0, released={"negatives"}),
