@@ -236,6 +236,18 @@ def test_training_lowers_the_loss_and_raises_the_margin(loss):
     assert after["eval_margin"] > before["eval_margin"] + 0.05
 
 
+@pytest.mark.parametrize("loss", ["logo", "dpo"])
+def test_under_autocast_and_with_bf16_weights_a_step_is_the_same_up_to_rounding(loss):
+    logs = []
+    for dtype, args in ((torch.float32, {}), (torch.float32, {"bf16": True}), (torch.bfloat16, {})):
+        trainer = make_trainer(model=lora(tiny_llama(dtype)), loss=loss, target=100, args={**args, "max_steps": 1})
+        trainer.train()
+        logs.append([trainer.state.log_history[0][name] for name in ("loss", "reward_chosen", "reward_rejected")])
+    assert logs[1] == pytest.approx(logs[0], rel=0.03, abs=0.02)
+    assert logs[2] == pytest.approx(logs[0], rel=0.03, abs=0.02)
+    assert logs[1] != logs[0] != logs[2]
+
+
 # What is logged
 
 

@@ -2,7 +2,8 @@
 
 `ContrastiveTrainer` trains two towers at any batch size through the embedding cache, in one process or on many ranks;
 what ranks share is in `ranks`, what a step depends on in `schedule`. `LogoTrainer` aligns a language model on pairs of
-answers; `pair_rows` makes its batches, `objectives` its losses, `adapters` its LoRA.
+answers: `numbered` looks through its rows, `pair_rows` makes its batches, `objectives` its losses, `adapters` its LoRA;
+`wrapped` takes it past DDP and FSDP, `means` and `memory` fill its log, `resume` finds the checkpoint to go on from.
 """
 
 from importlib import import_module

@@ -12,7 +12,8 @@
 
 The reward of an answer is beta times its score (for dpo less the reference's). `margin` is the reward of the chosen
 answer minus the mean of the rejected ones, as the paper plots it; `accuracy` the share of rejected answers that the
-chosen one beats.
+chosen one beats. The reference of dpo is the model without its adapters, or, where it has none, a frozen copy, which
+FSDP and DeepSpeed leave whole on every rank.
 
 Taught in notebooks/13_train_logo_end_to_end.ipynb; proven in tests/test_logo_trainer_minimises_its_losses.py.
 """
