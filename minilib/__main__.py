@@ -9,7 +9,7 @@ import sys
 
 from jsonargparse import auto_cli
 
-from minilib.bench import bench_contrastive, bench_logps, bench_prefix
+from minilib.bench import bench_contrastive, bench_logps, bench_prefix, bench_step
 from minilib.commands import clip, evaluate
 from minilib.doctor import doctor
 from minilib.teaching.tour import tour
@@ -19,6 +19,7 @@ BENCH = {
     "contrastive": bench_contrastive,
     "logps": bench_logps,
     "prefix": bench_prefix,
+    "step": bench_step,
 }
 
 

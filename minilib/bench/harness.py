@@ -14,6 +14,7 @@ spinning; that is decided before torch is imported, so a run has its own process
 Proven in tests/test_bench_is_honest.py.
 """
 
+import importlib
 import json
 import os
 import statistics
@@ -62,16 +63,27 @@ def quiet_environment(threads: int) -> dict[str, str]:
 
 
 def run_apart(module: str, settings: dict[str, Any], output: Path) -> dict[str, Any]:
-    """Run `python -m module SETTINGS OUTPUT` in a fresh, quiet process; return the document that it wrote to `output`.
+    """Measure in a fresh, quiet process; return the document that it wrote to `output`.
 
-    `settings` holds the number of `threads`. RuntimeError of one sentence when the process fails.
+    `module` has `measure(settings)`, which returns the document, and `table(document)`; `settings` holds the number of
+    `threads`. RuntimeError of one sentence when the process fails.
     """
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     environment = {**os.environ, **quiet_environment(settings["threads"]), "PYTHONPATH": path}
-    if subprocess.run([sys.executable, "-m", module, json.dumps(settings), str(output)], env=environment).returncode:
+    code = "import sys; from minilib.bench import harness; harness.run_here(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, module, json.dumps(settings), str(output)]
+    if subprocess.run(command, env=environment).returncode:
         raise RuntimeError("the measuring process failed: its message stands above.")
     return json.loads(Path(output).read_text())
+
+
+def run_here(module: str, settings: str, output: str) -> None:
+    """What the process of `run_apart` does: measure, write the document, print its table."""
+    bench = importlib.import_module(module)
+    document = bench.measure(json.loads(settings))
+    Path(output).write_text(json.dumps(document, indent=1))
+    print(bench.table(document))
 
 
 def refuse_below_one(settings: dict[str, Any]) -> None:

@@ -13,9 +13,7 @@ measures in a fresh process, in the environment of `harness.quiet_environment`. 
 Proven in tests/test_logps_bench_is_honest.py and tests/test_the_head_bench_is_ready.py.
 """
 
-import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +109,11 @@ def measure(settings: dict[str, Any], at: Place | None = None) -> dict[str, Any]
     return document | {"bars": logps_bars.bars(document)}
 
 
+def table(document: dict[str, Any]) -> str:
+    """The figures and the bars as plain text."""
+    return logps_bars.report(document, tables.plain)
+
+
 def error(method: Method, dtype: torch.dtype = torch.float32, device: str = "cpu") -> float:
     """Largest relative error of the loss and of both gradients, by norm, against dense log-probabilities in fp64."""
     given = ways.make_inputs(**GATE, dtype=dtype, device=device)
@@ -182,9 +185,3 @@ def _memory(found: list[Method], settings: dict[str, Any]) -> dict[str, int]:
         setup = _SETUP.format(name=method.name, **sizes)
         peaks[method.name] = measure_peak(setup, "method.step(inputs)", threads=settings["threads"])
     return peaks
-
-
-if __name__ == "__main__":
-    found = measure(json.loads(sys.argv[1]))
-    Path(sys.argv[2]).write_text(json.dumps(found, indent=1))
-    print(logps_bars.report(found, tables.plain))

@@ -21,6 +21,7 @@ from minilib.bench.harness import usable_cores
 from minilib.kernels.tiled import TILE_COLS, TILE_ROWS
 
 LIBRARIES = ("torch", "numpy", "open_clip_torch", "sentence-transformers", "transformers", "triton", "inf-cl")
+LIBRARIES += ("peft", "trl", "liger-kernel", "cut-cross-entropy")
 MOST_TILES = 256  # about a CPU second of products at d = 512
 
 

@@ -15,8 +15,6 @@ attention weighs more in a narrow model.
 Proven in tests/test_prefix_bench_is_honest.py.
 """
 
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,8 +186,3 @@ METHODS = {
     "cache": lambda model, pack: answer_hidden(model, pack, "cache"),
     "cache, copied": _copied,
 }
-
-if __name__ == "__main__":
-    found = measure(json.loads(sys.argv[1]))
-    Path(sys.argv[2]).write_text(json.dumps(found, indent=1))
-    print(table(found))

@@ -1,4 +1,4 @@
-"""Hidden states of 1 + M answers behind one prompt: three routes through a transformers model, one call.
+"""Hidden states of 1 + M answers behind one prompt: four routes through a transformers model, one call.
 
 `answer_hidden(model, packed)` returns h[predict], the hidden state that predicts each label of the layout (packing.py),
 so that logits are made for answer tokens only. The routes, three that share the prompt and one that does not, agree in
@@ -131,9 +131,7 @@ def _new_cache(decoder) -> dict:
 
 
 def _for_attention(decoder, mask: Tensor) -> Tensor:
-    """SDPA takes the boolean mask; eager attention adds its mask to the scores, where True would count as 1."""
-    if _attention(decoder) == "sdpa":
-        return mask
+    """The mask as what is added to the scores; SDPA would make this of a boolean one in every layer, and keep each."""
     zeros = torch.zeros(mask.shape, dtype=decoder.dtype, device=mask.device)
     return zeros.masked_fill_(~mask, torch.finfo(decoder.dtype).min)
 
