@@ -1,4 +1,4 @@
-"""python -m minilib tour | clip | eval | bench | doctor: every command is one plain function.
+"""python -m minilib tour | clip | logo | eval | bench | doctor: every command is one plain function.
 
 Flags are made from the function's signature and help from its docstring (jsonargparse), and any set of flags may come
 from a YAML file instead: `python -m minilib clip --config mine.yaml`. Under torchrun every rank runs the same command,
@@ -9,9 +9,11 @@ import sys
 
 from jsonargparse import auto_cli
 
+from minilib.alignment_commands import logo
 from minilib.bench import bench_contrastive, bench_logps, bench_prefix, bench_step
-from minilib.commands import clip, evaluate
+from minilib.commands import clip
 from minilib.doctor import doctor
+from minilib.evaluation_command import evaluate
 from minilib.teaching.tour import tour
 
 BENCH = {
@@ -25,7 +27,7 @@ BENCH = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; a refusal or a lost rank is one sentence on standard error and exit status 2."""
-    commands = {"tour": tour, "clip": clip, "eval": evaluate, "bench": BENCH, "doctor": doctor}
+    commands = {"tour": tour, "clip": clip, "logo": logo, "eval": evaluate, "bench": BENCH, "doctor": doctor}
     try:
         auto_cli(commands, args=arguments, as_positional=False, prog="python -m minilib")
     except (ValueError, ConnectionError) as error:

@@ -1,6 +1,6 @@
 """python -m minilib doctor: what this machine can run, which backend `auto` picks, and why.
 
-Proven in tests/test_commands.py.
+Proven in tests/test_commands.py and tests/test_logo_commands.py.
 """
 
 import importlib.util
@@ -41,6 +41,7 @@ def diagnosis() -> list[str]:
         f"backends  {', '.join(BACKENDS[1:])}; auto picks {resolve('auto')}: same value and gradients as "
         "dense, never more than one tile of the similarity matrix",
         f"ring      {_ring()}",
+        f"logo      {_logo()}",
         f"batches   dense fills the free memory at about {dense:,} pairs (4 fp32 matrices); tiled needs b x d numbers",
         *(f"extra     {_extra(name)}" for name in EXTRAS),
     ]
@@ -64,6 +65,17 @@ def _ring() -> str:
     cards = torch.cuda.device_count()
     where, ranks = (f"between {cards} cards", cards) if found == "nccl" else ("on this machine", "N")
     return f"{found} {where}; start ranks with torchrun --nproc-per-node {ranks} -m minilib clip"
+
+
+def _logo() -> str:
+    """What `logo` would align a language model with, and what its "auto" settings stand for here."""
+    packages = ("transformers", "peft", "accelerate")
+    missing = [package for package in packages if not _installed(package)]
+    if missing:
+        return f"not here: it needs {' and '.join(missing)} (pip install {' '.join(missing)})"
+    versions = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
+    dtype = "bf16" if best_device() == "cuda" else "fp32"
+    return f"{versions}; auto picks {dtype}, sdpa attention and the cache route, under checkpointing the mask route"
 
 
 def _triton() -> str:

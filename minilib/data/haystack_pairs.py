@@ -73,7 +73,7 @@ def haystack_pairs(
 
     answer = answerer(model, tokenizer, temperature=temperature)
     return build_pairs(
-        long_questions(rows, tokenizer, length=length, distractors=distractors, seed=seed), _repeatable(answer),
+        long_questions(rows, tokenizer, length=length, distractors=distractors, seed=seed), repeatable(answer),
         scorer=exact_entities, threshold=0, chunk_size=chunk_size, num_chunks=num_chunks, num_rejected=num_rejected,
         tokenizer=tokenizer, prompt_fn=chunks_as_prompt, is_right=is_right, require_right=require_right, tries=tries,
         seed=seed, batch_size=32, path=path, progress=progress,
@@ -102,12 +102,12 @@ def first_pairs(pairs: Pairs, count: int) -> list[dict]:
     return found
 
 
-def _repeatable(answer: Callable[[list[str]], list[str]]) -> Callable[[list[str]], list[str]]:
+def repeatable(answer: Callable[[list[str]], list[str]]) -> Callable[[list[str]], list[str]]:
     """The same answers to the same prompts, and nobody else's random numbers are touched."""
 
-    def repeatable(prompts: list[str]) -> list[str]:
+    def repeated(prompts: list[str]) -> list[str]:
         with torch.random.fork_rng():
             torch.manual_seed(zlib.crc32("\0".join(prompts).encode()))
             return answer(prompts)
 
-    return repeatable
+    return repeated

@@ -17,6 +17,7 @@ Taught in notebooks/13_train_logo_end_to_end.ipynb; proven in tests/test_logo_tr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,11 +29,18 @@ if TYPE_CHECKING:
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
-def lora_config(*, rank: int = 32, alpha: float = 16, embeddings: bool = False, dropout: float = 0.0) -> LoraConfig:
+def lora_config(
+    *,
+    rank: int = 32,
+    alpha: float = 16,
+    modules: Sequence[str] = ATTENTION,
+    embeddings: bool = False,
+    dropout: float = 0.0,
+) -> LoraConfig:
     """peft's settings for the attention projections of Llama-like models, and for the token embeddings if wished."""
     from peft import LoraConfig
 
-    targets = [*ATTENTION, *(["embed_tokens"] if embeddings else [])]
+    targets = [*modules, *(["embed_tokens"] if embeddings else [])]
     return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
 
 
