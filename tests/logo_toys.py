@@ -3,6 +3,8 @@
 The judge computes every answer by a full pass of its own, through `tiny_llama.separate_hidden`.
 """
 
+import tempfile
+from pathlib import Path
 from random import Random
 
 import torch
@@ -11,6 +13,7 @@ from transformers import TrainingArguments
 
 from minilib.trainers.logo import LogoTrainer
 
+UNUSED = str(Path(tempfile.gettempdir(), "minilib-unused"))  # transformers makes the folder even if nothing is saved
 WORDS = ["<pad>", "<eos>", "<bos>", "<unk>"]
 WORDS += [f"w{k}" for k in range(VOCABULARY - len(WORDS))]
 
@@ -47,7 +50,7 @@ def toy_rows(count, m=2, seed=0):
 
 def make_trainer(rows=None, eval_rows=None, *, model=None, dtype=torch.float64, tokenizer=None, args=None, **options):
     """A LogoTrainer that writes nothing; `args` are those of TrainingArguments, `options` its own."""
-    settings = {"output_dir": "unused", "max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
+    settings = {"output_dir": UNUSED, "max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
     settings |= {"logging_steps": 1, "save_strategy": "no", "report_to": [], "use_cpu": True, "disable_tqdm": True}
     return LogoTrainer(
         model or tiny_llama(dtype),
