@@ -115,6 +115,7 @@ def _align(found: dict, kind: str, table, rank: int) -> list[dict]:
 
     loaded = training.load_policy(found)
     if kind != "pairs":
+        training.try_layout(loaded, found)
         table = data_rows.answered_pairs(kind, table, found, loaded, rank)
     table = data_rows.numbered(table, found)
     if rank == 0:

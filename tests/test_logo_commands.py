@@ -208,6 +208,15 @@ def test_a_bad_row_is_named_before_the_first_step(pairs, tmp_path, capsys, field
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
+def test_a_run_that_was_refused_may_begin_again_with_what_was_mended(pairs, tmp_path, capsys):
+    whole = pairs.read_text()
+    edited(pairs, 2, chosen=None)
+    refusal(capsys, "logo", "--data", pairs, "--output", tmp_path / "run", *QUICK)
+    pairs.write_text(whole)
+    minilib("logo", "--data", pairs, "--output", tmp_path / "run", *QUICK)
+    assert len(records_of(tmp_path / "run")) == 4
+
+
 def test_rows_without_chunks_are_told_of_the_two_ways_out(pairs, tmp_path, capsys):
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     write_lines(pairs, [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in rows])
@@ -291,6 +300,27 @@ def test_all_weights_may_be_trained_and_then_load_as_any_model(pairs, tmp_path, 
 def given(**changed):
     arguments = {name: parameter.default for name, parameter in inspect.signature(logo).parameters.items()}
     return arguments | changed
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a card can do both")
+@pytest.mark.parametrize(("name", "value"), [("dtype", "float16"), ("attention", "flex_attention")])
+def test_what_needs_a_card_is_told_before_any_answer(tmp_path, capsys, name, value):
+    told = refusal(capsys, "logo", "--output", tmp_path / "run", f"--{name}", value)
+    assert f"{name} is {value!r} and there is no card: choose 'auto'" in told
+    assert not (tmp_path / "run" / "pairs.jsonl").exists()
+
+
+def test_a_model_of_short_sight_is_told_before_any_answer(tmp_path, capsys):
+    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 256, "sliding_window": 64}
+    MistralForCausalLM(MistralConfig(**shape, **heads)).save_pretrained(tmp_path / "mistral")
+    tokenizer.save_pretrained(tmp_path / "mistral")
+    told = refusal(capsys, "logo", "--model", tmp_path / "mistral", "--output", tmp_path / "run")
+    assert "choose a model with full attention" in told
+    assert not (tmp_path / "run" / "pairs.jsonl").exists()
 
 
 def test_a_large_model_gets_the_papers_settings():

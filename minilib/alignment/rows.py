@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from minilib.alignment.run_folder import write_json
+from minilib.alignment.run_folder import PAIRS, write_json
 from minilib.alignment.settings import HAYSTACK
 from minilib.data.files import _open, load_questions
 from minilib.data.haystack_pairs import chunks_as_prompt, haystack_pairs, repeatable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from minilib.models.language import Loaded
 
 PAIR, QUESTION = ("prompt", "chosen", "rejected"), ("context", "question", "answer")
-PAIRS, REPORT = "pairs.jsonl", "pairs_report.json"
+REPORT = "pairs_report.json"
 
 
 def read_data(data: str) -> tuple[str, Dataset | None]:

@@ -1,6 +1,6 @@
 """The folder of one alignment run: what it was begun with, where it stands, and what it has left behind.
 
-    settings.json           written first; a run of other settings is refused before anything is touched
+    settings.json           written first; a run of other settings is refused where there is work to lose
     pairs.jsonl             what the model has answered, when the data were questions
     checkpoint-40/ ...      of transformers' Trainer (`resume`)
     adapter or model, tokenizer files, and records.json, which is written last: with it the run is finished
@@ -14,12 +14,13 @@ import json
 import os
 from pathlib import Path
 
-SETTINGS, RECORDS = "settings.json", "records.json"
+SETTINGS, PAIRS, RECORDS = "settings.json", "pairs.jsonl", "records.json"
 
 
 def begin(folder: Path, settings: dict) -> None:
     """Note the settings of a new run, or compare them with those that the run in `folder` was begun with.
 
+    A run that was refused before it had answered a question or trained a checkpoint may begin again with other ones.
     Raises ValueError: one sentence, when the folder belongs to another run.
     """
     settings = json.loads(json.dumps(settings))  # as they look when they are read back
@@ -36,6 +37,9 @@ def begin(folder: Path, settings: dict) -> None:
         found = dict(json.loads((folder / SETTINGS).read_text()))
     except ValueError as error:
         raise ValueError(f"output {folder} has a damaged {SETTINGS}: delete the folder to start anew.") from error
+    if not any((*folder.glob("checkpoint-*"), *folder.glob(PAIRS), *folder.glob(RECORDS))):
+        write_json(folder / SETTINGS, settings)
+        return
     for name in dict.fromkeys([*settings, *found]):
         if found.get(name) != settings.get(name):
             raise ValueError(

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
 
 from minilib.alignment.run_folder import RECORDS, write_json
+from minilib.longcontext import answer_hidden, pack_answers
 from minilib.models.language import Loaded, load_language_model, pick_dtype
 from minilib.trainers.adapters import lora_config
 from minilib.trainers.logo import LogoTrainer
@@ -39,11 +40,23 @@ def own_device() -> str:
 
 
 def load_policy(settings: dict) -> Loaded:
-    """The model that is aligned, on this rank's device."""
+    """The model that is aligned, on this rank's device; ValueError for what this device cannot train."""
+    for name, value in (("dtype", "float16"), ("attention", "flex_attention")):
+        if settings[name] == value and own_device() == "cpu":
+            raise ValueError(f"{name} is {value!r} and there is no card: choose 'auto', training needs one for that.")
     dtype = pick_dtype(settings["dtype"], own_device()) if settings["lora_rank"] else torch.float32
     wanted = {name: settings[name] for name in ("attention", "rope", "target")}
     loaded = load_language_model(settings["model"], dtype=dtype, **wanted)
     return loaded._replace(model=loaded.model.to(own_device()))
+
+
+@torch.no_grad()
+def try_layout(loaded: Loaded, settings: dict) -> None:
+    """One pass over a prompt of the size to come: a model that cannot take it is told before hours of answering."""
+    ids = (
+        torch.arange(settings["chunk_size"] * settings["num_chunks"]) % loaded.model.config.get_text_config().vocab_size
+    )
+    answer_hidden(loaded.model, pack_answers(ids, [ids[:2]] * (1 + settings["num_rejected"])))
 
 
 def make_trainer(settings: dict, loaded: Loaded, rows) -> LogoTrainer:
