@@ -38,12 +38,26 @@ def report(document: dict[str, Any], table: tables.Table = tables.markdown) -> s
         rows.append([name, f"{spent['median']:.{2 if unit == 'cpu' else 4}f}", spread, weight])
         rows[-1].append(f"{document['error'][name]:.0e}")
     header = ["method", "CPU s" if unit == "cpu" else "card s", "to its dense", "extra peak", "error"]
-    parts = [tables.machine_section(document), table(header, rows), tables.skipped_section(document)]
+    parts = [_title(document["settings"]), tables.machine_section(document), table(header, rows)]
+    parts += [_neighbours(document), tables.skipped_section(document)]
     figure = lambda value: "-" if value is None else f"{value:.3f}"  # noqa: E731
     verdict = {True: "yes", False: "NO", None: "not measured"}
     rows = [[b["claim"], figure(b["limit"]), figure(b["measured"]), verdict[b["held"]]] for b in document["bars"]]
     parts.append(table(["claim", "at most", "measured", "held"], rows))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _title(settings: dict[str, Any]) -> str:
+    return (
+        f"Loss and gradients of one pair, {settings['tokens']:,} tokens, d = {settings['dim']:,}, V = "
+        f"{settings['words']:,}, {settings.get('dtype', 'fp32')}: median (smallest to largest) of {settings['rounds']} "
+        "rounds"
+    )
+
+
+def _neighbours(document: dict[str, Any]) -> str:
+    own, others = sum(s["spent"] for r in document["rounds"] for s in r.values()), sum(document["others"])
+    return f"Other processes used {100 * others / (own + others):.0f}% of the CPU time during the rounds."
 
 
 def _cpu_bars(document: dict[str, Any]):
