@@ -70,7 +70,7 @@ def test_every_arm_asks_for_a_loss_that_exists_with_settings_that_it_knows():
         assert options["target"] in (None, 1000)
 
 
-def test_the_issue_of_every_comparison_has_its_arm():
+def test_every_comparison_has_its_arm():
     by_name = {arm.name: arm for arm in arms.ARMS}
     assert {arm.options.get("num_rejected") for arm in arms.ARMS if arm.name.startswith("LOGO")} >= {2, 3, 8}
     assert {arm.options.get("sft_weight") for arm in arms.ARMS} >= {0.0, 0.5, 1.0}

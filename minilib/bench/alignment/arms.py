@@ -7,6 +7,7 @@
     LOGO          SimPO (M = 1), M = 2, 3, 8                  how many rejected answers
     without       plain positions, no preference              which part does it
     lambda        0, 0.5, 1 beside 0.1                        how much SFT
+    scale         reward scale 1 with margin 0.3              does a weaker push reach more pairs
     positions     continuous, sparse beside 9:1 mixed;        which synthesis
                   one target for all, PoSE
     adapters      LoRA on all of attention                    where it learns
@@ -68,6 +69,7 @@ ARMS = (
     logo("LOGO, lambda = 0", "lambda", sft_weight=0.0),
     logo("LOGO, lambda = 0.5", "lambda", sft_weight=0.5),
     logo("LOGO, lambda = 1", "lambda", sft_weight=1.0),
+    logo("LOGO, beta = 1", "scale", beta=1.0, gamma=0.3),
     logo("LOGO, continuous", "positions", positions="continuous"),
     logo("LOGO, sparse", "positions", positions="sparse"),
     logo("LOGO, PoSE", "positions", positions="pose"),
