@@ -29,6 +29,7 @@ FULL = {
     "target": 1_000, "samples": 80, "lengths": [128, 224, 352, 480, 608, 736, 864, 992],
     "multi_lengths": [224, 480, 992],
 }  # fmt: skip
+CURVE = ("step", "loss", "margin", "reward_chosen", "reward_rejected", "accuracy", "chosen_logp", "lora_delta_norm")
 QUICK = {"rows": 24, "pairs": 4, "steps": 2, "batch": 2, "samples": 5, "lengths": [64, 300], "multi_lengths": [64]}
 
 
@@ -61,9 +62,9 @@ def bench_alignment(
     order = [arm.name for arm in wanted]
     records.sort(key=lambda record: (order.index(record["arm"]), record["seed"]))
     document = {"benchmark": "alignment", "settings": settings, "seeds": list(seeds), "machine": machine.describe()}
-    document |= {"pairs": sorted(reports, key=lambda report: report["seed"]), "records": records}
-    document |= summary.summarise(records)
-    _write(output / "alignment.json", document)
+    document |= {"pairs": sorted(reports, key=lambda report: report["seed"])}
+    document |= summary.summarise(records) | {"records": [_slim(record) for record in records]}
+    _replace(output / "alignment.json", _line_by_line(document))
     pages.write(output, document)
     print(pages.plain(document))
     return document
@@ -78,8 +79,14 @@ def _record(arm: Arm, seed: int, settings: dict[str, Any], output: Path) -> dict
         if record["settings"] == settings:
             return record
     record = one_run.run(arm, seed, settings, _pairs(output, seed))
-    _write(path, record)
+    _replace(path, json.dumps(record, indent=1) + "\n")
     return record
+
+
+def _slim(record: dict[str, Any]) -> dict[str, Any]:
+    """The record as the document keeps it: of the training curve what a picture shows."""
+    curve = [{name: round(point[name], 4) for name in CURVE if name in point} for point in record.get("curve", ())]
+    return record | ({"curve": curve} if curve else {})
 
 
 def _all(output: Path, workers: int | None, words: str, jobs: list[tuple]) -> list[Any]:
@@ -101,8 +108,21 @@ def _pairs(output: Path, seed: int) -> Path:
     return output / "pairs" / f"{seed}.jsonl"
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
+def _line_by_line(document: dict[str, Any]) -> str:
+    """JSON with a line for each entry, and for each of theirs where they are many: small, and it can be read."""
+    parts = []
+    for name, value in document.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and len(text) > 200:
+            text = "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
+        if isinstance(value, dict) and len(text) > 200:
+            text = "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()) + "\n}"
+        parts.append(f"{json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _replace(path: Path, text: str) -> None:
     """All or nothing, so that an interrupted campaign can be read back."""
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(document, indent=1) + "\n")
+    unfinished.write_text(text)
     os.replace(unfinished, path)
