@@ -23,7 +23,7 @@ MARGINS = {"SFT": ([0, 10, 20], [0.5, 0.55, 0.45]), "LOGO": ([0, 10, 20], [0.5, 
 SHARES = {"base": [[1.0, 0.5, 0.2]], "LOGO": [[1.0, 0.8, 0.6], [1.0, 0.9, 0.8]]}
 FIGURES = {
     "needle_maps": lambda: plots.needle_maps(MAPS, 256),
-    "needle_maps of four": lambda: plots.needle_maps(MAPS | {"SFT, stretched": BETTER}, 256),
+    "needle_maps of four": lambda: plots.needle_maps(MAPS | {"stretched SFT": BETTER}, 256),
     "margin_curves": lambda: plots.margin_curves(MARGINS),
     "accuracy_by_length": lambda: plots.accuracy_by_length(LENGTHS, SHARES, 256),
 }
@@ -79,6 +79,7 @@ def test_margins_are_drawn_at_their_steps_and_the_widest_is_named():
     assert figure.get_suptitle() == "Under LOGO the margin ends widest"
     assert "hardly moves under SFT, rises under LOGO" in figure.alt_text
     assert "falls under LOGO" in plots.margin_curves({"LOGO": ([0, 1], [2.0, 0.0])}).alt_text
+    assert plots.margin_curves({"SFT": MARGINS["SFT"]}).get_suptitle() == "The margin hardly moves"
     with pytest.raises(ValueError, match="steps of LOGO has 2, margins of LOGO has 1"):
         plots.margin_curves({"LOGO": ([0, 1], [2.0])})
 

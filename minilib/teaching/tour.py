@@ -1,12 +1,16 @@
-"""python -m minilib tour: Inf-CL end to end on this machine, in minutes, with pictures.
+"""python -m minilib tour: Inf-CL and LOGO end to end on this machine, in minutes, with pictures.
 
-Five stops, each a claim with its measurement:
+Nine stops, each a claim with its measurement; the first five are here, the others in `tour_logo`:
 
     wall      dense memory grows with b^2, tiled memory with b: predicted, then measured in fresh processes
     curves    dense and tiled train the same model to the same curve
     batches   recall against batch size at equal pairs seen, whatever comes out
     giant     training goes on at a batch whose matrices this machine could not hold
     found     what the model retrieves now
+    pairs     a tiny language model answers from the right chunks of a long text and from wrong ones
+    align     LOGO and SFT train on these answers from one start
+    needles   what the model finds in long texts before and after, and what it keeps in short ones
+    answers   held-out questions, answered side by side
 
 Everything is written to the output folder: one PNG per figure, metrics.json and report.html. A tour that is
 interrupted goes on where it stopped: finished stops are read from metrics.json, a training run from its checkpoint. A
@@ -30,7 +34,7 @@ from minilib.doctor import best_device, diagnosis, machine_memory
 from minilib.evals import evaluate_retrieval
 from minilib.models import TwoTowers
 from minilib.teaching import memory, plots
-from minilib.teaching.report import write_report
+from minilib.teaching.report import save_figure, write_report
 from minilib.trainers import ContrastiveTrainer, checkpoint
 from minilib.trainers.memory import process_peak
 
@@ -50,7 +54,7 @@ SIZES = {
 
 
 def tour(output: Path = Path("runs/tour"), size: str = "full") -> None:
-    """Train dense, tiled and at a giant batch on this machine; write figures, metrics.json and report.html.
+    """Train dense, tiled and at a giant batch, then align by LOGO; write figures, metrics.json and report.html.
 
     Args:
         output: folder for everything that the tour writes.
@@ -61,10 +65,14 @@ def tour(output: Path = Path("runs/tour"), size: str = "full") -> None:
     output = Path(output)
     metrics = _unfinished(output, size)
     print("\n".join(diagnosis()[:3]))
-    for name, stop in (("wall", wall), ("curves", curves), ("batches", batches), ("giant", giant), ("found", found)):
+    from minilib.teaching import tour_logo as logo  # imports transformers, for which no other command shall wait
+
+    first = {"wall": wall, "curves": curves, "batches": batches, "giant": giant, "found": found}
+    second = {"pairs": logo.pairs, "align": logo.align, "needles": logo.needles, "answers": logo.answers}
+    for name, stop in (first | second).items():
         if name not in metrics:
             print(f"\n{name}: {stop.__doc__.splitlines()[0]}", flush=True)
-            metrics[name] = stop(output, SIZES[size], metrics)
+            metrics[name] = stop(output, (SIZES if name in first else logo.SIZES)[size], metrics)
             _write(output / "metrics.json", metrics)
     write_report(output, metrics)
     shutil.rmtree(output / "training", ignore_errors=True)  # a finished tour starts anew the next time
@@ -83,10 +91,10 @@ def wall(output: Path, size: dict, metrics: dict) -> dict:
     reach = [2**k for k in range(8, 21)]
     dense, tiled = ([memory.predict_bytes(b, DIM, backend=name)["total"] for b in reach] for name in ("dense", "tiled"))
     limit = machine_memory()
-    _save(output, "memory_wall", plots.memory_wall(reach, dense, tiled, limit_bytes=limit))
+    save_figure(output, "memory_wall", plots.memory_wall(reach, dense, tiled, limit_bytes=limit))
     labels = [f"{row['backend']} {row['batch']:,}" for row in rows]
     bars = [[row[kind] for row in rows] for kind in ("predicted", "measured")]
-    _save(output, "predicted_vs_measured", plots.predicted_vs_measured(labels, *bars))
+    save_figure(output, "predicted_vs_measured", plots.predicted_vs_measured(labels, *bars))
     return {"rows": rows, "machine_bytes": limit, "largest_dense_batch": memory.largest_dense_batch(limit)}
 
 
@@ -98,7 +106,7 @@ def curves(output: Path, size: dict, metrics: dict) -> dict:
         losses[backend] = [record["loss"] for record in trainer.train()]
     difference = max(abs(a - b) for a, b in zip(*losses.values()))
     title = f"Dense and tiled: one curve (largest difference {difference:.0e})"
-    _save(output, "loss_curves", plots.loss_curves(losses, title=title))
+    save_figure(output, "loss_curves", plots.loss_curves(losses, title=title))
     return {"batch": size["curve_batch"], "losses": losses, "largest_difference": difference}
 
 
@@ -122,7 +130,7 @@ def batches(output: Path, size: dict, metrics: dict) -> dict:
     }
     mean_recall = dict(zip(recall, (float(mean) for mean in np.mean([means for means, _, _ in spread.values()], 0))))
     chance = 1 / size["held_out"]
-    _save(output, "recall_vs_batch", plots.recall_vs_batch(list(recall), spread, chance=chance))
+    save_figure(output, "recall_vs_batch", plots.recall_vs_batch(list(recall), spread, chance=chance))
     return {
         "pairs_seen": size["pairs"],
         "seeds": list(size["seeds"]),
@@ -141,7 +149,7 @@ def giant(output: Path, size: dict, metrics: dict) -> dict:
     records = trainer.train()
     asked, losses = _losses_by_batch(model, trainer.dataset, batch, size["micro"])
     title = f"One model, up to {batch:,} captions to choose from"
-    _save(output, "giant_batch", plots.loss_vs_batch(asked, {"trained model": losses}, title=title))
+    save_figure(output, "giant_batch", plots.loss_vs_batch(asked, {"trained model": losses}, title=title))
     return {
         "batch": batch, "losses": [record["loss"] for record in records],
         "seconds": [record["seconds"] for record in records],
@@ -166,12 +174,12 @@ def found(output: Path, size: dict, metrics: dict) -> dict:
     with torch.no_grad():
         img, txt = (side.cpu() for side in model(rows["image"], rows["caption"]))  # (n, d) each
     scores = img @ txt.T  # (n, n), for the few pictures of the evaluation
-    _save(output, "scenes", plots.image_grid(rows["image"][:8], rows["caption"][:8]))
-    _save(output, "similarities", plots.similarity_matrix(scores[:8, :8]))
+    save_figure(output, "scenes", plots.image_grid(rows["image"][:8], rows["caption"][:8]))
+    save_figure(output, "similarities", plots.similarity_matrix(scores[:8, :8]))
     top = scores[0].topk(5)
     captions, places = [rows["caption"][k] for k in top.indices], top.indices.tolist()
     truth = places.index(0) if 0 in places else None
-    _save(output, "retrieved", plots.retrieval_examples(rows["image"][0], captions, top.values.tolist(), truth))
+    save_figure(output, "retrieved", plots.retrieval_examples(rows["image"][0], captions, top.values.tolist(), truth))
     return {"candidates": len(scores), "captions": captions, "scores": top.values.tolist(), "truth": truth}
 
 
@@ -228,12 +236,6 @@ def _unfinished(output: Path, size: str) -> dict:
         return metrics
     shutil.rmtree(output / "training", ignore_errors=True)
     return {"size": size, "dim": DIM, "machine": diagnosis()[:3]}
-
-
-def _save(output: Path, name: str, figure) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    (output / f"{name}.png").write_bytes(plots.to_png(figure))
-    (output / f"{name}.txt").write_text(figure.alt_text + "\n")
 
 
 def _write(path: Path, metrics: dict) -> None:

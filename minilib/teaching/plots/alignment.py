@@ -72,7 +72,8 @@ def margin_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
         f"Curves of the margin between chosen and rejected answers against the training step for {', '.join(curves)}. "
     )
     alt += f"The margin {', '.join(f'{move} under {name}' for name, move in moves.items())}."
-    figure = card(title or f"Under {first} the margin ends widest", alt)
+    still = set(moves.values()) == {"hardly moves"}
+    figure = card(title or ("The margin hardly moves" if still else f"Under {first} the margin ends widest"), alt)
     panel = axes(figure, xlabel="training step", ylabel="margin (nats per token)")
     for (name, (steps, margins)), (colour, marker, line) in zip(curves.items(), LINES):
         every = max(1, len(steps) // 8)
