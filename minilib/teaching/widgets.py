@@ -95,7 +95,7 @@ def _total(batch: int, dim: int, backend: str) -> int:
 def _slider(widgets, name: str, choice):
     values, start = choice if isinstance(choice, tuple) else (choice, choice[len(choice) // 2])
     return widgets.SelectionSlider(
-        options=[(f"{v:,}", v) for v in values],
+        options=[(v if isinstance(v, str) else f"{v:,}", v) for v in values],
         value=start,
         description=name.replace("_", " "),
         continuous_update=False,

@@ -1,12 +1,14 @@
 """Figures of the lessons and of the tour: data in, `matplotlib.figure.Figure` out, nothing printed, nothing global.
 
 Every figure carries `figure.alt_text`. `show` displays one in a notebook, `to_png` gives its bytes for a page.
-One file per subject: `card` (the sheet they are drawn on), `ablation`, `costs`, `sums`, `contrast`, `kernels`, `ring`,
-`training`, `longcontext`, `pairs`, `positions`, `preference`, `stretch`, `vocabulary`.
+One file per subject: `card` (the sheet they are drawn on), `ablation`, `alignment` (`alignment_lesson` for one run),
+`costs`, `sums`, `contrast`, `kernels`, `ring`, `training`, `longcontext`, `pairs`, `positions`, `preference`,
+`stretch`, `vocabulary`.
 """
 
 from minilib.teaching.plots.ablation import arm_gains, gain_and_price
 from minilib.teaching.plots.alignment import accuracy_by_length, margin_curves, needle_maps
+from minilib.teaching.plots.alignment_lesson import logged_curves, margin_sides
 from minilib.teaching.plots.card import show, to_png
 from minilib.teaching.plots.contrast import loss_vs_batch, pairs_seen, similarity_matrix, temperature_effect
 from minilib.teaching.plots.costs import memory_parts, memory_wall, predicted_vs_measured, timing_ratios
@@ -45,12 +47,14 @@ __all__ = [
     "gain_and_price",
     "head_scores",
     "image_grid",
+    "logged_curves",
     "logits_map",
     "loss_curves",
     "loss_vs_batch",
     "loss_vs_margin",
     "lost_in_the_middle",
     "margin_curves",
+    "margin_sides",
     "masked_pointers",
     "mean_inside",
     "memory_parts",
