@@ -120,7 +120,7 @@ def test_verdicts_of_what_is_found_and_kept_follow_the_numbers(metrics):
     kept = needles["retention"]
     kept["base"], kept["LOGO"] = {"accuracy": 1.0, "perplexity": 20.0}, {"accuracy": 0.99, "perplexity": 20.8}
     assert verdicts(metrics)["retention"].endswith(
-        "keeps what the model could do: accuracy -1 points, perplexity +4.0%."
+        "keeps what the model could do: accuracy -1 point, perplexity +4.0%."
     )
     for worse in ({"accuracy": 0.95, "perplexity": 20.0}, {"accuracy": 1.0, "perplexity": 22.0}):
         kept["LOGO"] = worse
@@ -146,8 +146,8 @@ def test_credit_goes_to_what_the_paired_answers_show(metrics, positions, rejecte
     metrics["answers"]["contrasts"] = changes
     told = verdicts(metrics)["answers"]
     assert words in told
-    assert "LOGO is ahead of base (+10 points, 95% interval +5 to +15)." in told
-    assert "LOGO and SFT cannot be told apart (0 points, 95% interval -5 to +5)." in told
+    assert "LOGO is ahead of base (+10.0 points, 95% interval +5.0 to +15.0)." in told
+    assert "LOGO and SFT cannot be told apart (+0.0 points, 95% interval -5.0 to +5.0)." in told
     assert ("LOGO is behind stretched SFT" in told) == (rejected is BEHIND)
 
 

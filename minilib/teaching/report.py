@@ -122,7 +122,8 @@ def _answers(answers: dict) -> str:
 
 
 def _contrast(change: dict, one: str, other: str) -> str:
-    interval = f"{_points(change['gain'])}, 95% interval {100 * change['low']:+.0f} to {100 * change['high']:+.0f}"
+    gain, low, high = (f"{100 * change[name]:+.1f}" for name in ("gain", "low", "high"))
+    interval = f"{gain} points, 95% interval {low} to {high}"
     if change["low"] > 0:
         return f"{one} is ahead of {other} ({interval})."
     if change["high"] < 0:
@@ -145,7 +146,8 @@ def _credit(contrasts: dict) -> str:
 
 
 def _points(change: float) -> str:
-    return f"{100 * change:+.0f} points" if round(100 * change) else "0 points"
+    points = round(100 * change)
+    return f"{points:+d} point{'s' * (abs(points) != 1)}" if points else "0 points"
 
 
 def _figure(output: Path, name: str) -> jinja2.utils.markupsafe.Markup:

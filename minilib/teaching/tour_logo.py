@@ -43,6 +43,7 @@ from minilib.teaching.tour_alignment import (
 )
 
 HELD_OUT = 7  # the seed of everything that is measured; the pairs of training come from seed 0
+SHOWN = 10  # answers that the report prints, the first ones
 SIZES = {
     # questions: asked for pairs; watched: held-out pairs of the margin; needles: of the map; asked: held-out questions
     "full": {
@@ -129,7 +130,7 @@ def answers(output: Path, size: dict, metrics: dict) -> dict:
     shown = [
         {"question": row["question"], "truth": row["answer"], "said": {name: said[name][k] for name in said},
          "right": {name: right[name][k] for name in said}}
-        for k, row in enumerate(rows[:6])
+        for k, row in enumerate(rows[:SHOWN])
     ]  # fmt: skip
     contrasts = {
         f"{one} - {other}": paired_gain(right[one], right[other])
