@@ -28,7 +28,7 @@ def test_logged_numbers_are_drawn_at_their_steps():
     for line, (steps, values) in zip(figure.axes[0].lines, LOGGED.values()):
         assert list(line.get_xdata()) == steps
         assert list(line.get_ydata()) == values
-    assert figure.get_suptitle() == "Loss ends highest under SFT"
+    assert figure.get_suptitle() == "loss ends highest under SFT"
     with pytest.raises(ValueError, match="steps of LOGO has 2, values of LOGO has 1"):
         plots.logged_curves({"LOGO": ([1, 2], [1.0])}, "loss")
     with pytest.raises(ValueError, match="6 runs were given: pass at most 5"):

@@ -58,9 +58,16 @@ from minilib.teaching.checks.lesson12 import (
     check_coverage_share,
     check_logits_across_gaps,
 )
+from minilib.teaching.checks.lesson13 import (
+    check_adapter_norm,
+    check_last_whole,
+    check_pair_metrics,
+    check_who_moved,
+)
 
 __all__ = [
     "check_accumulated_loss",
+    "check_adapter_norm",
     "check_block_sums",
     "check_both_sums",
     "check_broken_promise",
@@ -76,6 +83,7 @@ __all__ = [
     "check_info_nce",
     "check_label_logp",
     "check_largest_batch",
+    "check_last_whole",
     "check_log_b_bound",
     "check_logits_across_gaps",
     "check_logo_loss",
@@ -85,6 +93,7 @@ __all__ = [
     "check_mixed_context",
     "check_needle_accuracy",
     "check_pack_layout",
+    "check_pair_metrics",
     "check_pair_shares",
     "check_perplexity",
     "check_predict_dense_bytes",
@@ -106,4 +115,5 @@ __all__ = [
     "check_tiled_row_lse",
     "check_token_weights",
     "check_update",
+    "check_who_moved",
 ]

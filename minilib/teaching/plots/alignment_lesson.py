@@ -28,7 +28,7 @@ def logged_curves(runs: Mapping[str, Curve], ylabel: str, *, title: str | None =
     last = max(runs, key=lambda run: float(runs[run][1][-1]))
     alt = f"Curves of {ylabel} over the training steps for {', '.join(runs)}. Compare where each of them begins and "
     alt += "where it ends."
-    figure = card(title or f"{ylabel.capitalize()} ends highest under {last}", alt)
+    figure = card(title or f"{ylabel} ends highest under {last}", alt)
     panel = axes(figure, xlabel="training step", ylabel=ylabel)
     for (run, curve), look in zip(runs.items(), LINES):
         _draw(panel, run, curve, look)
