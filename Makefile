@@ -10,7 +10,7 @@ PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check
 .PHONY: help tour test lab book bench refresh clean
 
 help:
-	@echo "make tour     train dense, tiled and giant batches on this machine; writes runs/tour/report.html"
+	@echo "make tour     train giant batches and align a language model on this machine; writes runs/tour/report.html"
 	@echo "make test     unit tests, properties and every notebook (pytest --nbval)"
 	@echo "make lab      open JupyterLab on lesson 00"
 	@echo "make book     build the book into book/_build/html"

@@ -11,13 +11,15 @@ from jsonargparse import auto_cli
 
 from minilib.alignment_commands import logo
 from minilib.bench import bench_contrastive, bench_logps, bench_prefix, bench_step
+from minilib.bench.alignment import bench_alignment
 from minilib.commands import clip
 from minilib.doctor import doctor
 from minilib.evaluation_command import evaluate
 from minilib.teaching.tour import tour
 
 BENCH = {
-    "_help": "Time the losses beside their peers, in one run.",
+    "_help": "Measure losses, steps and whole alignments beside their peers.",
+    "alignment": bench_alignment,
     "contrastive": bench_contrastive,
     "logps": bench_logps,
     "prefix": bench_prefix,

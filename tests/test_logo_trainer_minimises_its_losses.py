@@ -163,6 +163,16 @@ def test_only_adapters_train_and_the_head_is_the_models_own():
     assert delta_norm(trainer.model) > 0
 
 
+def test_the_seed_decides_where_adapters_start():
+    starts = []
+    for seed in (1, 1, 2):
+        torch.rand(len(starts) + 1)  # whatever was drawn before
+        model = make_trainer(lora=lora_config(rank=2), args={"seed": seed}).model
+        starts.append(torch.cat([p.flatten() for name, p in model.named_parameters() if "lora_A" in name]))
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+
+
 @pytest.mark.parametrize("settings", [{}, {"embeddings": True}, {"use_rslora": True}], ids=str)
 def test_the_norm_of_the_adapters_is_that_of_the_matrices_that_they_add(settings):
     base = tiny_llama()

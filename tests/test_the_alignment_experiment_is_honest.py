@@ -154,7 +154,6 @@ def test_the_page_of_the_book_holds_the_tables_of_its_records():
 class TestFigures(FiguresKeepTheRules):
     figures = {  # noqa: RUF012, read only
         "gains": lambda: plots.arm_gains({"LOGO": (0.2, 0.1, 0.3), "SFT": (0.0, -0.1, 0.1)}, marked=["SFT"]),
-        "price": lambda: plots.gain_and_price({"LOGO": (0.2, 1.02), "SFT": (0.0, 1.1)}, most=1.05),
     }
 
 
@@ -164,6 +163,4 @@ def test_the_pictures_show_the_numbers_they_are_given():
     assert [float(x) for x in lines[0].get_xdata()] == pytest.approx([10, 30])
     assert float(lines[1].get_xdata()[0]) == pytest.approx(20)
     assert "LOGO gains the most" in figure.get_suptitle()
-    above = plots.gain_and_price({"LOGO": (0.2, 1.02), "SFT": (0.0, 1.1)}, most=1.05)
-    assert "1 lie above it" in above.alt_text
     refused(ValueError, "gains is empty", lambda: plots.arm_gains({}))

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from minilib.longcontext import Packed
 from minilib.longcontext.positions import MODES
@@ -117,6 +117,7 @@ class LogoTrainer(Trainer):
         if lora is not None:  # only now, as it changes the model that was given
             from peft import get_peft_model
 
+            set_seed(args.seed)  # so that the seed decides where the adapters start, too
             model = get_peft_model(model, lora)
         args.remove_unused_columns = False  # the columns are those of our rows, not of the model's forward
         if args.accelerator_config.dispatch_batches is None:

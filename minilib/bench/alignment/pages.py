@@ -8,13 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from minilib.bench import tables
+from minilib.evals.longcontext import NeedleMap
+from minilib.models.tiny_lm import WINDOW
 from minilib.teaching import plots
 from minilib.teaching.memory import format_bytes
 
 WON, KEPT, PAID = "what is won beyond the window", "what is kept in the window", "what it costs"
 MAIN = ("base", "SFT", "SFT, stretched positions", "LOGO")  # the arms of the curves
-PLAIN = ("SimPO, M = 1", "LOGO, M = 3", "LOGO, M = 8")
 
 
 def write(output: Path, document: dict[str, Any]) -> None:
@@ -91,12 +94,22 @@ def figures(document: dict[str, Any]) -> dict[str, Any]:
     """The pictures of the page by name."""
     arms = document["arms"]
     gains = {name: _numbers(found["gain"]) for name, found in arms.items() if name != "base"}
-    prices = {name: (found["gain"]["mean"], found["perplexity_ratio"]["mean"]) for name, found in arms.items()}
-    shown = {name: prices[name] for name in (*MAIN, *PLAIN) if name in prices}
+    runs = {name: [r["scores"] for r in document["records"] if r["arm"] == name] for name in MAIN if name in arms}
+    lengths = runs["base"][0]["lengths"]
+    curves = {name: [list(scores["single"].values()) for scores in found] for name, found in runs.items()}
+    best = max(runs, key=lambda name: arms[name]["beyond"]["mean"])
+    maps = {name: _map(found) for name, found in runs.items() if name in ("base", "LOGO")}
     return {
         "alignment_gains": plots.arm_gains(gains, marked=[n for n in ("SFT", "LOGO") if n in gains]),
-        "alignment_price": plots.gain_and_price(shown, most=1.05),
+        "alignment_lengths": plots.accuracy_by_length(lengths, curves, WINDOW, title=f"{best} reaches furthest"),
+        "alignment_needles": plots.needle_maps(maps, WINDOW),
     }
+
+
+def _map(found: list[dict[str, Any]]) -> NeedleMap:
+    """The needle map of one arm, its shares averaged over the seeds."""
+    shares = torch.tensor([scores["needles"] for scores in found], dtype=torch.float64).mean(0)
+    return NeedleMap(tuple(found[0]["depths"]), tuple(found[0]["lengths"]), shares, len(found))
 
 
 def _numbers(spread: dict[str, float]) -> tuple[float, float, float]:

@@ -6,7 +6,7 @@ One file per subject: `card` (the sheet they are drawn on), `ablation`, `alignme
 `stretch`, `vocabulary`.
 """
 
-from minilib.teaching.plots.ablation import arm_gains, gain_and_price
+from minilib.teaching.plots.ablation import arm_gains
 from minilib.teaching.plots.alignment import accuracy_by_length, margin_curves, needle_maps
 from minilib.teaching.plots.alignment_lesson import logged_curves, margin_sides
 from minilib.teaching.plots.card import show, to_png
@@ -44,7 +44,6 @@ __all__ = [
     "coverage_curves",
     "distances_seen",
     "found_and_right",
-    "gain_and_price",
     "head_scores",
     "image_grid",
     "logged_curves",

@@ -1,14 +1,13 @@
-"""Pictures of an experiment with many arms: what each of them gains, and what it costs.
+"""A picture of an experiment with many arms: what each of them gains, with its spread over the seeds.
 
 Proven in tests/test_the_alignment_experiment_is_honest.py.
 """
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.card import BLUE, GREY, VERMILLION, axes, card, same_length
+from minilib.teaching.plots.card import BLUE, GREY, VERMILLION, axes, card
 
 Spread = tuple[float, float, float]  # mean, smallest, largest over the seeds
 
@@ -33,26 +32,4 @@ def arm_gains(gains: Mapping[str, Spread], *, marked: Sequence[str] = (), title:
     panel.set_yticks(range(len(gains)), list(gains))
     panel.set_ylim(len(gains) - 0.5, -0.5)
     panel.set_ylabel("arm")
-    return figure
-
-
-def gain_and_price(points: Mapping[str, tuple[float, float]], *, most: float, title: str | None = None) -> Figure:
-    """Each arm as a dot: perplexity of the window to that of the base against points gained; `most` is a limit."""
-    same_length(points=points)
-    over = [name for name, (_, price) in points.items() if price > most]
-    alt = f"Dots of {len(points)} arms: perplexity in the window against accuracy gained beyond it. "
-    alt += f"A line marks {most:.0%} of the base's perplexity; {len(over)} lie above it."
-    figure = card(title or "What an arm gains, and what it costs in the window", alt, size=(6.8, 4.2))
-    panel = axes(figure, xlabel="points of accuracy gained beyond the window", ylabel="perplexity in the window / base")
-    gained = np.array([100 * gain for gain, _ in points.values()])
-    for (name, (_, price)), x in zip(points.items(), gained):
-        above = price > most
-        style = {"color": VERMILLION if above else BLUE, "marker": "s" if above else "o", "linestyle": "none"}
-        panel.plot(x, price, **style)
-        left = x > (gained.min() + gained.max()) / 2
-        panel.annotate(
-            name, (x, price), xytext=(-6 if left else 6, 0), textcoords="offset points", fontsize=9, va="center",
-            ha="right" if left else "left",
-        )  # fmt: skip
-    panel.axhline(most, color=GREY, linewidth=1, linestyle="--")
     return figure
