@@ -11,8 +11,10 @@ answer tokens only, LOGO's loss in one sweep, and positions drawn anew in every 
 Logged beside transformers' own numbers: rewards of chosen and rejected answers, margin, accuracy, the chosen answer's
 log-probability, tokens so far and per second, peak memory in bytes, and how far LoRA has moved the model.
 
-Departure from the paper: DeepSpeed and eight cards are a matter of the launcher, not of this file; the optimizer's
-settings that the paper does not give are transformers' defaults.
+Departure from the paper: DeepSpeed and eight cards are a matter of the launcher, not of this file (on two ranks over
+gloo, DDP and FSDP2 are tested; DeepSpeed has not been tried); the optimizer's settings that the paper does not give are
+transformers' defaults. Without an SFT term, pairs that are long won leave gradients so small that a CPU multiplies
+them slowly: `torch.set_flush_denormal(True)` before training helps.
 
 Taught in notebooks/13_train_logo_end_to_end.ipynb; proven in tests/test_logo_trainer_minimises_its_losses.py,
 tests/test_logo_training_resumes.py and tests/test_logo_training_on_two_ranks_equals_one.py.
