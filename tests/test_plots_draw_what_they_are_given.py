@@ -57,7 +57,8 @@ FIGURES = {
 }
 
 
-OWN_FILES = ("kernels", "longcontext", "pairs", "positions", "preference", "ring", "stretch", "vocabulary")
+OWN_FILES = ("ablation", "alignment", "alignment_lesson", "kernels", "longcontext", "pairs", "positions")
+OWN_FILES += ("preference", "ring", "stretch", "vocabulary")
 
 
 def test_every_public_figure_is_drawn_here():
