@@ -11,8 +11,9 @@ Proven in tests/test_logo_commands.py.
 """
 
 import json
-import os
 from pathlib import Path
+
+from minilib.whole_file import write_whole
 
 SETTINGS, PAIRS, RECORDS = "settings.json", "pairs.jsonl", "records.json"
 
@@ -56,7 +57,4 @@ def finished(folder: Path) -> list[dict] | None:
 
 def write_json(path: Path, content) -> None:
     """Write `content` as JSON, all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(unfinished, path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")

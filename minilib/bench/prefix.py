@@ -148,11 +148,6 @@ def _rows(pack: Packed) -> tuple[Tensor, Tensor, int]:
     return *(torch.cat([w[:size].expand(len(s), -1), s], 1) for w, s in zip(whole, split)), size
 
 
-def _one_batch(model, pack: Packed) -> Tensor:
-    ids, positions, size = _rows(pack)
-    return _full(model, ids, positions)[:, size - 1 : -1].flatten(0, 1)
-
-
 def _one_by_one(model, pack: Packed) -> Tensor:
     ids, positions, size = _rows(pack)
     return torch.cat([_full(model, i[None], p[None])[0, size - 1 : -1] for i, p in zip(ids, positions)])
@@ -180,7 +175,7 @@ def _full(model, ids: Tensor, positions: Tensor, whole: bool = False, use_cache:
 
 
 METHODS = {
-    BASE: _one_batch,
+    BASE: lambda model, pack: answer_hidden(model, pack, "separate"),
     ONE_BY_ONE: _one_by_one,
     "mask": lambda model, pack: answer_hidden(model, pack, "mask"),
     "cache": lambda model, pack: answer_hidden(model, pack, "cache"),

@@ -21,7 +21,6 @@ Proven in tests/test_the_tour_ends_with_a_report.py.
 
 import functools
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -37,6 +36,7 @@ from minilib.teaching import memory, plots
 from minilib.teaching.report import save_figure, write_report
 from minilib.trainers import ContrastiveTrainer, checkpoint
 from minilib.trainers.memory import process_peak
+from minilib.whole_file import write_whole
 
 DIM = 64
 GIANT_LR = 1e-5  # the first steps of Adam move every weight by this much, however small its gradient
@@ -73,10 +73,10 @@ def tour(output: Path = Path("runs/tour"), size: str = "full") -> None:
         if name not in metrics:
             print(f"\n{name}: {stop.__doc__.splitlines()[0]}", flush=True)
             metrics[name] = stop(output, (SIZES if name in first else logo.SIZES)[size], metrics)
-            _write(output / "metrics.json", metrics)
+            write_whole(output / "metrics.json", json.dumps(metrics, indent=2))
     write_report(output, metrics)
     shutil.rmtree(output / "training", ignore_errors=True)  # a finished tour starts anew the next time
-    _write(output / "metrics.json", {**metrics, "finished": True})
+    write_whole(output / "metrics.json", json.dumps({**metrics, "finished": True}, indent=2))
     print(f"\nOpen {output / 'report.html'}")
 
 
@@ -236,11 +236,3 @@ def _unfinished(output: Path, size: str) -> dict:
         return metrics
     shutil.rmtree(output / "training", ignore_errors=True)
     return {"size": size, "dim": DIM, "machine": diagnosis()[:3]}
-
-
-def _write(path: Path, metrics: dict) -> None:
-    """All or nothing, so that an interrupted tour can be read back."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(metrics, indent=2))
-    os.replace(unfinished, path)

@@ -76,7 +76,6 @@ def _trainer(folder: Path, name: str, rows: list[dict], watched: list[dict], ste
         report_to=[], disable_tqdm=True, logging_steps=every, save_steps=max(1, steps // 4), save_total_limit=2,
         dataloader_pin_memory=False,
     )  # fmt: skip
-    torch.manual_seed(0)  # adapters begin alike
     model, tokenizer = tiny_lm()
     return LogoTrainer(
         model, settings, rows, processing_class=tokenizer, num_rejected=NUM_REJECTED, **METHODS[name],

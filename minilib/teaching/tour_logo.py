@@ -17,11 +17,8 @@ Proven in tests/test_the_tour_ends_with_a_report.py.
 """
 
 import math
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -30,6 +27,7 @@ from minilib.evals import longcontext
 from minilib.models import answers as answering
 from minilib.models.tiny_lm import WINDOW, tiny_lm
 from minilib.teaching import plots
+from minilib.teaching.calm import calm
 from minilib.teaching.plots.longcontext import in_reach
 from minilib.teaching.report import save_figure
 from minilib.teaching.tour_alignment import (
@@ -55,26 +53,6 @@ SIZES = {
         "needles": {"lengths": (128, 480), "depths": (0.0, 1.0), "samples": 2},
     },
 }  # fmt: skip
-
-
-@contextmanager
-def calm():
-    """One thread, and libraries say nothing but errors; all as before afterwards."""
-    from transformers.utils import logging
-
-    threads, verbosity, bars = torch.get_num_threads(), logging.get_verbosity(), logging.is_progress_bar_enabled()
-    torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that will be another
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 @calm()

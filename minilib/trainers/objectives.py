@@ -31,7 +31,7 @@ from minilib.longcontext import Packed, answer_hidden
 from minilib.longcontext.prefix import ROUTES
 from minilib.losses import _head
 from minilib.losses._answers import check_deviations, check_settings, check_weights
-from minilib.losses.logps import mean_by_answer, token_logps
+from minilib.losses.logps import sequence_logps
 from minilib.losses.margin import logo_loss_from_hidden
 from minilib.losses.preference import cpo_loss, dpo_loss, logo_loss, orpo_loss, simpo_loss
 from minilib.losses.released import DEVIATIONS, released_logps
@@ -45,6 +45,7 @@ DEFAULTS = {  # beta, gamma, sft_weight; None where a loss knows no such thing
     "sft": (None, None, None),
 }
 LOSSES = tuple(DEFAULTS)
+SUMS = ("cpo", "dpo")  # what they compare is not divided by the length
 
 
 class Objective(NamedTuple):
@@ -93,12 +94,8 @@ class Objective(NamedTuple):
 
     def _scores(self, model: nn.Module, batch: Packed) -> Tensor:
         """Scores of all answers, `(b, 1 + M)`: token means, or sums where the loss takes sums."""
-        hidden = answer_hidden(model, batch, self.route)
-        labels, answer = batch.labels.to(hidden.device), batch.answer.to(hidden.device)
-        logps = token_logps(hidden, _head.head_weight(model), labels)
-        means = mean_by_answer(logps, answer, batch.num_answers)
-        scores = means * answer.bincount() if self.loss in ("cpo", "dpo") else means
-        return scores.view(len(batch.input_ids), -1)
+        means = sequence_logps(model, batch, route=self.route)
+        return means * _lengths(batch, means) if self.loss in SUMS else means
 
     @torch.no_grad()
     def _reference_scores(self, model: nn.Module, batch: Packed) -> Tensor:
@@ -125,9 +122,13 @@ class Objective(NamedTuple):
         metrics = {"reward_chosen": chosen.mean(), "reward_rejected": rejected.mean()}
         metrics["margin"] = metrics["reward_chosen"] - metrics["reward_rejected"]
         metrics["accuracy"] = (chosen[:, None] > rejected).float().mean()
-        lengths = batch.answer.bincount().to(scores.device).view(len(scores), -1)[:, 0]
-        means = scores[:, 0] / lengths if self.loss in ("cpo", "dpo") else scores[:, 0]
-        return metrics | {"chosen_logp": means.mean()}
+        means = scores / _lengths(batch, scores) if self.loss in SUMS else scores
+        return metrics | {"chosen_logp": means[:, 0].mean()}
+
+
+def _lengths(batch: Packed, scores: Tensor) -> Tensor:
+    """Tokens of every answer, in the shape of `scores`."""
+    return batch.answer.bincount().to(scores.device).view_as(scores)
 
 
 def make_objective(

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from minilib.bench import harness, machine
 from minilib.bench.alignment import one_run, pages, summary
 from minilib.bench.alignment.arms import Arm, named
+from minilib.whole_file import write_whole
 
 FULL = {
     "rows": 640, "pairs": 160, "steps": 200, "batch": 8, "lr": 1e-3, "rank": 16, "modules": ["q_proj", "k_proj"],
@@ -56,15 +57,15 @@ def bench_alignment(
     output = Path(output)
     for folder in ("pairs", "records"):
         (output / folder).mkdir(parents=True, exist_ok=True)
-    reports = _all(output, workers, "pairs", [(one_run.make_pairs, s, settings, _pairs(output, s)) for s in seeds])
+    reports = _all(workers, "pairs", [(one_run.make_pairs, s, settings, _pairs(output, s)) for s in seeds])
     jobs = [(_record, arm, seed, settings, output) for seed in seeds for arm in wanted]
-    records = _all(output, workers, "runs", jobs)
+    records = _all(workers, "runs", jobs)
     order = [arm.name for arm in wanted]
     records.sort(key=lambda record: (order.index(record["arm"]), record["seed"]))
     document = {"benchmark": "alignment", "settings": settings, "seeds": list(seeds), "machine": machine.describe()}
     document |= {"pairs": sorted(reports, key=lambda report: report["seed"])}
     document |= summary.summarise(records) | {"records": [_slim(record) for record in records]}
-    _replace(output / "alignment.json", _line_by_line(document))
+    write_whole(output / "alignment.json", _line_by_line(document))
     pages.write(output, document)
     print(pages.plain(document))
     return document
@@ -79,7 +80,7 @@ def _record(arm: Arm, seed: int, settings: dict[str, Any], output: Path) -> dict
         if record["settings"] == settings:
             return record
     record = one_run.run(arm, seed, settings, _pairs(output, seed))
-    _replace(path, json.dumps(record, indent=1) + "\n")
+    write_whole(path, json.dumps(record, indent=1) + "\n")
     return record
 
 
@@ -89,7 +90,7 @@ def _slim(record: dict[str, Any]) -> dict[str, Any]:
     return record | ({"curve": curve} if curve else {})
 
 
-def _all(output: Path, workers: int | None, words: str, jobs: list[tuple]) -> list[Any]:
+def _all(workers: int | None, words: str, jobs: list[tuple]) -> list[Any]:
     """The results of the jobs (function, *arguments), each in a process of its own, `workers` at a time."""
     workers = workers or harness.usable_cores()
     spawn = multiprocessing.get_context("spawn")
@@ -119,10 +120,3 @@ def _line_by_line(document: dict[str, Any]) -> str:
             text = "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()) + "\n}"
         parts.append(f"{json.dumps(name)}: {text}")
     return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    """All or nothing, so that an interrupted campaign can be read back."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)

@@ -21,20 +21,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from minilib.bench.alignment.arms import Arm, trainer_options
 from minilib.data.haystack_pairs import at_full_length, first_pairs, haystack_pairs, long_questions
 from minilib.models.tiny_lm import WINDOW, tiny_lm
+from minilib.teaching.calm import calm
 
 DISTRACTORS = 8  # facts besides the asked one in a haystack of the scores
 EVALUATION = 1_000  # added to a seed for the haystacks of the scores, which no training sees
 
 
+@calm()
 def run(arm: Arm, seed: int, settings: dict[str, Any], pairs_path: Path) -> dict[str, Any]:
     """The record of this arm and seed: settings, costs, training curve, scores."""
-    torch.set_num_threads(1)
-    silence()
     model, tokenizer = tiny_lm()
     record = {"arm": arm.name, "group": arm.group, "seed": seed, "settings": settings}
     if arm.loss is not None:
@@ -44,10 +42,9 @@ def run(arm: Arm, seed: int, settings: dict[str, Any], pairs_path: Path) -> dict
     return record | {"scores": scores(model, tokenizer, seed + EVALUATION, settings)}
 
 
+@calm()
 def make_pairs(seed: int, settings: dict[str, Any], path: Path) -> dict[str, Any]:
     """Write the pairs of a seed, or find them there; returns what their report counts."""
-    torch.set_num_threads(1)
-    silence()
     pairs = _pairs(*tiny_lm(), seed, settings, path)
     pairs.run()
     return {"seed": seed, "counts": pairs.report.to_dict(), "text": str(pairs.report)}
@@ -76,14 +73,6 @@ def scores(model, tokenizer, seed: int, settings: dict[str, Any]) -> dict[str, A
     }  # fmt: skip
 
 
-def silence() -> None:
-    """No words and bars of transformers: the experiment has its own."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-
-
 def _pairs(model, tokenizer, seed: int, settings: dict[str, Any], path: Path):
     drawn = {"temperature": 1.0, "tries": 16, "distractors": 16}  # eight different wrong answers take some drawing
     return haystack_pairs(
@@ -92,17 +81,16 @@ def _pairs(model, tokenizer, seed: int, settings: dict[str, Any], path: Path):
 
 
 def _train(arm: Arm, seed: int, settings: dict[str, Any], path: Path, model, tokenizer):
-    from peft import LoraConfig
     from transformers import PrinterCallback, TrainingArguments
 
-    from minilib.trainers import LogoTrainer
+    from minilib.trainers import LogoTrainer, lora_config
     from minilib.trainers.memory import process_peak
 
     pairs = first_pairs(_pairs(model, tokenizer, seed, settings, path), settings["pairs"])
     if arm.full_length:
         pairs = at_full_length(pairs, long_questions(settings["rows"], tokenizer, distractors=16, seed=seed))
     steps = max(1, round(arm.steps * settings["steps"]))
-    rank, modules = settings["rank"], list(arm.modules or settings["modules"])
+    rank = settings["rank"]
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(
             folder, max_steps=steps, per_device_train_batch_size=settings["batch"], learning_rate=settings["lr"],
@@ -112,7 +100,7 @@ def _train(arm: Arm, seed: int, settings: dict[str, Any], path: Path, model, tok
         )  # fmt: skip
         trainer = LogoTrainer(
             model, args, pairs, processing_class=tokenizer,
-            lora=LoraConfig(r=rank, lora_alpha=rank, target_modules=modules, task_type="CAUSAL_LM"),
+            lora=lora_config(rank=rank, alpha=rank, modules=arm.modules or settings["modules"]),
             **trainer_options(arm, settings["target"]),
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
