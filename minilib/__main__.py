@@ -9,13 +9,13 @@ import sys
 
 from jsonargparse import auto_cli
 
-from minilib.alignment_commands import logo
 from minilib.bench import bench_contrastive, bench_logps, bench_prefix, bench_step
 from minilib.bench.alignment import bench_alignment
-from minilib.commands import clip
-from minilib.doctor import doctor
-from minilib.evaluation_command import evaluate
-from minilib.teaching.tour import tour
+from minilib.cli.clip import clip
+from minilib.cli.doctor import doctor
+from minilib.cli.evaluate import evaluate
+from minilib.cli.logo import logo
+from minilib.teaching.tour.tour import tour
 
 BENCH = {
     "_help": "Measure losses, steps and whole alignments beside their peers.",

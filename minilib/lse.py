@@ -18,7 +18,7 @@ with the identity (-inf, 0). So a sum may be folded over tiles, over program blo
 Departure from the paper: Inf-CL's Eq. 4 starts the running value at 0, which adds a phantom exp(0) to every sum, and
 writes the merge as l + log(1 + exp(t - l)), which overflows. Ours starts at -inf and subtracts the maximum first.
 
-Taught in notebooks/03_add_logs_of_sums.ipynb, proven in tests/test_logs_of_sums_merge.py.
+Taught in notebooks/03_add_logs_of_sums.ipynb.
 """
 
 from typing import NamedTuple
@@ -27,39 +27,41 @@ import torch
 from torch import Tensor
 
 
-class Pair(NamedTuple):
+class LSEState(NamedTuple):
     """A partial sum of exponentials: running maximum `m` and rescaled sum `s`, tensors of equal shape."""
 
     m: Tensor
     s: Tensor
 
 
-def empty(shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Pair:
+def empty(
+    shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> LSEState:
     """The identity of `merge`: the pair of a sum without terms, (-inf, 0)."""
-    return Pair(
+    return LSEState(
         torch.full(shape, float("-inf"), dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
     )
 
 
-def of_block(x: Tensor, dim: int = -1) -> Pair:
+def of_block(x: Tensor, dim: int = -1) -> LSEState:
     """The pair of one block of logits, reduced over `dim`; a row of -inf, or none at all, gives the identity."""
     if x.shape[dim] == 0:
         return empty(x.sum(dim).shape, dtype=x.dtype, device=x.device)
     m = x.amax(dim)
-    return Pair(m, torch.exp(x - _reference(m).unsqueeze(dim)).sum(dim))
+    return LSEState(m, torch.exp(x - _reference(m).unsqueeze(dim)).sum(dim))
 
 
-def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Pair:
+def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> LSEState:
     """Merge two pairs `(m, s)` of equal shape into the pair of both sums together.
 
     Associative and commutative up to rounding; the identity is `(-inf, 0)`, and no combination of identities gives NaN.
     """
     m = torch.maximum(a[0], b[0])
     reference = _reference(m)
-    return Pair(m, a[1] * torch.exp(a[0] - reference) + b[1] * torch.exp(b[0] - reference))
+    return LSEState(m, a[1] * torch.exp(a[0] - reference) + b[1] * torch.exp(b[0] - reference))
 
 
-def update(pair: tuple[Tensor, Tensor], x: Tensor, dim: int = -1) -> Pair:
+def update(pair: tuple[Tensor, Tensor], x: Tensor, dim: int = -1) -> LSEState:
     """The running step: merge one more block of logits, reduced over `dim`, into `pair`."""
     return merge(pair, of_block(x, dim))
 

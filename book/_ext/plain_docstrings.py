@@ -7,8 +7,6 @@
     everything else                       text; characters with a meaning to Sphinx are escaped
 
 Sections such as `Args:`, and lists, are left to the napoleon extension and to Sphinx.
-
-Proven in tests/test_the_book_is_whole.py.
 """
 
 import re

@@ -10,7 +10,7 @@ Its two backward kernels per direction each compute the logits again: 1 + 4 prod
 on blocks of 256 features, so the width must be a multiple of 256, and its backward pass reads past the end of a batch
 that is not a multiple of 64. It is patched nowhere; where it cannot run, a sentence says so.
 
-Proven, as far as its call goes, in tests/test_the_card_bench_is_ready.py.
+Proven, as far as its call goes, in tests/bench/test_the_gpu_bench_is_ready.py.
 """
 
 import importlib.util

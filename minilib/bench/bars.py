@@ -3,8 +3,6 @@
 A bar holds when the measured figure is at most its limit; it is "not measured" when the run left its batch, its width
 or its peer out. Ratios are medians taken round by round, times are medians of the rounds, memory is the peak beside the
 features themselves. A method that failed the gate was not timed, so its bars are not measured; its errors are.
-
-Proven in tests/test_bench_is_honest.py and tests/test_the_card_bench_is_ready.py.
 """
 
 import math

@@ -4,8 +4,7 @@
 imported, and because a run on a card must end within its time; `measure` says what that process does. With a CUDA card
 everything is measured on the card, in less than ten minutes; without one, or with `device="cpu"`, on the CPU.
 
-What the figures mean is taught in notebooks/04_tile_the_loss.ipynb; proven in tests/test_bench_is_honest.py and
-tests/test_the_card_bench_is_ready.py.
+What the figures mean is taught in notebooks/04_tile_the_loss.ipynb.
 """
 
 import json

@@ -13,7 +13,7 @@ agree.
 
 The gradients of scale and bias are sums whose terms may cancel to nearly nothing. Features of half precision leave an
 error in proportion to the terms, so there |g64| is at least the natural size of such a sum, |img| |dimg| / s for the
-scale. Proven in tests/test_bench_is_honest.py.
+scale.
 """
 
 import math

@@ -10,8 +10,6 @@ where
 Every method is called once untimed at the measured shape first: allocators, thread pools and compilers warm up there.
 CPU seconds count all threads and forgive neighbours on the machine, but only if waiting threads sleep instead of
 spinning; that is decided before torch is imported, so a run has its own process with `quiet_environment`.
-
-Proven in tests/test_bench_is_honest.py.
 """
 
 import importlib

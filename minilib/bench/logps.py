@@ -9,8 +9,6 @@ where
 In this order: every method's loss and gradients against fp64; interleaved rounds; peak extra memory, on a CPU in
 processes of their own. What the methods are stands in `logps_methods`, what is promised in `logps_bars`. `bench_logps`
 measures in a fresh process, in the environment of `harness.quiet_environment`. It has not run on a card yet.
-
-Proven in tests/test_logps_bench_is_honest.py and tests/test_the_head_bench_is_ready.py.
 """
 
 import statistics

@@ -3,8 +3,6 @@
 On a CPU the bars are ratios to the dense way in the same run, of time and of peak extra memory. On a card they are
 seconds at one size, n = 8,192 tokens, d = 4,096, V = 128,256 in bf16, where one product takes 10.9 ms at the rate that
 an H200 reached in other measurements (788 TFLOP/s). A bar is "not measured" when the run left its method or size out.
-
-Proven in tests/test_logps_bench_is_honest.py and tests/test_the_head_bench_is_ready.py.
 """
 
 from typing import Any

@@ -16,7 +16,7 @@ is usually written: a bf16 product whose logits are widened for the softmax. "ti
 before it is multiplied, which leaves most of a card's rate unused.
 
 The pair is as long as the rows: half of them belong to the chosen answer, half to the rejected one. M = 1, so that all
-methods have the same loss. Proven in tests/test_logps_bench_is_honest.py and tests/test_the_head_bench_is_ready.py.
+methods have the same loss.
 """
 
 import importlib.util
@@ -28,9 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from minilib.kernels.vocabulary import sums_dtype
+from minilib.kernels.vocab_tiled import sums_dtype
+from minilib.losses.logo_from_hidden import logo_loss_from_hidden
 from minilib.losses.logps import token_logps
-from minilib.losses.margin import logo_loss_from_hidden
 from minilib.losses.preference import logo_loss
 
 LOSS = {"beta": 2.5, "gamma": 0.25, "sft_weight": 0.1}  # LOGO's values for Mistral

@@ -5,7 +5,7 @@ The ceiling of every method here is the rate of `torch.mm`, on a CPU on tiles th
 
     n 2 b^2 d / t  /  rate of torch.mm
 
-of it, both measured in the same round. Proven in tests/test_bench_is_honest.py.
+of it, both measured in the same round.
 """
 
 import platform
@@ -18,7 +18,7 @@ import psutil
 import torch
 
 from minilib.bench.harness import usable_cores
-from minilib.kernels.tiled import TILE_COLS, TILE_ROWS
+from minilib.kernels.contrastive_tiled import TILE_COLS, TILE_ROWS
 
 LIBRARIES = ("torch", "numpy", "open_clip_torch", "sentence-transformers", "transformers", "triton", "inf-cl")
 LIBRARIES += ("peft", "trl", "liger-kernel", "cut-cross-entropy")

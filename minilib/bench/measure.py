@@ -5,7 +5,7 @@
     a ring of processes beside one (`ring`); the bars (`bars`)
 
 The document, a plain dict with every raw sample, is written to its file after each step, so that Ctrl-C leaves what was
-measured so far. Proven in tests/test_bench_is_honest.py and tests/test_the_card_bench_is_ready.py.
+measured so far.
 """
 
 import json

@@ -3,7 +3,7 @@
 The features exist before the measurement and do not count. The gradients of both features, 2 b d numbers, are made
 during it and do; every method has to return them, so `besides` is what remains without them.
 
-How a peak is read: `minilib.teaching.memory.measure_peak`. Proven in tests/test_bench_is_honest.py.
+How a peak is read: `minilib.teaching.memory.measure_peak`.
 """
 
 from minilib.bench import machine, methods

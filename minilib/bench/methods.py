@@ -7,7 +7,7 @@ not fit is refused beforehand. The fewest products of any method in O(b) memory 
     InfoNCE  2 + g, and 1 without a backward pass          SigLIP  1 + g          g = feature gradients wanted
 
 because the logits of InfoNCE are needed twice, before and after their sums are known. Methods that only a card runs are
-in `on_card`, peers from elsewhere in `peers`. Proven in tests/test_bench_is_honest.py.
+in `on_card`, peers from elsewhere in `peers`.
 """
 
 import math

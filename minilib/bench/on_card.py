@@ -1,16 +1,13 @@
 """The methods of a run on a CUDA card: the fused kernels in three precisions, and what they stand beside, in bf16.
 
-    fused          one visit of the tiles forward, a chunk of the gradient at a time backward (`minilib.kernels.fused`)
-    frozen texts   a locked text tower: no gradient of the texts, one product less
-    forward        the loss alone, as an evaluation takes it
-    tiled          the plain-torch visits, in fp32, with tiles large enough for a card
-    dense          what is usually written: a half-precision product, its b x b logits widened to fp32 for the softmax
-    dense, fp32 products   our reference backend, which widens the features first
+    fused          one visit of the tiles forward, a chunk of the gradient at a time backward
+    (`minilib.kernels.contrastive_fused`) frozen texts   a locked text tower: no gradient of the texts, one product less
+    forward        the loss alone, as an evaluation takes it tiled          the plain-torch visits, in fp32, with tiles
+    large enough for a card dense          what is usually written: a half-precision product, its b x b logits widened
+    to fp32 for the softmax dense, fp32 products   our reference backend, which widens the features first
 
 `dense` rounds its logits as autocast does (an error of 0.25 where a logit is 100), so its gradients are less exact than
 those of `fused` on the same features; the gate prints both errors. Each step takes features of its method's dtype.
-
-Proven in tests/test_the_card_bench_is_ready.py.
 """
 
 from collections.abc import Callable

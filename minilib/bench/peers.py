@@ -1,12 +1,10 @@
 """The named peers, each called as its authors mean it to be called; a peer that cannot run says why in a sentence.
 
-    compiled dense           `torch.compile` of the dense loss, static shapes; needs a C++ compiler
-    F.linear_cross_entropy   torch's chunked loss, once per direction, scaled images as rows (torch 2.13 and newer)
-    open_clip                `ClipLoss` and `SigLipLoss` as one process calls them
-    sentence-transformers    `CachedMultipleNegativesRankingLoss`, both directions, on embeddings that exist already
-    inf-cl                   the authors' package, on a card only: see `authors`
-
-Proven in tests/test_bench_is_honest.py.
+compiled dense           `torch.compile` of the dense loss, static shapes; needs a C++ compiler
+F.linear_cross_entropy   torch's chunked loss, once per direction, scaled images as rows (torch 2.13 and newer)
+open_clip                `ClipLoss` and `SigLipLoss` as one process calls them
+sentence-transformers    `CachedMultipleNegativesRankingLoss`, both directions, on embeddings that exist already
+inf-cl                   the authors' package, on a card only: see `authors`
 """
 
 import importlib.util

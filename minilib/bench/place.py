@@ -3,8 +3,6 @@
 The rounds, the gate, the ratios and the bars are the same in both places. A place brings its clock, its free memory, a
 matrix product that shows what it can reach, and whether its clock reads peaks of memory too. A test brings a place of
 its own, in which a card's run is gone through without one.
-
-Proven in tests/test_the_card_bench_is_ready.py.
 """
 
 from collections.abc import Callable

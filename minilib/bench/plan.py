@@ -8,8 +8,6 @@ first `FEWEST` may go beyond it, since tuning can use up the share of a cell, bu
 cell that could not even have its first calls in the time left is skipped with a sentence.
 
 On a CPU there is no limit: every batch has the same number of rounds.
-
-Proven in tests/test_the_card_bench_is_ready.py.
 """
 
 import math

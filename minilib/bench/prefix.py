@@ -12,7 +12,6 @@ Positions are synthesised. The model is a random Llama, small enough for a lapto
 attention weighs more in a narrow model.
 
 `bench_prefix` measures in a fresh process, in the environment of `harness.quiet_environment`.
-Proven in tests/test_prefix_bench_is_honest.py.
 """
 
 from collections.abc import Callable

@@ -12,8 +12,6 @@ On a CPU the ranks meet over gloo and have one thread each; on more than one car
 rings run one after the other, not in turn: ranks of one ring would stand in the way of the next. With more ranks than
 cores the wall time tells of the cores, and the work of what the ring costs. Before any time is taken, each ring is
 compared with fp64 on a small batch. What a rank does is in `ring_rank`.
-
-Proven in tests/test_bench_is_honest.py.
 """
 
 import json

@@ -18,9 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from minilib.bench.methods import Inputs, backward, fresh, make_inputs
-from minilib.kernels.wire import Diary, ProcessRing
+from minilib.distributed.ring_comm import Diary, ProcessRing
 from minilib.losses.contrastive import clip_loss
-from minilib.losses.ring import ring_clip_loss
+from minilib.losses.contrastive_ring import ring_clip_loss
 
 SILENCE = timedelta(seconds=120)  # after which a rank that does not answer ends the ring
 

@@ -11,8 +11,6 @@ interleaved rounds; peak memory, on a CPU in processes of their own, on a card r
 step. The ways are in `step_methods`, the models in `step_models`, the bars in `step_bars`. `bench_step` measures in a
 fresh process, in the environment of `harness.quiet_environment`. The 8b model has not run on a card yet; the same code
 has been gone through on a stand-in.
-
-Proven in tests/test_the_step_bench_is_honest.py.
 """
 
 import json

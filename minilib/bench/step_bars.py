@@ -8,7 +8,7 @@
 
 Time is the median over rounds of ratios taken within a round, memory the peak that a step adds to what lies there
 between steps: weights, adapters and the optimizer's state. A bar is judged at the sizes that it was set for and is "not
-measured" elsewhere. Proven in tests/test_the_step_bench_is_honest.py.
+measured" elsewhere.
 """
 
 from typing import Any

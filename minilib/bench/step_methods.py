@@ -14,7 +14,7 @@ A step is hidden states, loss, backward and AdamW. Its learning rate is 0: all w
 same weights in every round, so that losses can be compared at full size as well.
 
 The gate compares loss and gradients with those of the concatenated way, in fp32 on a toy Llama, with answers of unlike
-lengths. Proven in tests/test_the_step_bench_is_honest.py.
+lengths.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@
 All of them carry LoRA of rank 32 on q, k, v and o, as LOGO does, and are built from a config or from the file in the
 repository: nothing is downloaded. Random weights cost what trained ones cost. The 8b model is checkpointed and takes
 the shared prompt through FlexAttention; it has not run on a card yet. "toy" is what the gate compares methods on.
-
-Proven in tests/test_the_step_bench_is_honest.py.
 """
 
 from __future__ import annotations
@@ -64,7 +62,7 @@ def build(model: str, *, device: str = "cpu", dtype: str = "float32", checkpoint
     """The model under LoRA, made on its device and ready to train; `target` is the length that it is told of."""
     from peft import get_peft_model
 
-    from minilib.trainers.adapters import lora_config
+    from minilib.trainers.lora import lora_config
 
     base = _tiny(device) if model == "tiny" else _llama(model, device, dtype, target)
     config = lora_config(rank=RANK)

@@ -2,7 +2,7 @@
 
 `report(document, markdown)` is the whole run as Markdown; the run itself prints the same sections one by one, as they
 are measured. The tables of times are in `timing_tables`. A document of an earlier version is still reported, with a
-dash for each figure that it lacks. Proven in tests/test_bench_is_honest.py.
+dash for each figure that it lacks.
 """
 
 from collections.abc import Callable

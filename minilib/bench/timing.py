@@ -10,7 +10,6 @@ where
 
 A method that multiplies in another precision than its features' is held against the rate of its features: what the
 machine could have done with them. Ratios are taken to the dense loss of the same kind and to the bases of the bars.
-Proven in tests/test_bench_is_honest.py.
 """
 
 import statistics

@@ -1,7 +1,7 @@
 """The table of times of one batch: on a CPU in CPU seconds, on a card in milliseconds of the card.
 
 The columns are pairs of a heading and a function of one row of the summary (`timing`), so that a place differs from the
-other by its list of columns. Proven in tests/test_bench_is_honest.py and tests/test_the_card_bench_is_ready.py.
+other by its list of columns.
 """
 
 from collections.abc import Callable

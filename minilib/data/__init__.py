@@ -4,11 +4,11 @@ scenes.py renders pairs, digits.py builds them from real handwriting, files.py r
 share. haystack.py hides facts in long English and asks for them.
 """
 
-from .digits import digits_dataset, render_digits
-from .facts import as_prompt
-from .files import load_pairs, load_questions
-from .haystack import haystack_dataset
-from .scenes import render_scenes, scenes_dataset, vocabulary
+from minilib.data.digits import digits_dataset, render_digits
+from minilib.data.facts import as_prompt
+from minilib.data.files import load_pairs, load_questions
+from minilib.data.haystack import haystack_dataset
+from minilib.data.scenes import render_scenes, scenes_dataset, vocabulary
 
 __all__ = [
     "as_prompt",

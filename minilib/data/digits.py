@@ -10,7 +10,7 @@ shows no scan that a training strip has shown.
 Careful: k digits have only 10^k captions, 1,000 for the default of three. A large batch therefore holds the same
 caption many times, and the contrastive loss calls such pairs negatives. `unique=True` shows what that costs.
 
-Taught in notebooks/07_train_with_giant_batches.ipynb, proven in tests/test_digits_are_real_and_files_are_yours.py.
+Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .rows import as_dataset, draw_rows, positive_int
+from minilib.data.rows import as_dataset, draw_rows, positive_int
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -11,7 +11,7 @@ every other name's, but for the one that two names share where a question needs 
 
 The first three kinds follow LOGO's data (arXiv 2410.18533: single-detail and multi-detail questions, and a summary in
 place of the count); the fourth is its needle test of several lists with one value in common. Taught in
-notebooks/08_see_long_context_models_fail.ipynb; proven in tests/test_facts_lie_where_they_say.py.
+notebooks/08_see_long_context_models_fail.ipynb.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from random import Random
 
-from .rows import positive_int
+from minilib.data.rows import positive_int
 
 KINDS = ("single", "multi", "count", "shared")
 # One string each, split below: sixty-four quoted words would hide the words behind the quotes.

@@ -10,8 +10,8 @@ Reading, decoding and caching are the work of `datasets` and pillow. What is add
 has its fields, and a sentence with the row number where one has not.
 
 Pairs are taught in notebooks/07_train_with_giant_batches.ipynb and proven in
-tests/test_digits_are_real_and_files_are_yours.py, questions in notebooks/11_make_chosen_and_rejected_answers.ipynb and
-tests/test_questions_are_read_whole.py.
+tests/data/test_digits_are_real_and_files_are_yours.py, questions in notebooks/11_make_chosen_and_rejected_answers.ipynb
+and tests/data/test_questions_are_read_whole.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .rows import BytesToImages, positive_int
+from minilib.data.rows import BytesToImages, positive_int
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

@@ -14,7 +14,7 @@ itself is the interpreter's: another version of Python documents itself in sligh
 
 LOGO (arXiv 2410.18533) cuts books into chunks of 512 tokens and must guess which of them matter; here a document has
 any length, and every fact says where it lies and, in tokens, so in which chunks. Taught in
-notebooks/08_see_long_context_models_fail.ipynb; proven in tests/test_facts_lie_where_they_say.py.
+notebooks/08_see_long_context_models_fail.ipynb.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from itertools import accumulate, count, islice
 from random import Random
 from typing import TYPE_CHECKING
 
-from .facts import KINDS, NUMBERS, VALUES, draw_facts, fact_chunks, questions, words_of
-from .hay import running_text, token_counter
-from .rows import positive_int
+from minilib.data.facts import KINDS, NUMBERS, VALUES, draw_facts, fact_chunks, questions, words_of
+from minilib.data.rows import positive_int
+from minilib.data.running_text import running_text, token_counter
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

@@ -16,8 +16,7 @@ would be punished for it. (One caption has many pictures: cells and small shifts
 There are 120 + 120^2 * 4 + 120^3 * 16 = 27,705,720 captions of one to three objects. Each object more is drawn four
 times as often as one less, because there are so many more such captions to draw from.
 
-Taught in notebooks/07_train_with_giant_batches.ipynb, proven in tests/test_scenes_say_what_they_show.py, which reads
-the captions back from the pixels.
+Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .rows import as_dataset, draw_rows, positive_int
+from minilib.data.rows import as_dataset, draw_rows, positive_int
 
 if TYPE_CHECKING:
     from datasets import Dataset

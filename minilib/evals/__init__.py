@@ -5,9 +5,9 @@ in long texts, perplexity.py how surprised a model is along them; retrieval_head
 them.
 """
 
-from .longcontext import is_right, kind_scores, lost_in_the_middle, needle_map, retention
-from .perplexity import perplexity_by_position
-from .retrieval import evaluate_retrieval, recall_at_k
+from minilib.evals.longcontext import is_right, kind_scores, lost_in_the_middle, needle_map, retention
+from minilib.evals.perplexity import perplexity_by_position
+from minilib.evals.retrieval import evaluate_retrieval, recall_at_k
 
 __all__ = [
     "evaluate_retrieval",

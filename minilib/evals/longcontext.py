@@ -11,8 +11,7 @@ At every place the same facts stand in the same text and the same question is as
 curve over places is no noise between questions. Intervals are Wilson's at 95 %. The paper (LOGO, arXiv 2410.18533)
 scores ROUGE recall on real documents; with facts of one word the share of right answers says the same.
 
-Any causal model and tokenizer of transformers will do. Taught in notebooks/08_see_long_context_models_fail.ipynb;
-proven in tests/test_long_contexts_are_measured_fairly.py.
+Any causal model and tokenizer of transformers will do. Taught in notebooks/08_see_long_context_models_fail.ipynb.
 """
 
 from __future__ import annotations
@@ -29,9 +28,8 @@ from torch import Tensor, nn
 from minilib.data.facts import as_prompt
 from minilib.data.haystack import haystack
 from minilib.data.rows import positive_int
-from minilib.models.answers import answerer
-
-from .perplexity import perplexity_by_position
+from minilib.evals.perplexity import perplexity_by_position
+from minilib.models.generation import answerer
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 

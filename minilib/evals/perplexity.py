@@ -9,7 +9,7 @@ where
 A model within its window grows surer with more context; past it, the curve turns up. The paper (LOGO, arXiv 2410.18533)
 slides a window over PG-19 and gives one figure for each length; a figure for each position shows where it breaks.
 
-Taught in notebooks/08_see_long_context_models_fail.ipynb; proven in tests/test_long_contexts_are_measured_fairly.py.
+Taught in notebooks/08_see_long_context_models_fail.ipynb.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from minilib.data.hay import token_counter
 from minilib.data.haystack import hide_facts
 from minilib.data.rows import positive_int
+from minilib.data.running_text import token_counter
 
 
 @torch.no_grad()

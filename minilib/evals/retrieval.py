@@ -19,7 +19,7 @@ The ranks are counts over a row, so they are folded tile by tile and the (b, b) 
 x_i+, a second one counts. The same inner product may round differently in tiles of different shape, which would break
 ties by chance; so similarities closer than eight roundings, 8 eps |a| |b|, are equal to us.
 
-Taught in notebooks/07_train_with_giant_batches.ipynb, proven in tests/test_recall_is_fair_to_ties.py.
+Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 
 from __future__ import annotations

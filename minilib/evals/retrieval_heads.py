@@ -17,7 +17,7 @@ first: compare neither with it blindly. We lead the model through the gold answe
 that fails is measured at the same places.
 
 The prompt is read with the model's own kernel into a cache; only the answer's rows of attention are ever written down.
-Taught in notebooks/08_see_long_context_models_fail.ipynb; proven in tests/test_long_contexts_are_measured_fairly.py.
+Taught in notebooks/08_see_long_context_models_fail.ipynb.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""Tensors in, tensors out: the tile visits, without autograd and without models.
+"""Tensors in, tensors out: visits of the tiles of a logit matrix, without autograd and without models.
 
-`tiled` is plain torch and runs everywhere; `fused` is its Triton twin (kernels in `triton_tiles`, tile sizes in
-`launch`) and is imported where it is used, since not every machine has Triton. `ring` folds either of them over ranks:
-the schedule there, the work in `ring_visits`, the messages in `wire`. `vocabulary` visits the logits of a large head
-tile by tile; `vocabulary_fused` and `triton_vocabulary` are its Triton twins.
+    contrastive_tiled    b x b logits of image-text pairs, plain torch          contrastive_fused    the same in Triton
+    vocab_tiled          n x V logits of a language model's head                vocab_fused          the same in Triton
+
+`triton_tiles` holds the jitted kernels, `triton_launch` their tile sizes and grids. The Triton modules are imported
+where they are used, since not every machine has Triton.
 """
-
-from minilib.kernels import tiled
-
-__all__ = ["tiled"]

@@ -21,7 +21,7 @@ travel W hops; here one sweep of the texts serves both directions, in the dtype 
 gradient of its own block, so that gradients travel W - 1 hops: 9 instead of 20 bytes per element of b x d in fp32 on
 4 ranks. Its Algorithm 3 takes text i + j - 1 at step j; what arrives from the previous rank is text i - j + 1.
 
-Taught in notebooks/06_pass_tiles_around_a_ring.ipynb; proven in tests/test_the_ring_equals_one_process.py.
+Taught in notebooks/06_pass_tiles_around_a_ring.ipynb.
 """
 
 from collections.abc import Callable, Generator, Sequence

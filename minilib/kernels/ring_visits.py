@@ -16,7 +16,7 @@ One shift serves all ranks, so partial sums merge by plain addition; where the l
 same verdict on which way to go.
 
 Departure from the paper: Inf-CL's ring starts from l = 0 in print, and its ring of plain torch blocks takes no maximum.
-Taught in notebooks/06_pass_tiles_around_a_ring.ipynb; proven in tests/test_the_ring_equals_one_process.py.
+Taught in notebooks/06_pass_tiles_around_a_ring.ipynb.
 """
 
 import math
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from minilib.kernels import tiled
+from minilib.kernels import contrastive_tiled as tiled
 from minilib.kernels.ring import Place, Program, Total, sweep
 
 

@@ -1,4 +1,4 @@
-"""Four Triton kernels around one shared tile: what `fused` launches, on a card or in Triton's interpreter.
+"""Six Triton kernels around one shared tile, for `contrastive_fused` and `vocab_fused`, on a GPU or in the interpreter.
 
 Every kernel asks for one (BM, BN) tile of base-2 logits after the other and folds it at once:
 
@@ -18,8 +18,7 @@ Departure from the paper: Inf-CL's kernels sum one direction each, recompute eve
 queries before the product and pad; here both directions share a tile, and a tile that juts out reads the last real row
 again, so nothing behind the features is ever touched.
 
-Taught in notebooks/05_fuse_it_in_triton.ipynb; proven in tests/test_fused_kernels_equal_dense.py and
-tests/test_kernels_compile_for_a_card.py.
+Taught in notebooks/05_fuse_it_in_triton.ipynb.
 """
 
 import triton
@@ -200,3 +199,46 @@ def sigmoid_visit(
     tl.store(slopes + slot, tl.sum(sigmoid))
     if GAIN > 0:
         store_tile(grad, sigmoid * GAIN, i, j, rows, cols, grad_stride, BM, BN)
+
+
+# Over a vocabulary: hidden states (rows, d) against the rows of a head (cols, d), sums over rows only
+
+
+@triton.jit
+def row_sums(
+    hidden, weight, row_m, row_s, rows, cols, dim, hidden_stride, weight_stride, partner,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Partial pairs (m, s) in base 2, each (GN, rows), to be merged over the first axis."""
+    i, gn = tl.program_id(0) * BM, tl.program_id(1)
+    row = i + tl.arange(0, BM)
+    m, s = tl.full((BM,), -INF, tl.float32), tl.zeros((BM,), tl.float32)
+    for j in range(gn * BN, cols, tl.num_programs(1) * BN):
+        x = logits_tile(
+            hidden, weight, 1.0, 0.0, i, j, rows, cols, dim, hidden_stride, weight_stride, partner,
+            BM, BN, BK, EVEN, PRECISION,
+        )  # fmt: skip
+        m, s = fold(m, s, x, 1)
+    slot = gn.to(tl.int64) * rows + row
+    tl.store(row_m + slot, m, mask=row < rows)
+    tl.store(row_s + slot, s, mask=row < rows)
+
+
+@triton.jit
+def row_grads(
+    hidden, weight, labels, sums, factors, grad, rows, cols, dim, hidden_stride, weight_stride, partner,
+    first, grad_stride,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One chunk G (rows, cols) of the gradient of the logits; its first word is number `first` of the vocabulary."""
+    i, j = tl.program_id(0) * BM, tl.program_id(1) * BN
+    x = logits_tile(
+        hidden, weight, 1.0, 0.0, i, j, rows, cols, dim, hidden_stride, weight_stride, partner,
+        BM, BN, BK, EVEN, PRECISION,
+    )  # fmt: skip
+    row = i + tl.arange(0, BM)
+    label = tl.load(labels + row, mask=row < rows, other=-1).to(tl.int32) - first - j  # counted within this tile
+    total = tl.load(sums + row, mask=row < rows, other=0.0) * LOG2E
+    factor = tl.load(factors + row, mask=row < rows, other=0.0)
+    is_label = (label[:, None] == tl.arange(0, BN)[None, :]).to(tl.float32)
+    store_tile(grad, (is_label - tl.exp2(x - total[:, None])) * factor[:, None], i, j, rows, cols, grad_stride, BM, BN)

@@ -21,7 +21,7 @@ With P prompt tokens and answers of n tokens, (1 + M)(P + n) tokens become P + (
 P = 8,252, n = 300, M = 2. The authors' code, TRL and Liger run all 1 + M sequences in full.
 
 Departure from the paper: none in value; LOGO runs 1 + M separate sequences. `prefix` runs a model on this layout.
-Taught in notebooks/10_score_a_long_answer.ipynb; proven in tests/test_packed_answers_equal_separate_passes.py.
+Taught in notebooks/10_score_a_long_answer.ipynb.
 """
 
 from collections.abc import Callable, Sequence

@@ -22,14 +22,18 @@ for the number of the chunk; and with that mended, independent draws still let n
 backwards in nearly every sample. A slot of its own keeps every chunk in order. The 9 : 1 mixture is drawn for each
 chunk. The released code instead places a chunk on one of a few evenly spaced windows of its slot.
 
-Beware: transformers takes a jump in the positions for a new document when it is given no attention mask, and cuts
-attention there without a word (tests/test_jumping_positions_need_a_mask.py). Always pass a mask.
+Which positions, and which distances between two tokens, a set of samples leaves out is counted by
 
-Taught in notebooks/12_stretch_positions_without_long_inputs.ipynb; proven in
-tests/test_positions_keep_their_promises.py.
+    count(p)      = sum over samples of [p is among the sample's positions]
+    distances(d)  = sum over samples of the number of token pairs (i, j) with pos_i - pos_j = d
+
+Beware: transformers takes a jump in the positions for a new document when it is given no attention mask, and cuts
+attention there without a word (tests/longcontext/test_jumping_positions_need_a_mask.py). Always pass a mask.
+
+Taught in notebooks/12_stretch_positions_without_long_inputs.ipynb.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 
 import torch
@@ -179,3 +183,45 @@ def _check(lengths: Sequence[int], target: int | None, mode: str) -> list[int]:
 
 def _whole(value) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+# Coverage: what synthesised positions leave out
+
+
+def count_positions(samples: Iterable[Tensor], target: int) -> Tensor:
+    """How many of the samples hold each position: `(target,)` int64."""
+    counts = torch.zeros(target, dtype=torch.long)
+    for positions in samples:
+        counts[_below(positions, target)] += 1
+    return counts
+
+
+def count_distances(samples: Iterable[Tensor], target: int, *, asker: int | None = None) -> Tensor:
+    """How many token pairs of the samples lie each distance apart, a token and itself included: `(target,)` int64."""
+    counts = torch.zeros(target, dtype=torch.long)
+    for positions in samples:
+        positions = _below(positions, target)
+        if asker is not None:
+            back = positions[asker] - positions
+            counts += torch.bincount(back[back >= 0], minlength=target)
+            continue
+        present = torch.zeros(2 * target, dtype=torch.float64)  # the zeros above keep the correlation from wrapping
+        present[positions] = 1
+        spectrum = torch.fft.rfft(present)
+        counts += torch.fft.irfft(spectrum.abs() ** 2, n=2 * target)[:target].round().long()
+    return counts
+
+
+def share(counts: Tensor) -> float:
+    """The part of the counts that is not zero."""
+    return (counts > 0).double().mean().item()
+
+
+def _below(positions: Tensor, target: int) -> Tensor:
+    positions = torch.as_tensor(positions)
+    if len(positions) and (positions.min() < 0 or positions.max() >= target):
+        raise ValueError(
+            f"samples hold positions from {int(positions.min())} to {int(positions.max())} and target is {target}: "
+            "give the target that the positions were made for."
+        )
+    return positions

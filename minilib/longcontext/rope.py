@@ -17,8 +17,7 @@ LOGO's released experiments use a base of 2e8 for Llama-3 and interpolation by 8
 Beware: "dynamic_ntk" looks at the largest position id, so synthesised positions switch it on even for a short input,
 and it changes the angle of keys that a cache already holds.
 
-Taught in notebooks/12_stretch_positions_without_long_inputs.ipynb; proven in
-tests/test_positions_keep_their_promises.py. Sources: arXiv 2306.15595, 2309.00071.
+Taught in notebooks/12_stretch_positions_without_long_inputs.ipynb. Sources: arXiv 2306.15595, 2309.00071.
 """
 
 import copy

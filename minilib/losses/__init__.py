@@ -1,8 +1,8 @@
 """Differentiable functions that people import.
 
-`contrastive` holds the batch losses of Inf-CL: `clip_loss` (InfoNCE, both directions) and `siglip_loss`, and `ring` the
-same over many ranks. `preference` holds the losses of LOGO and its neighbours on log-probabilities, which `logps` takes
-from a large vocabulary tile by tile; `margin` does both in one sweep.
+`contrastive` holds the batch losses of Inf-CL, `clip_loss` (InfoNCE, both directions) and `siglip_loss`;
+`contrastive_ring` the same over many ranks. `preference` holds the losses of LOGO and its neighbours on
+log-probabilities, which `logps` takes from a large vocabulary tile by tile; `logo_from_hidden` does both in one sweep.
 """
 
 from minilib.losses.contrastive import clip_loss, siglip_loss

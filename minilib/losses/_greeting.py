@@ -4,8 +4,6 @@ Every rank sends twelve numbers: whether it accepts its own inputs, how many row
 rows (for the shift that all ranks share), and the terms, which must be the same everywhere: loss, width, dtype, local
 backend, scale, bias, and which gradients are wanted. Before the backward pass it sends one more, the factor by which
 its share was scaled since.
-
-Proven in tests/test_the_ring_equals_one_process.py and tests/test_ranks_that_disagree_are_told.py.
 """
 
 import math
@@ -14,9 +12,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from minilib.kernels.contrastive_tiled import largest_norm
 from minilib.kernels.ring import Gather, Place, Program
-from minilib.kernels.tiled import largest_norm
-from minilib.losses import _inputs
+from minilib.losses import validation
 
 LOSSES = ("clip_loss", "siglip_loss")
 
@@ -41,7 +39,7 @@ class Greeting(NamedTuple):
 TERMS = Greeting._fields[Greeting._fields.index("loss") :]
 WANTED = ("not wanted", "wanted")
 WORDS = {
-    "loss": LOSSES, "dtype": _inputs.DTYPES, "backend": _inputs.BACKENDS,
+    "loss": LOSSES, "dtype": validation.DTYPES, "backend": validation.BACKENDS,
     "image_gradient": WANTED, "text_gradient": WANTED,
 }  # fmt: skip
 
@@ -51,8 +49,8 @@ def greet(rank, loss, img, txt, needed, local, scale, bias=None) -> Program:
     greetings = yield from tell(
         Greeting(
             accepted=1, rows=len(img), largest_img=largest_norm(img).item(), largest_txt=largest_norm(txt).item(),
-            loss=LOSSES.index(loss), width=img.shape[1], dtype=_inputs.DTYPES.index(img.dtype),
-            backend=_inputs.BACKENDS.index(local.kernels.__name__.rpartition(".")[2]),
+            loss=LOSSES.index(loss), width=img.shape[1], dtype=validation.DTYPES.index(img.dtype),
+            backend=validation.BACKENDS.index(local.kernels.__name__.rpartition(".")[2]),
             logit_scale=scale.item(), logit_bias=0.0 if bias is None else bias.item(),
             image_gradient=needed[0], text_gradient=needed[1],
         )

@@ -12,17 +12,15 @@ where
 
 Backends: `dense` writes X down and is the reference; `tiled` never holds more than a tile of it; `fused` keeps the tile
 in the registers of a GPU (proven in Triton's interpreter, not yet run on a card); `ring` passes blocks around the ranks
-of a process group, each working with one of those two; `auto` chooses. Tiled and fused are modules of
-`minilib.kernels` with the same functions; the ring's losses are in `minilib.losses.ring`.
+of a process group, each working with one of those two; `auto` chooses. Tiled and fused are modules of `minilib.kernels`
+with the same functions; the ring's losses are in `minilib.losses.contrastive_ring`.
 
 The second form of the InfoNCE loss is the one that they compute: "negatives minus positive" keeps both
 the loss and the gradient p_ii - 1 = -sigmoid(r'_i - X_ii) exact where p_ii nears 1. The gradient of the scale is the
 inner product of the features with their own gradients (Euler's identity), at no tile cost.
 
-Departure from the paper: Inf-CL prints the image-to-text half only and computes the two halves separately.
-Taught in notebooks/01_build_a_contrastive_loss.ipynb and notebooks/04_tile_the_loss.ipynb; proven in
-tests/test_tiled_losses_equal_dense.py, tests/test_fused_kernels_equal_dense.py and
-tests/test_the_ring_equals_one_process.py.
+Departure from the paper: Inf-CL prints the image-to-text half only and computes the two halves separately. Taught in
+notebooks/01_build_a_contrastive_loss.ipynb and notebooks/04_tile_the_loss.ipynb.
 """
 
 import math
@@ -32,9 +30,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from minilib.kernels import tiled
-from minilib.losses import _inputs
-from minilib.losses._features import empty_grads, finish, row_dots
+from minilib.distributed.ranks import spans_ranks
+from minilib.kernels import contrastive_tiled
+from minilib.losses.feature_grads import empty_grads, finish, row_dots
+from minilib.losses.validation import check_contrastive, scalar
+
+AUTO_CACHE = 256 * 2**20  # bytes of tiles that "auto" keeps on a CPU; a GPU gets none until it is measured there
 
 
 def clip_loss(
@@ -45,7 +46,7 @@ def clip_loss(
     backend: str = "auto",
     tile_size: int | None = None,
     group=None,
-    keep: float = 0,
+    cache_bytes: float | str = "auto",
     grad_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE loss of b matching pairs (Inf-CL, section 2.2, averaged over both directions).
@@ -61,9 +62,10 @@ def clip_loss(
             held at a time, by default 8,192 (16,384 up to d = 256).
         group: process group of a distributed run, whose ranks call this together, each with its own pairs; None for
             one process.
-        keep: bytes that the tiled backend may spend on exponentials kept for the backward pass, where each kept tile
-            saves its recompute; `math.inf` keeps all (b^2 elements).
-        grad_dtype: `torch.bfloat16` takes the tiled backend's two gradient products (and kept tiles) in bf16 with fp32
+        cache_bytes: bytes that the tiled backend may spend on tiles kept for the backward pass, each of which saves
+            its recompute; `math.inf` keeps all (b^2 elements). "auto" is 256 MiB on a CPU and 0 elsewhere.
+        grad_dtype: `torch.bfloat16` takes the tiled backend's two gradient products (and cached tiles) in bf16 with
+        fp32
             sums: faster, relative gradient error about 3e-3.
 
     Returns:
@@ -76,17 +78,17 @@ def clip_loss(
         ValueError, TypeError: one sentence, when shapes, dtypes, devices, values or options do not fit.
         ConnectionError: one sentence, when a rank of the group is lost or does not answer within its timeout.
     """
-    if _inputs.spans_ranks(group):
-        options = {"backend": backend, "tile_size": tile_size, "keep": keep, "grad_dtype": grad_dtype}
+    if spans_ranks(group):
+        options = {"backend": backend, "tile_size": tile_size, "cache_bytes": cache_bytes, "grad_dtype": grad_dtype}
         return _over(group, "ring_clip_loss", image_features, text_features, logit_scale, **options)
-    backend = _inputs.check(image_features, text_features, backend, tile_size, group, keep, grad_dtype)
+    backend = check_contrastive(image_features, text_features, backend, tile_size, group, cache_bytes, grad_dtype)
     img, txt = _operands(backend, image_features, text_features)
-    scale = _inputs.scalar("logit_scale", logit_scale, img)
+    scale = scalar("logit_scale", logit_scale, img)
     with torch.autocast(img.device.type, enabled=False):
         if backend == "dense":
             return _dense_clip(img, txt, scale)
-        keep = keep if torch.is_grad_enabled() else 0
-        return _FoldedClip.apply(img, txt, scale, _inputs.kernels(backend), tile_size, keep, grad_dtype)
+        cache = _cache_size(cache_bytes, backend, img)
+        return _FoldedClip.apply(img, txt, scale, kernels_of(backend), tile_size, cache, grad_dtype)
 
 
 def siglip_loss(
@@ -105,29 +107,49 @@ def siglip_loss(
     gradient. The tiled and fused backends compute loss and gradients in one visit of the tiles. In a group, a rank's
     share is n/b times the sum over the own rows.
     """
-    if _inputs.spans_ranks(group):
+    if spans_ranks(group):
         options = {"backend": backend, "tile_size": tile_size}
         return _over(group, "ring_siglip_loss", image_features, text_features, logit_scale, logit_bias, **options)
-    backend = _inputs.check(image_features, text_features, backend, tile_size, group)
+    backend = check_contrastive(image_features, text_features, backend, tile_size, group)
     img, txt = _operands(backend, image_features, text_features)
-    scale, bias = _inputs.scalar("logit_scale", logit_scale, img), _inputs.scalar("logit_bias", logit_bias, img)
+    scale, bias = scalar("logit_scale", logit_scale, img), scalar("logit_bias", logit_bias, img)
     with torch.autocast(img.device.type, enabled=False):
         if backend == "dense":
             return _dense_siglip(img, txt, scale, bias)
-        return _FoldedSiglip.apply(img, txt, scale, bias, _inputs.kernels(backend), tile_size, torch.is_grad_enabled())
+        return _FoldedSiglip.apply(img, txt, scale, bias, kernels_of(backend), tile_size, torch.is_grad_enabled())
 
 
 def _over(group, loss: str, img, txt, *numbers, **options) -> Tensor:
     """This process's share of a loss over the ranks of `group`."""
-    from minilib.kernels.wire import ProcessRing
-    from minilib.losses import ring
+    from minilib.distributed.ring_comm import ProcessRing
+    from minilib.losses import contrastive_ring as ring
 
     return getattr(ring, loss)(ProcessRing(group), [img], [txt], *numbers, **options)[0]
 
 
+def kernels_of(backend: str):
+    """The module of tile visits behind a backend; Triton is imported for the one that needs it."""
+    if backend == "tiled":
+        return contrastive_tiled
+    from minilib.kernels import contrastive_fused
+
+    return contrastive_fused
+
+
+def _cache_size(cache_bytes: float | str, backend: str, img: Tensor) -> float:
+    """The bytes that `cache_bytes` stands for; nothing is cached where no backward pass can follow."""
+    if backend != "tiled" or not torch.is_grad_enabled():
+        return 0
+    if cache_bytes == "auto":
+        return AUTO_CACHE if img.device.type == "cpu" else 0
+    return cache_bytes
+
+
 def _operands(backend: str, *features: Tensor) -> list[Tensor]:
     # The fused kernels multiply half-precision features as they are; torch's CPU products would round their results.
-    return list(features) if backend == "fused" else _inputs.accumulation_dtype(*features)
+    if backend == "fused":
+        return list(features)
+    return [f if f.dtype in (torch.float64, torch.float32) else f.float() for f in features]
 
 
 def _dense_clip(img: Tensor, txt: Tensor, scale: Tensor) -> Tensor:
@@ -146,37 +168,32 @@ class _FoldedClip(torch.autograd.Function):
     """One product forward, three backward; saves the features and four numbers per pair."""
 
     @staticmethod
-    def forward(ctx, img, txt, scale, kernels, tile_size, keep, grad_dtype):
-        shift, kept, rows, cols, positive = _clip_sums(img, txt, scale, kernels, tile_size, keep, grad_dtype)
-        ctx.save_for_backward(img, txt, scale, rows, cols, positive, *kept)
+    def forward(ctx, img, txt, scale, kernels, tile_size, cache_bytes, grad_dtype):
+        shift, cache, rows, cols, positive = _clip_sums(img, txt, scale, kernels, tile_size, cache_bytes, grad_dtype)
+        ctx.save_for_backward(img, txt, scale, rows, cols, positive, *cache)
         ctx.shift, ctx.kernels, ctx.tile_size = shift, kernels, tile_size
-        ctx.dials = {"grad_dtype": grad_dtype} if grad_dtype else {}
+        ctx.options = {"grad_dtype": grad_dtype} if grad_dtype else {}
         negatives_minus_positive = torch.stack([rows - positive, cols - positive])  # (2, b)
         return F.softplus(negatives_minus_positive, threshold=50).mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
-        img, txt, scale, rows, cols, positive, *kept = ctx.saved_tensors
+        img, txt, scale, rows, cols, positive, *cache = ctx.saved_tensors
         img_grad, txt_grad = empty_grads(img, txt, ctx.needs_input_grad)
         full = torch.logaddexp(rows, positive), torch.logaddexp(cols, positive)  # with the diagonal
         inputs, outputs = (img, txt, scale), ((img_grad, txt_grad), ctx.tile_size)
         with torch.autocast(img.device.type, enabled=False):
             if ctx.shift is None:
-                ctx.kernels.pair_grads(*inputs, *full, *outputs, **ctx.dials)
+                ctx.kernels.pair_grads(*inputs, *full, *outputs, **ctx.options)
             else:
                 weights = [torch.exp(ctx.shift - side) for side in full]
-                dials = ctx.dials | ({"keep": kept} if kept else {})
-                ctx.kernels.shifted_grads(*inputs, ctx.shift, *weights, *outputs, **dials)
+                options = ctx.options | ({"cache": cache} if cache else {})
+                ctx.kernels.shifted_grads(*inputs, ctx.shift, *weights, *outputs, **options)
         diagonal = -torch.sigmoid(rows - positive) - torch.sigmoid(cols - positive)  # (b,), p_ii - 1 without cancelling
         factor = upstream / (2 * len(img))
-        return (
-            *finish(ctx.needs_input_grad, img, txt, scale, img_grad, txt_grad, diagonal, factor),
-            None,
-            None,
-            None,
-            None,
-        )
+        finished = finish(ctx.needs_input_grad, img, txt, scale, img_grad, txt_grad, diagonal, factor)
+        return *finished, *[None] * 4
 
 
 class _FoldedSiglip(torch.autograd.Function):
@@ -201,14 +218,14 @@ class _FoldedSiglip(torch.autograd.Function):
         return *features, scale_grad, slope * factor if ctx.needs_input_grad[3] else None, None, None, None
 
 
-def _clip_sums(img, txt, scale, kernels, tile_size, keep, grad_dtype):
+def _clip_sums(img, txt, scale, kernels, tile_size, cache_bytes, grad_dtype):
     """Log-sum-exps of rows and columns without the diagonal, and the positives; `shift` is None for general logits."""
     positive = scale * row_dots(img, txt)  # (b,)
     shift = kernels.shared_shift(img, txt, scale)
     if shift is not None:
-        kept = kernels.kept_buffers(img, txt, keep, tile_size, grad_dtype) if keep else []
-        sums = kernels.shifted_sums(img, txt, scale, shift, tile_size, **({"keep": kept} if kept else {}))
+        cache = kernels.cache_buffers(img, txt, cache_bytes, tile_size, grad_dtype) if cache_bytes else []
+        sums = kernels.shifted_sums(img, txt, scale, shift, tile_size, **({"cache": cache} if cache else {}))
         smallest = torch.stack([(side + torch.exp(positive - shift)).min() for side in sums]).min().item()
-        if tiled.SMALLEST_SUM < smallest < math.inf:
-            return shift, kept, *(side.log_().add_(shift) for side in sums), positive
+        if contrastive_tiled.SMALLEST_SUM < smallest < math.inf:
+            return shift, cache, *(side.log_().add_(shift) for side in sums), positive
     return None, [], *kernels.pair_sums(img, txt, scale, tile_size), positive

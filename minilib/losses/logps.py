@@ -15,22 +15,22 @@ What loss and gradients cost, in products of n x V x d:
 
     weight trained    4    tiles again in the backward pass: before it, no token's upstream gradient is known
     weight frozen     2    d logp_t / d h_t belongs to token t alone: taken in the forward visit, scaled later (LoRA)
-    loss known        3    where only one number per example is not known beforehand: `minilib.losses.margin`
+    loss known        3    where only one number per example is not known beforehand: `minilib.losses.logo_from_hidden`
 
 Rows with label -100 are left out before the first product. Sums are taken in fp32 (fp64 for fp64 inputs).
 
 Departure from the paper: LOGO's released code makes the logits of all positions of all sequences; here the prompt is
 computed once (`minilib.longcontext.packing`) and only what predicts an answer token meets the head. Taught in
-notebooks/10_score_a_long_answer.ipynb; proven in tests/test_token_logps_equal_dense.py.
+notebooks/10_score_a_long_answer.ipynb.
 """
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from minilib.kernels import vocabulary
-from minilib.losses import _head
-from minilib.losses._features import narrow
+from minilib.kernels import vocab_tiled
+from minilib.losses.feature_grads import empty_grad, narrow
+from minilib.losses.validation import check_logps
 
 IGNORED = -100
 
@@ -54,37 +54,13 @@ def token_logps(
     Raises:
         ValueError, TypeError: one sentence, when shapes, dtypes, devices, labels or options do not fit.
     """
-    backend = _head.check(hidden, weight, labels, backend, chunk_size)
+    backend = check_logps(hidden, weight, labels, backend, chunk_size)
     kept = labels != IGNORED
     if not kept.all():
         rows = kept.nonzero()[:, 0]
         found = _logps(hidden[rows], weight, labels[rows], backend, chunk_size)
         return found.new_zeros(len(labels)).index_put((rows,), found)
     return _logps(hidden, weight, labels, backend, chunk_size)
-
-
-def sequence_logps(
-    model, batch, *, route: str = "auto", backend: str = "auto", chunk_size: int | None = None
-) -> Tensor:
-    """Mean token log-probability of each answer, `(b, 1 + M)`, the chosen answer first: hidden states are made once.
-
-    Args:
-        model: a causal language model of transformers whose head is one matrix.
-        batch: the layout of `pack_answers` (b = 1) or of `stack_packed`.
-        route: how the prompt is shared, see `minilib.longcontext.answer_hidden`.
-        backend, chunk_size: as for `token_logps`.
-
-    Raises:
-        ValueError: one sentence, when the model's head does more than one product or cannot take the route.
-    """
-    from minilib.longcontext import answer_hidden
-
-    weight = _head.head_weight(model)
-    hidden = answer_hidden(model, batch, route)  # (n, d)
-    labels, answer = batch.labels.to(hidden.device), batch.answer.to(hidden.device)
-    logps = token_logps(hidden, weight, labels, backend=backend, chunk_size=chunk_size)
-    examples = len(batch.input_ids) if batch.input_ids.ndim == 2 else 1
-    return mean_by_answer(logps, answer, batch.num_answers).view(examples, -1)
 
 
 def mean_by_answer(logps: Tensor, answer: Tensor, num_answers: int) -> Tensor:
@@ -97,11 +73,20 @@ def _logps(hidden: Tensor, weight: Tensor, labels: Tensor, backend: str, chunk_s
     with torch.autocast(hidden.device.type, enabled=False):
         if backend == "dense":
             return _dense(hidden, weight, labels)
-        return _FoldedLogps.apply(hidden, weight, labels, _head.kernels(backend), chunk_size, torch.is_grad_enabled())
+        return _FoldedLogps.apply(hidden, weight, labels, kernels_of(backend), chunk_size, torch.is_grad_enabled())
+
+
+def kernels_of(backend: str):
+    """The module of tile visits behind a backend; Triton is imported for the one that needs it."""
+    if backend == "tiled":
+        return vocab_tiled
+    from minilib.kernels import vocab_fused
+
+    return vocab_fused
 
 
 def _dense(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    dtype = vocabulary.sums_dtype(hidden, weight)
+    dtype = vocab_tiled.sums_dtype(hidden, weight)
     logits = hidden.to(dtype) @ weight.to(dtype).T  # (n, V): the matrix that the other backends avoid
     return torch.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0]
 
@@ -114,7 +99,7 @@ class _FoldedLogps(torch.autograd.Function):
         ctx.kernels, ctx.chunk_size = kernels, chunk_size
         ctx.at_once = with_grad and ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
         if ctx.at_once:
-            grad = empty_grad(hidden, vocabulary.sums_dtype(hidden, weight))
+            grad = empty_grad(hidden, vocab_tiled.sums_dtype(hidden, weight))
             ones = torch.ones(len(hidden), dtype=grad.dtype, device=grad.device)
             logps = kernels.sweep(hidden, weight, labels, ones, (grad, None), chunk_size)
             ctx.dtype = hidden.dtype
@@ -139,8 +124,3 @@ class _FoldedLogps(torch.autograd.Function):
             ctx.kernels.add_grads(hidden, weight, labels, sums, upstream, grads, ctx.chunk_size)
         finished = [None if g is None else narrow(g, x.dtype) for g, x in zip(grads, (hidden, weight))]
         return *finished, *[None] * 4
-
-
-def empty_grad(operand: Tensor, dtype: torch.dtype) -> Tensor:
-    """A gradient to add to, in the dtype of the sums."""
-    return torch.zeros(operand.shape, dtype=dtype, device=operand.device)

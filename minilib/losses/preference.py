@@ -21,11 +21,10 @@ pairs, and it pushes all rejected answers equally, where pairs push the likelies
 
 Departure from the paper: Eq. 3 prints the SFT term as + lambda E log pi(y_w|x), which would push the chosen answer down
 when minimised; prose and released code mean the opposite, and so do we. Eq. 2 writes one length for all rejected
-answers; each has its own here. What the released code does otherwise is in `minilib.losses.released`.
+answers; each has its own here. What the released code does otherwise is in `minilib.longcontext.scoring`.
 
-Taught in notebooks/09_turn_preferences_into_a_loss.ipynb; proven in
-tests/test_preference_losses_equal_their_formulas.py. On hidden states LOGO's loss takes three products instead of four:
-`minilib.losses.margin`.
+Taught in notebooks/09_turn_preferences_into_a_loss.ipynb. On hidden states LOGO's loss takes three products instead of
+four: `minilib.losses.logo_from_hidden`.
 """
 
 import math
@@ -35,7 +34,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minilib.losses._answers import check_deviations, check_pair, check_settings, check_square, check_weights
+from minilib.losses.validation import (
+    check_deviations,
+    check_pair,
+    check_ranking,
+    check_same_shape,
+    check_settings,
+    check_weights,
+)
 
 
 def dpo_loss(
@@ -50,7 +56,7 @@ def dpo_loss(
     """
     rejected = check_pair(chosen, rejected)
     reference_rejected = check_pair(reference_chosen, reference_rejected, "reference_chosen", "reference_rejected")
-    check_square(rejected, reference_rejected)
+    check_same_shape(rejected, reference_rejected)
     check_settings(beta=beta)
     rewards = chosen - reference_chosen, rejected - reference_rejected  # (b,), (b, M)
     return _softplus(-beta * (rewards[0][:, None] - rewards[1])).mean()
@@ -110,7 +116,7 @@ def logo_loss(
         beta, gamma: reward scale, above 0, and margin; the paper has 10 and 3 for Llama-3, 2.5 and 0.25 for Mistral, 3
             and 0.6 for Llama-2. gamma is not divided by beta.
         sft_weight: lambda, the weight of the negative log-probability of the chosen answer.
-        sft: `(b,)` what the SFT term takes instead of `chosen`; for `minilib.losses.released`.
+        sft: `(b,)` what the SFT term takes instead of `chosen`; for `minilib.longcontext.scoring`.
         rejected_weights: `(M,)` or `(b, M)` what each rejected answer counts in their mean, divided by its sum here; by
             default all alike. The paper names such weights as future work.
         released: {"negatives"} weighs the rejected answers as the released trainer does; see there.
@@ -141,7 +147,7 @@ def pro_loss(scores: Tensor, rewards: Tensor, *, sft_weight: float = 0.0) -> Ten
         rewards: `(b, n)` what a judge gave them, strictly decreasing along each row: drop ties.
         sft_weight: weight of the best answer's negative log-probability, times (n - 1)^2 (released value 0.05).
     """
-    check_square(scores, rewards, "scores", "rewards", decreasing=True)
+    check_ranking(scores, rewards)
     n = scores.shape[1]
     total = -sft_weight * (n - 1) ** 2 * scores[:, 0]  # (b,)
     for k in range(n - 1):

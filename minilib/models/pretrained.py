@@ -6,7 +6,7 @@ because transformers leaves that to its own loss.
 
 Nothing is downloaded: build or load the model and its processor yourself and pass both.
 
-Taught in notebooks/07_train_with_giant_batches.ipynb, proven in tests/test_towers_see_each_pair_alone.py.
+Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 
 from __future__ import annotations

@@ -8,18 +8,18 @@ where
     h_t  (d,) the last hidden state at token t
 
 It is the shape of every open Llama at toy size, built from transformers' own classes, so whatever works on it works on
-a large one. It was trained by `python -m minilib.models.tiny_lm_training` on haystacks that fit its window, and it lies
-beside this file with the record of that run (`training.json`): the command, the curve, and what it scores inside and
-outside its window over three seeds. Nothing is downloaded. Of single details it finds all in its window, 0.85 at two
-windows and 0.43 at four; what it loses is what lies far back. It names two values of one name in 0.85 of the cases, and
-it has not learned to count or to compare lists: about 0.5 and 0.46, where guessing between two gives 0.5.
+a large one. It was trained by `python -m minilib.teaching.tiny_lm.training` on haystacks that fit its window, and it
+lies beside this file with the record of that run (`training.json`): the command, the curve, and what it scores inside
+and outside its window over three seeds. Nothing is downloaded. Of single details it finds all in its window, 0.85 at
+two windows and 0.43 at four; what it loses is what lies far back. It names two values of one name in 0.85 of the cases,
+and it has not learned to count or to compare lists: about 0.5 and 0.46, where guessing between two gives 0.5.
 
 The tokenizer splits words into byte pairs (BPE), every word alike at the beginning and inside of a text, so "amber" and
 " amber" are the same single token; names and values of the haystack are one token each. It adds no token of its own:
 end an answer with `tokenizer.eos_token_id`.
 
 The paper (LOGO, arXiv 2410.18533) aligns models of 7 and 8 billion parameters; this one stands in for them in minutes.
-Taught in notebooks/08_see_long_context_models_fail.ipynb; proven in tests/test_the_tiny_model_is_honest.py.
+Taught in notebooks/08_see_long_context_models_fail.ipynb.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minilib.data.facts import NAMES, NUMBERS, VALUES, as_prompt
-from minilib.data.hay import hay
+from minilib.data.running_text import prose_sentences
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -47,7 +47,7 @@ def tiny_lm(folder: str | Path | None = None) -> tuple[LlamaForCausalLM, PreTrai
     if lacking:
         raise ValueError(
             f"folder {folder} has no {' and no '.join(lacking)}: "
-            "make one with python -m minilib.models.tiny_lm_training."
+            "make one with python -m minilib.teaching.tiny_lm.training."
         )
     model = LlamaForCausalLM(LlamaConfig.from_pretrained(folder, local_files_only=True))
     load_model(model, folder / "model.safetensors")  # knows that the output is the embedding and not in the file
@@ -92,7 +92,7 @@ def new_tokenizer(vocab_size: int = 2048) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     # The facts forty times over: their words then are among the first that byte pairs grow into.
-    pieces.train_from_iterator([*hay(), *_needles() * 40], trainer)
+    pieces.train_from_iterator([*prose_sentences(), *_needles() * 40], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=pieces,
         pad_token="<pad>",

@@ -17,7 +17,7 @@ The embedding cache runs every micro-batch twice and must get the same features 
 not depend on how the batch was cut. Group normalisation over one picture at a time is safe. For the same reason padding
 is masked: a caption gives the same features whatever stands beside it.
 
-Taught in notebooks/07_train_with_giant_batches.ipynb, proven in tests/test_towers_see_each_pair_alone.py.
+Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@
 
 The picture and the measurements behind it are kept side by side, memory_wall.png and memory_wall.json, so that a reader
 can check the one against the other; the README and the landing page of the book show the same file.
-
-Proven in tests/test_the_book_is_whole.py.
 """
 
 import json

@@ -16,7 +16,7 @@ matrices made there.
 Two measurements. `saved_bytes` counts what waits between forward and backward. `measure_loss_peak` runs
 a loss in a fresh process and reads by how much its resident memory rose at the highest point (see `peak.py`).
 
-Taught in notebooks/02_measure_where_memory_goes.ipynb, proven in tests/test_memory_is_predicted_then_measured.py.
+Taught in notebooks/02_measure_where_memory_goes.ipynb.
 """
 
 import math
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from minilib.kernels.tiled import TILE_COLS, TILE_ROWS
+from minilib.kernels.contrastive_tiled import TILE_COLS, TILE_ROWS
 from minilib.teaching.peak import measure_peak
 
 BACKENDS = ("dense", "tiled")
@@ -132,7 +132,7 @@ def measure_loss_peak(
     _positive(batch=batch, dim=dim, threads=threads)
     _one_of("backend", backend, BACKENDS)
     _one_of("loss", loss, LOSSES)
-    extra = f", keep=float({str(float(keep))!r}), grad_dtype={'torch.' + grad_dtype if grad_dtype else None}"
+    extra = f", cache_bytes=float({str(float(keep))!r}), grad_dtype={'torch.' + grad_dtype if grad_dtype else None}"
     options = f"backend={backend!r}, tile_size={tile_size!r}{extra if loss == 'clip' else ''}"
     call = f"{loss}_loss(img, txt, {scale!r}, {'-10.0, ' if loss == 'siglip' else ''}{options}).backward()"
     setup = _LOSS_SOURCE.format(batch=batch, dim=dim, warm=min(64, batch), call=call)

@@ -5,8 +5,7 @@
 A fresh process, because a peak never falls again and because other objects of a long-lived one would hide it. What it
 reads about itself depends on the system; a comment below says why the obvious reading is the second choice.
 
-Used in notebooks/02_measure_where_memory_goes.ipynb and by the benchmarks, proven in
-tests/test_memory_is_predicted_then_measured.py.
+Used in notebooks/02_measure_where_memory_goes.ipynb and by the benchmarks.
 """
 
 import json

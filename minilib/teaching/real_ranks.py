@@ -3,8 +3,8 @@
 Every process takes its shard, computes its share of the loss over a process ring, sends the gradients back, and hands
 over what it found. They meet through a file, so that no port is needed. What takes longer than `patience` is stopped.
 
-This is for looking, not for training: there, `torchrun` starts the ranks.
-Used in notebooks/06_pass_tiles_around_a_ring.ipynb; proven in tests/test_lesson_06_checks_can_fail.py.
+This is for looking, not for training: there, `torchrun` starts the ranks. Used in
+notebooks/06_pass_tiles_around_a_ring.ipynb.
 """
 
 import multiprocessing
@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from minilib.kernels.wire import Diary, ProcessRing
-from minilib.losses.ring import ring_clip_loss
+from minilib.distributed.ring_comm import Diary, ProcessRing
+from minilib.losses.contrastive_ring import ring_clip_loss
 
 
 class Found(NamedTuple):

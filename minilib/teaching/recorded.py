@@ -5,7 +5,7 @@ where the package is there, it does nothing; where it is missing, every later ce
 and its outputs are displayed as they were when the notebook was last executed. A cell that the reader has changed has
 no record, and says so. The hook is IPython's public list `input_transformers_cleanup`.
 
-Used in notebooks/05_fuse_it_in_triton.ipynb; proven in tests/test_lesson_05_checks_can_fail.py.
+Used in notebooks/05_fuse_it_in_triton.ipynb.
 """
 
 import importlib.util

@@ -4,8 +4,6 @@ A clean kernel runs each notebook from top to bottom; metadata is reduced to wha
 the lesson and nothing of the machine that ran it. Running it twice changes nothing: outputs tagged
 `nbval-ignore-output` (timings, memory, training, widgets) are kept as stored unless something else in the notebook
 changed; `--all` renews those as well.
-
-Proven in tests/test_notebooks_keep_their_promises.py.
 """
 
 import argparse

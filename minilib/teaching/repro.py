@@ -4,10 +4,12 @@ A lesson prints three or four digits and compares them on every run, so whatever
 different order has to be pinned first. Seeds pin the draws. One thread pins the order in which partial sums are added:
 fp32 addition is not associative, so more threads may change the last digit.
 
-Used by the setup cell of every notebook; proven in tests/test_lessons_repeat_themselves.py.
+Used by the setup cell of every notebook.
 """
 
 import random
+import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -47,3 +49,23 @@ def random_features(
     generator = torch.Generator().manual_seed(seed)
     common, img, txt = torch.randn(3, batch, dim, generator=generator, dtype=dtype)  # (b, d) each
     return tuple(F.normalize(match * common + (1 - match) * own, dim=-1) for own in (img, txt))
+
+
+@contextmanager
+def quiet():
+    """One thread, and libraries say nothing but errors; all as before afterwards."""
+    from transformers.utils import logging
+
+    threads, verbosity, bars = torch.get_num_threads(), logging.get_verbosity(), logging.is_progress_bar_enabled()
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that will be another
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -13,7 +13,7 @@ rejected ones share its first three words, and both are shorter. That is all a l
 Departure from the paper: everything but the losses, which are the library's. Word 0 is "!", because the released
 trainer takes padding for word 0.
 
-Taught in notebook 09; proven in tests/test_toy_policy_is_a_language_model.py.
+Taught in notebook 09.
 """
 
 from collections.abc import Callable, Sequence

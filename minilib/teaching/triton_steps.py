@@ -4,10 +4,11 @@
     col_table (GM, cols)    line gm: what the programs (gm, .) added to each column
 
 where GM x GN is the grid of programs; the sums of exp(scale <img_i, txt_j> - shift) are `table.sum(0)`. The library
-chooses grid and tile itself (`minilib.kernels.launch`); here they are arguments, because a lesson wants 16 x 16 tiles.
+chooses grid and tile itself (`minilib.kernels.triton_launch`); here they are arguments, because a lesson wants 16 x 16
+tiles.
 
-Needs Triton with TRITON_INTERPRET=1: the diary is written by the interpreter, while the real kernel runs.
-Used in notebooks/05_fuse_it_in_triton.ipynb; proven in tests/test_lesson_05_checks_can_fail.py.
+Needs Triton with TRITON_INTERPRET=1: the diary is written by the interpreter, while the real kernel runs. Used in
+notebooks/05_fuse_it_in_triton.ipynb.
 """
 
 from operator import index
@@ -15,7 +16,8 @@ from operator import index
 import torch
 from torch import Tensor
 
-from minilib.kernels import launch, triton_tiles
+from minilib.kernels import triton_launch as launch
+from minilib.kernels import triton_tiles
 
 STEP = 16  # features of one step along d, the least that a card's matrix units take
 

@@ -4,7 +4,7 @@ A widget never carries information alone. Each lesson first shows the static fig
 slider, then a line that says what to try; without a running kernel the figure still tells the story. A slider redraws
 on release, not while it moves: one picture at a time, nothing flickers, and a screen reader hears one alt text.
 
-Used in notebooks 00, 01, 03, 04 and 05; proven in tests/test_sliders_call_the_same_figures.py.
+Used in notebooks 00, 01, 03, 04 and 05.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from minilib import lse
-from minilib.kernels.tiled import tile_grid
+from minilib.kernels.contrastive_tiled import tile_grid
 from minilib.teaching import memory, plots
 
 

@@ -1,20 +1,19 @@
 """The trainers: one bare loop that a reader can follow line by line, one on top of transformers' own.
 
-`ContrastiveTrainer` trains two towers at any batch size through the embedding cache, in one process or on many ranks;
-what ranks share is in `ranks`, what a step depends on in `schedule`. `LogoTrainer` aligns a language model on pairs of
-answers: `numbered` looks through its rows, `pair_rows` makes its batches, `objectives` its losses, `adapters` its LoRA;
-`wrapped` takes it past DDP and FSDP, `means` and `memory` fill its log, `resume` finds the checkpoint to go on from.
+`ContrastiveTrainer` trains two towers at any batch size through the gradient cache (`grad_cache`), in one process or on
+many ranks, and keeps whole checkpoints (`checkpoint`). `LogoTrainer` aligns a language model on preference pairs:
+`collator` makes its batches, `objectives` its losses, `lora` its adapters, `trainer_utils` the rest.
 """
 
 from importlib import import_module
 
 from minilib.trainers.contrastive import ContrastiveTrainer
-from minilib.trainers.embedding_cache import cached_backward
+from minilib.trainers.grad_cache import cached_backward
 
 LATER = {  # these import transformers, which contrastive training can do without
     "LogoTrainer": "minilib.trainers.logo",
-    "last_checkpoint": "minilib.trainers.resume",
-    "lora_config": "minilib.trainers.adapters",
+    "last_checkpoint": "minilib.trainers.trainer_utils",
+    "lora_config": "minilib.trainers.lora",
 }
 __all__ = ["ContrastiveTrainer", "cached_backward", *LATER]
 

@@ -2,26 +2,22 @@
 
 A process killed while it writes leaves the previous checkpoint as it was. Loading compares the settings and the model
 first, so that a checkpoint of another run is refused in one sentence before anything is overwritten.
-
-Proven in tests/test_resume_is_bit_equal.py and tests/test_bad_input_gets_one_sentence.py.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from minilib.common import atomic_path
+
 
 def save(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict, **state: Any) -> None:
     """Write model, optimizer, settings and further plain state to `path`, all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    torch.save(
-        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "settings": settings, **state}, unfinished
-    )
-    os.replace(unfinished, path)
+    whole = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "settings": settings, **state}
+    with atomic_path(path) as unfinished:
+        torch.save(whole, unfinished)
 
 
 def load(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict) -> dict[str, Any]:

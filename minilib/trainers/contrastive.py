@@ -10,9 +10,7 @@ one optimizer step. What happens in step k depends on nothing but the weights, t
 On several ranks (`torchrun`, or any group) it is the same trainer: the batch is that of all ranks together, and every
 rank has the loss and the weights that one process would have after each step, up to rounding.
 
-Source: Inf-CL, section 4.1 (its set-up). Taught in notebooks/07_train_with_giant_batches.ipynb, proven in
-tests/test_training_curves_agree.py, tests/test_resume_is_bit_equal.py and, for ranks,
-tests/test_training_on_many_ranks_equals_one.py and tests/test_a_lost_rank_stops_the_others.py.
+Source: Inf-CL, section 4.1 (its set-up). Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 
 import math
@@ -23,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from minilib.distributed import ranks
 from minilib.losses import clip_loss, siglip_loss
-from minilib.trainers import checkpoint, ranks, settings
-from minilib.trainers.embedding_cache import cached_backward
-from minilib.trainers.schedule import batch_indices, learning_rate, part_of, seed_of_draws
+from minilib.losses.validation import resolve_backend
+from minilib.trainers import checkpoint
+from minilib.trainers.grad_cache import cached_backward
 
 LARGEST_LOG_SCALE = math.log(100)
 
@@ -90,7 +89,7 @@ class ContrastiveTrainer:
         self.model, self.group = ranks.unwrap(model, group)
         self.rank, self.ranks = ranks.place(self.group)
         ranks.agree(self.group, self.settings)
-        settings.check(self.settings, save_every, backend, self.ranks)
+        _check_settings(self.settings, save_every, backend, self.ranks)
         ranks.share_weights(self.group, self.model)
         self.dataset = dataset
         self.loss_options = {"backend": backend, "group": self.group, **(loss_options or {})}
@@ -213,3 +212,56 @@ def _parameter_groups(model: nn.Module, frozen: str | None, weight_decay: float)
 
 def _trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+# What step k depends on beyond weights and optimizer
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
+    """Linear warm-up, then half a cosine down to zero."""
+    return peak * min(1.0, (step + 1) / max(1, warmup)) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def batch_indices(step: int, rows: int, batch_size: int, seed: int) -> Tensor:
+    """Row numbers `(batch_size,)` of batch number `step`: each epoch a new permutation, its ragged end left out."""
+    epoch, number = divmod(step, rows // batch_size)
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(_mix(seed, epoch)))
+    return order[number * batch_size : (number + 1) * batch_size]
+
+
+def part_of(indices: Tensor, rank: int, ranks: int) -> Tensor:
+    """The part of a batch that `rank` takes: consecutive rows, as even as possible, the longer parts first."""
+    return indices.tensor_split(ranks)[rank]
+
+
+def seed_of_draws(seed: int, step: int, rank: int) -> int:
+    """Where the random draws of a step begin on a rank; those of rank 0 are those of one process."""
+    return _mix(_mix(rank, seed), step)
+
+
+def _mix(seed: int, number: int) -> int:
+    return seed * 1_000_003 + number
+
+
+def _check_settings(settings: dict, save_every: int, backend: str, ranks: int) -> None:
+    """Refuse with ValueError what cannot be trained."""
+    resolve_backend(backend)
+    for name in ("batch_size", "micro_batch_size", "steps"):
+        if settings[name] < 1:
+            raise ValueError(f"{name} is {settings[name]}: give a positive whole number.")
+    if save_every < 1:
+        raise ValueError(f"save_every is {save_every}: give a positive whole number of steps.")
+    if settings["batch_size"] > settings["dataset_rows"]:
+        raise ValueError(
+            f"batch_size is {settings['batch_size']} but the dataset has {settings['dataset_rows']} rows: "
+            "take a smaller batch or a larger dataset."
+        )
+    if settings["batch_size"] < ranks:
+        raise ValueError(
+            f"batch_size is {settings['batch_size']} and {ranks} ranks share it: give at least one pair per rank, or "
+            "start fewer ranks."
+        )
+    if settings["loss"] not in ("clip", "siglip"):
+        raise ValueError(f"loss {settings['loss']!r} is unknown: choose 'clip' or 'siglip'.")
+    if settings["frozen"] not in (None, "image", "text"):
+        raise ValueError(f"frozen is {settings['frozen']!r}: choose 'image', 'text' or None.")

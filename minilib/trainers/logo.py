@@ -16,8 +16,7 @@ gloo, DDP and FSDP2 are tested; DeepSpeed has not been tried); the optimizer's s
 transformers' defaults. Without an SFT term, pairs that are long won leave gradients so small that a CPU multiplies
 them slowly: `torch.set_flush_denormal(True)` before training helps.
 
-Taught in notebooks/13_train_logo_end_to_end.ipynb; proven in tests/test_logo_trainer_minimises_its_losses.py,
-tests/test_logo_training_resumes.py and tests/test_logo_training_on_two_ranks_equals_one.py.
+Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 
 from __future__ import annotations
@@ -32,13 +31,14 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from minilib.common import process_peak
 from minilib.longcontext import Packed
 from minilib.longcontext.positions import MODES
-from minilib.trainers import adapters, objectives, pair_rows
-from minilib.trainers.means import RowMeans
-from minilib.trainers.memory import process_peak
-from minilib.trainers.numbered import number_rows
-from minilib.trainers.wrapped import inside_forward
+from minilib.trainers import collator as pair_rows
+from minilib.trainers import lora as adapters
+from minilib.trainers import objectives
+from minilib.trainers.collator import number_rows
+from minilib.trainers.trainer_utils import RowMeans, inside_forward
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -64,7 +64,7 @@ class LogoTrainer(Trainer):
         at_end: whether question and answers lie at the end of the target.
         share_prompt: whether a prompt is computed once for its answers; False runs 1 + M full sequences.
         route: how it is shared, see `minilib.longcontext.answer_hidden`.
-        released: deviations of the released trainer to reproduce, see `minilib.losses.released`.
+        released: deviations of the released trainer to reproduce, see `minilib.longcontext.scoring`.
         lora: settings of peft, see `lora_config`; None trains all parameters that ask for it.
         callbacks, optimizers: as in transformers.
 

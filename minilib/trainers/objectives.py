@@ -15,7 +15,7 @@ answer minus the mean of the rejected ones, as the paper plots it; `accuracy` th
 chosen one beats. The reference of dpo is the model without its adapters, or, where it has none, a frozen copy, which
 FSDP and DeepSpeed leave whole on every rank.
 
-Taught in notebooks/13_train_logo_end_to_end.ipynb; proven in tests/test_logo_trainer_minimises_its_losses.py.
+Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 
 from __future__ import annotations
@@ -28,13 +28,11 @@ import torch
 from torch import Tensor, nn
 
 from minilib.longcontext import Packed, answer_hidden
-from minilib.longcontext.prefix import ROUTES
-from minilib.losses import _head
-from minilib.losses._answers import check_deviations, check_settings, check_weights
-from minilib.losses.logps import sequence_logps
-from minilib.losses.margin import logo_loss_from_hidden
+from minilib.longcontext.scoring import DEVIATIONS, head_weight, released_logps, sequence_logps
+from minilib.longcontext.shared_prefix import ROUTES
+from minilib.losses.logo_from_hidden import logo_loss_from_hidden
 from minilib.losses.preference import cpo_loss, dpo_loss, logo_loss, orpo_loss, simpo_loss
-from minilib.losses.released import DEVIATIONS, released_logps
+from minilib.losses.validation import check_deviations, check_settings, check_weights
 
 DEFAULTS = {  # beta, gamma, sft_weight; None where a loss knows no such thing
     "logo": (10.0, 3.0, 0.1),
@@ -81,7 +79,7 @@ class Objective(NamedTuple):
         labels, answer = batch.labels.to(hidden.device), batch.answer.to(hidden.device)
         num_rejected = batch.num_answers // len(batch.input_ids) - 1
         loss, means = logo_loss_from_hidden(
-            hidden, _head.head_weight(model), labels, answer, num_rejected=num_rejected,
+            hidden, head_weight(model), labels, answer, num_rejected=num_rejected,
             rejected_weights=self._weights(hidden), **self._settings(),
         )  # fmt: skip
         return loss, self._metrics(means, batch)

@@ -20,15 +20,13 @@ Departure from the paper: every prompt has a target of its own, from its length 
 one for all ("LOGO, one target"). LoRA of rank 16 sits on the projections q and k alone, where positions act; the paper
 adapts all of attention and the embeddings ("LOGO, LoRA on q, k, v, o"), which costs this model running text. Reward
 scale and margin are those of Llama-3 (10 and 3), the learning rate is ours.
-
-Proven in tests/test_the_alignment_experiment_is_honest.py.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from minilib.losses.released import DEVIATIONS
+from minilib.longcontext.scoring import DEVIATIONS
 
 
 class Arm(NamedTuple):

@@ -1,11 +1,9 @@
 """Runs every arm under every seed, several at a time, each in a fresh process; goes on where it stopped.
 
-    output/pairs/SEED.jsonl          the pairs of a seed, the same for all arms
-    output/records/ARM-SEED.json     one finished run; one that is there, with the same settings, is not run again
-    output/alignment.json            all records, means, spread and verdicts
-    output/alignment.md, *.png       the page and its figures
-
-Proven in tests/test_the_alignment_experiment_is_honest.py.
+output/pairs/SEED.jsonl          the pairs of a seed, the same for all arms
+output/records/ARM-SEED.json     one finished run; one that is there, with the same settings, is not run again
+output/alignment.json            all records, means, spread and verdicts
+output/alignment.md, *.png       the page and its figures
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from tqdm import tqdm
 from minilib.bench import harness, machine
 from minilib.bench.alignment import one_run, pages, summary
 from minilib.bench.alignment.arms import Arm, named
-from minilib.whole_file import write_whole
+from minilib.common import write_text
 
 FULL = {
     "rows": 640, "pairs": 160, "steps": 200, "batch": 8, "lr": 1e-3, "rank": 16, "modules": ["q_proj", "k_proj"],
@@ -65,7 +63,7 @@ def bench_alignment(
     document = {"benchmark": "alignment", "settings": settings, "seeds": list(seeds), "machine": machine.describe()}
     document |= {"pairs": sorted(reports, key=lambda report: report["seed"])}
     document |= summary.summarise(records) | {"records": [_slim(record) for record in records]}
-    write_whole(output / "alignment.json", _line_by_line(document))
+    write_text(output / "alignment.json", _line_by_line(document))
     pages.write(output, document)
     print(pages.plain(document))
     return document
@@ -80,7 +78,7 @@ def _record(arm: Arm, seed: int, settings: dict[str, Any], output: Path) -> dict
         if record["settings"] == settings:
             return record
     record = one_run.run(arm, seed, settings, _pairs(output, seed))
-    write_whole(path, json.dumps(record, indent=1) + "\n")
+    write_text(path, json.dumps(record, indent=1) + "\n")
     return record
 
 

@@ -9,8 +9,6 @@ where
 Measured: accuracy by depth and length for single details (the needle map), accuracy and recall for two details by
 length, the curve of depths at three windows, perplexity by window of real text, and what must not be lost in the
 window. Costs: tokens read in training, CPU seconds, and the memory that training added to the process.
-
-Proven in tests/test_the_alignment_experiment_is_honest.py.
 """
 
 from __future__ import annotations
@@ -22,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from minilib.bench.alignment.arms import Arm, trainer_options
-from minilib.data.haystack_pairs import at_full_length, first_pairs, haystack_pairs, long_questions
 from minilib.models.tiny_lm import WINDOW, tiny_lm
-from minilib.teaching.calm import calm
+from minilib.preferences.haystack_pairs import at_full_length, first_pairs, haystack_pairs, long_questions
+from minilib.teaching.repro import quiet
 
 DISTRACTORS = 8  # facts besides the asked one in a haystack of the scores
 EVALUATION = 1_000  # added to a seed for the haystacks of the scores, which no training sees
 
 
-@calm()
+@quiet()
 def run(arm: Arm, seed: int, settings: dict[str, Any], pairs_path: Path) -> dict[str, Any]:
     """The record of this arm and seed: settings, costs, training curve, scores."""
     model, tokenizer = tiny_lm()
@@ -42,7 +40,7 @@ def run(arm: Arm, seed: int, settings: dict[str, Any], pairs_path: Path) -> dict
     return record | {"scores": scores(model, tokenizer, seed + EVALUATION, settings)}
 
 
-@calm()
+@quiet()
 def make_pairs(seed: int, settings: dict[str, Any], path: Path) -> dict[str, Any]:
     """Write the pairs of a seed, or find them there; returns what their report counts."""
     pairs = _pairs(*tiny_lm(), seed, settings, path)
@@ -83,8 +81,8 @@ def _pairs(model, tokenizer, seed: int, settings: dict[str, Any], path: Path):
 def _train(arm: Arm, seed: int, settings: dict[str, Any], path: Path, model, tokenizer):
     from transformers import PrinterCallback, TrainingArguments
 
+    from minilib.common import process_peak
     from minilib.trainers import LogoTrainer, lora_config
-    from minilib.trainers.memory import process_peak
 
     pairs = first_pairs(_pairs(model, tokenizer, seed, settings, path), settings["pairs"])
     if arm.full_length:

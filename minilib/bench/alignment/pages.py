@@ -1,6 +1,6 @@
 """The experiment as tables and figures: for the terminal, and as a page for the book.
 
-Every sentence that judges is chosen by the figures. Proven in tests/test_the_alignment_experiment_is_honest.py.
+Every sentence that judges is chosen by the figures.
 """
 
 from __future__ import annotations

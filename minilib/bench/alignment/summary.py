@@ -5,8 +5,6 @@
     spread      = mean, smallest and largest value over the seeds
 
 Differences and ratios are taken seed by seed, because a seed's haystacks are the same for all arms; then averaged.
-
-Proven in tests/test_the_alignment_experiment_is_honest.py.
 """
 
 from __future__ import annotations

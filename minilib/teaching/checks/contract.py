@@ -11,8 +11,7 @@ same on every machine:
 A check never raises, so that an unsolved notebook runs to its end. With MINILIB_STRICT_CHECKS=1 in the environment the
 first two lines are raised as AssertionError, for teachers who grade.
 
-Judge: fp64, error at most 1e-8 of the largest entry unless the case says otherwise. Proven in
-tests/test_checks_can_fail.py.
+Judge: fp64, error at most 1e-8 of the largest entry unless the case says otherwise.
 """
 
 import os

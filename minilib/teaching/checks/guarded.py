@@ -4,7 +4,7 @@ A kernel reads and writes through bare pointers, so a forgotten mask is silent. 
 buffer, with more room around it than any tile of the exercises needs: what is read outside arrives as NaN, what is
 written outside is found afterwards, and a wrong stride stays within memory that belongs to the check.
 
-Used by `lesson05`; proven in tests/test_lesson_05_checks_can_fail.py.
+Used by `lesson05`.
 """
 
 from collections.abc import Callable

@@ -136,7 +136,7 @@ def _update_from_nothing(fn: Callable) -> str | None:
     phantom = lse.of_block(torch.cat([block, torch.zeros(2, 1, dtype=torch.float64)], 1))
     suspects = {
         "a phantom exp(0) joined the sum: start from -inf, not from 0": phantom,
-        "the maximum stays at 0 or above: start from -inf, not from 0": lse.Pair(phantom.m, phantom.s - 1),
+        "the maximum stays at 0 or above: start from -inf, not from 0": lse.LSEState(phantom.m, phantom.s - 1),
     }
     return compare(got, lse.of_block(block), suspects)
 
@@ -154,11 +154,11 @@ def _update_large(fn: Callable) -> str | None:
     return not_finite(got, "exp(1000) overflowed: shift by the new maximum") or compare(got, _pair(1000, 2))
 
 
-def _pair(m: float, s: float) -> lse.Pair:
-    return lse.Pair(*(torch.tensor([float(x)], dtype=torch.float64) for x in (m, s)))
+def _pair(m: float, s: float) -> lse.LSEState:
+    return lse.LSEState(*(torch.tensor([float(x)], dtype=torch.float64) for x in (m, s)))
 
 
-def _values(pair: tuple) -> lse.Pair:
+def _values(pair: tuple) -> lse.LSEState:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TypeError(f"a pair (m, s) was expected, not {type(pair).__name__}")
-    return lse.Pair(*map(as_tensor, pair))
+    return lse.LSEState(*map(as_tensor, pair))

@@ -1,7 +1,7 @@
 """Checks of lesson 04, tile the loss: sums tile by tile, the gradient of a tile, and both together.
 
 None of these functions may hold a `(b, b)` matrix; the checks watch the largest tensor that is made.
-Solution: `minilib.clip_loss(..., backend="tiled", tile_size=tile)`; its tiles are in `minilib.kernels.tiled`.
+Solution: `minilib.clip_loss(..., backend="tiled", tile_size=tile)`, tiles: `minilib.kernels.contrastive_tiled`.
 """
 
 from collections.abc import Callable

@@ -5,7 +5,7 @@ pointers, so inputs and results lie in memory of the check's own, which shows wh
 (`guarded`). Triton itself is not imported here. Judge: fp64, at most 1e-5 of the largest entry.
 
 Solutions: `logits_tile`, `shifted_sums` and `softmax_grads` in `minilib/kernels/triton_tiles.py`; the two steps before
-them are folded in notebooks/05_fuse_it_in_triton.ipynb. Proven in tests/test_lesson_05_checks_can_fail.py.
+them are folded in notebooks/05_fuse_it_in_triton.ipynb.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Checks of lesson 06, pass the tiles around a ring: the schedule, the travelling blocks, the bytes, and the shares.
 
 Solutions: `minilib.kernels.ring.Place.holds` and `bytes_sent`, the sweep of `minilib.kernels.ring_visits`, the share of
-`minilib.losses.ring`. The judge of sums and shares is the dense matrix in fp64.
+`minilib.losses.contrastive_ring`. The judge of sums and shares is the dense matrix in fp64.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """Checks of lesson 07, train with giant batches: the embedding cache, and the learning rate for another batch size.
 
-Solution of the first: `minilib.trainers.embedding_cache.cached_backward([encoder], inputs.split(micro), loss_fn)`.
+Solution of the first: `minilib.trainers.grad_cache.cached_backward([encoder], inputs.split(micro), loss_fn)`.
 """
 
 import math

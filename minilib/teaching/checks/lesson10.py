@@ -1,7 +1,7 @@
 """Checks of lesson 10, score a long answer without the logits: the fold over words, one visit, weights, the layout.
 
-Solutions: `log_sums` and `sweep` of `minilib.kernels.vocabulary`, the factors of `minilib.losses.margin`, and
-`pack_answers` of `minilib.longcontext`. The judge is the dense log-softmax with autograd in fp64.
+Solutions: `log_sums` and `sweep` of `minilib.kernels.vocab_tiled`, the factors of `minilib.losses.logo_from_hidden`,
+and `pack_answers` of `minilib.longcontext`. The judge is the dense log-softmax with autograd in fp64.
 """
 
 import math

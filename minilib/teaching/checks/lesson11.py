@@ -1,7 +1,7 @@
 """Checks of lesson 11, make chosen and rejected answers: score by rare words, choose chunks, mix contexts, recount.
 
-Solutions: `minilib.longcontext.scorers.rare_words`, the plan of `minilib.longcontext.chunks.paper_rule`, and the
-tallies of `minilib.longcontext.quality`. What is drawn at random is judged by what must hold for every draw.
+Solutions: `minilib.preferences.importance.rare_words`, the plan of `minilib.preferences.chunking.paper_rule`, and the
+tallies of `minilib.preferences.filtering`. What is drawn at random is judged by what must hold for every draw.
 """
 
 import math
@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Sequence
 from random import Random
 
-from minilib.longcontext.chunks import paper_rule
-from minilib.longcontext.quality import QualityReport, Tally, contains_answer, judge
-from minilib.longcontext.scorers import FUNCTION_WORDS, rare_words
+from minilib.preferences.chunking import paper_rule
+from minilib.preferences.filtering import QualityReport, Tally, contains_answer, judge
+from minilib.preferences.importance import FUNCTION_WORDS, rare_words
 from minilib.teaching.checks.contract import compare, run
 
 STORY = (

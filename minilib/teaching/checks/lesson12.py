@@ -1,8 +1,8 @@
 """Checks of lesson 12, stretch positions without long inputs: slots, promises, coverage, and attention across gaps.
 
 Solutions: `minilib.synthesize_positions` in its mode "continuous", `count_positions` and `share` of
-`minilib.longcontext.coverage`, and a call with a mask. Draws are judged by their promises and counted; the judge of the
-last exercise is a small Llama of random weights with an explicit causal mask in four dimensions.
+`minilib.longcontext.positions`, and a call with a mask. Draws are judged by their promises and counted; the judge of
+the last exercise is a small Llama of random weights with an explicit causal mask in four dimensions.
 """
 
 from collections.abc import Callable, Sequence

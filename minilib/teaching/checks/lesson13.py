@@ -1,7 +1,7 @@
 """Checks of lesson 13, train LOGO end to end: the size of an adapter, a whole checkpoint, rewards, who moved.
 
-Solutions: the sum in `minilib.trainers.adapters.delta_norm`, the rule of `minilib.trainers.resume.last_checkpoint`, and
-the metrics of `minilib.trainers.objectives`. The judge of the first forms the product B A, at a size where it may.
+Solutions: the sum in `minilib.trainers.lora.delta_norm`, the rule of `minilib.trainers.trainer_utils.last_checkpoint`,
+and the metrics of `minilib.trainers.objectives`. The judge of the first forms the product B A, at a size where it may.
 """
 
 import json

@@ -9,7 +9,7 @@ One file per subject: `card` (the sheet they are drawn on), `ablation`, `alignme
 from minilib.teaching.plots.ablation import arm_gains
 from minilib.teaching.plots.alignment import accuracy_by_length, margin_curves, needle_maps
 from minilib.teaching.plots.alignment_lesson import logged_curves, margin_sides
-from minilib.teaching.plots.card import show, to_png
+from minilib.teaching.plots.canvas import show, to_png
 from minilib.teaching.plots.contrast import loss_vs_batch, pairs_seen, similarity_matrix, temperature_effect
 from minilib.teaching.plots.costs import memory_parts, memory_wall, predicted_vs_measured, timing_ratios
 from minilib.teaching.plots.kernels import masked_pointers, partial_tables, program_map, tile_film
@@ -25,7 +25,12 @@ from minilib.teaching.plots.pairs import answers_kept, chunk_scores, context_str
 from minilib.teaching.plots.positions import coverage_curves, distances_seen, position_strips, who_sees_whom
 from minilib.teaching.plots.preference import answer_curves, loss_vs_margin, mean_inside, push_bars
 from minilib.teaching.plots.ring import ring_bytes, ring_chart, ring_film, ring_timeline
-from minilib.teaching.plots.stretch import answers_by_length, attention_cut, score_beyond_window, stretched_frequencies
+from minilib.teaching.plots.stretch import (
+    answers_by_length,
+    attention_cut,
+    score_beyond_window,
+    stretched_frequencies,
+)
 from minilib.teaching.plots.sums import LARGEST_FILM, overflow_curve, running_max_film, tile_order
 from minilib.teaching.plots.training import image_grid, loss_curves, recall_vs_batch, retrieval_examples
 from minilib.teaching.plots.vocabulary import logits_map, packed_positions, products_by_visit, sharing_gain

@@ -1,13 +1,10 @@
-"""A picture of an experiment with many arms: what each of them gains, with its spread over the seeds.
-
-Proven in tests/test_the_alignment_experiment_is_honest.py.
-"""
+"""A picture of an experiment with many arms: what each of them gains, with its spread over the seeds."""
 
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.card import BLUE, GREY, VERMILLION, axes, card
+from minilib.teaching.plots.canvas import BLUE, GREY, VERMILLION, axes, card
 
 Spread = tuple[float, float, float]  # mean, smallest, largest over the seeds
 

@@ -6,7 +6,7 @@ Maps that stand side by side share one scale of colour, so that equal colours me
 whose distance the training window holds are outlined. Findings are read off the numbers: "more" means that the share
 of right answers is at least `CLEAR` above that of the first map or curve.
 
-Drawn in notebook 13 and by the tour; proven in tests/test_alignment_plots_draw_what_they_are_given.py.
+Drawn in notebook 13 and by the tour.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.card import FONT, GREY, INK, LINES, axes, card, label, numbers, same_length
+from minilib.teaching.plots.canvas import FONT, GREY, INK, LINES, axes, card, label, numbers, same_length
 from minilib.teaching.plots.costs import COUNT
 from minilib.teaching.plots.longcontext import _outline, in_reach
 

@@ -2,8 +2,7 @@
 
     margin = chosen - mean of rejected        both mean log-probabilities, so a margin grows when either side moves
 
-Curves are given with their steps, because a trainer logs every so many of them.
-Drawn in notebook 13; proven in tests/test_alignment_lesson_plots_draw_what_they_are_given.py.
+Curves are given with their steps, because a trainer logs every so many of them. Drawn in notebook 13.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.card import BLUE, FONT, GREEN, INK, LINES, VERMILLION, axes, card, numbers, same_length
+from minilib.teaching.plots.canvas import BLUE, FONT, GREEN, INK, LINES, VERMILLION, axes, card, numbers, same_length
 
 Curve = tuple[Sequence[float], Sequence[float]]  # steps, values
 SIDES = ((BLUE, "o", "-"), (VERMILLION, "s", "--"), (GREEN, "^", "-."))

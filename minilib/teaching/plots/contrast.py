@@ -1,6 +1,6 @@
 """Pictures of the contrastive loss itself: the matrix of similarities, its softmax, and what the batch size does to it.
 
-Used in notebooks 00, 01, 02 and 07; proven in tests/test_plots_draw_what_they_are_given.py.
+Used in notebooks 00, 01, 02 and 07.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.card import (
+from minilib.teaching.plots.canvas import (
     BLUE,
     FONT,
     GREY,

@@ -3,7 +3,7 @@
 Sizes are drawn in bytes on logarithmic axes wherever batch size is the other axis: a dense loss is then a line of
 slope 2, a tiled one a line of slope 1, and the memory of the machine a horizontal wall.
 
-Drawn in notebooks 00, 02, 04 and by the tour; proven in tests/test_plots_draw_what_they_are_given.py.
+Drawn in notebooks 00, 02, 04 and by the tour.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from minilib.teaching.memory import format_bytes
-from minilib.teaching.plots.card import (
+from minilib.teaching.plots.canvas import (
     DENSE,
     GREY,
     INK,

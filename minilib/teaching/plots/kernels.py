@@ -1,7 +1,7 @@
 """Pictures of what GPU programs do: who owns which tile, which addresses a tile reads, how partial sums are folded.
 
 Drawn from what kernels recorded: a diary of visits, the offsets and masks that a kernel stored, the tables it filled.
-Used in notebook 05; proven in tests/test_kernel_plots_draw_what_they_are_given.py.
+Used in notebook 05.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from minilib.teaching.plots.card import (
+from minilib.teaching.plots.canvas import (
     BLUE,
     GREEN,
     GREY,

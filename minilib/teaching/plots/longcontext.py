@@ -8,7 +8,7 @@ where
 
 Training on a window of W tokens shows the distances 0 to W - 1, so a cell in reach asks for nothing new.
 
-Drawn in notebook 08; proven in tests/test_longcontext_plots_draw_what_they_are_given.py.
+Drawn in notebook 08.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.card import (
+from minilib.teaching.plots.canvas import (
     BLUE,
     FONT,
     GREY,

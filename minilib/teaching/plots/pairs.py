@@ -1,9 +1,10 @@
 """Pictures of preference data: which chunks each answer reads, how chunks are scored, where the answers went.
 
-Drawn from scores, from the plan that `minilib.longcontext.chunks` made of them and from the counts of a quality report.
-Critical chunks are dark and hatched in all of them, irrelevant ones light and plain, what nobody reads is white.
+Drawn from scores, from the plan that `minilib.preferences.chunking` made of them and from the counts of a quality
+report. Critical chunks are dark and hatched in all of them, irrelevant ones light and plain, what nobody reads is
+white.
 
-Drawn in notebook 11; proven in tests/test_pair_plots_draw_what_they_are_given.py.
+Drawn in notebook 11.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from minilib.teaching.plots.card import (
+from minilib.teaching.plots.canvas import (
     BLUE,
     FONT,
     GREEN,

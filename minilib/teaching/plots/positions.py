@@ -1,8 +1,7 @@
 """Pictures of synthesised positions: strips of chunks, what they cover, the distances seen, who sees whom in a pack.
 
 Drawn from the position ids, counts and masks that `minilib.longcontext` returns, never from a drawing of them. Taught
-in notebooks/12_stretch_positions_without_long_inputs.ipynb; proven in
-tests/test_position_pictures_draw_what_they_are_given.py.
+in notebooks/12_stretch_positions_without_long_inputs.ipynb.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.card import FONT, GREY, INK, LINES, SKY, axes, card, label, numbers, same_length
+from minilib.teaching.plots.canvas import FONT, GREY, INK, LINES, SKY, axes, card, label, numbers, same_length
 from minilib.teaching.plots.costs import COUNT
 
 LARGEST_MASK = 64  # tokens; a larger grid cannot be read

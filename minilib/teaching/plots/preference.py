@@ -1,14 +1,14 @@
 """Pictures of preference losses: log-probabilities while training, loss against margin, who is pushed, Jensen's gap.
 
-The numbers come from the library's losses and from autograd; nothing is computed here but what a title needs.
-Drawn in notebook 09; proven in tests/test_preference_plots_draw_what_they_are_given.py.
+The numbers come from the library's losses and from autograd; nothing is computed here but what a title needs. Drawn in
+notebook 09.
 """
 
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.card import (
+from minilib.teaching.plots.canvas import (
     BLUE,
     FONT,
     GREY,

@@ -1,10 +1,10 @@
 """Pictures of a ring of ranks: who holds whose texts at which step, what is sent, what is held, what waits for what.
 
-The chart and the film are drawn from the diary that the ring wrote while it ran (`minilib.kernels.wire.Diary`), never
-from a formula that could disagree with it. A rank has one colour in the whole course, and its number beside it.
-`ring_timeline` is a model and says so in its title.
+The chart and the film are drawn from the diary that the ring wrote while it ran
+(`minilib.distributed.ring_comm.Diary`), never from a formula that could disagree with it. A rank has one colour in the
+whole course, and its number beside it. `ring_timeline` is a model and says so in its title.
 
-Drawn in notebook 06; proven in tests/test_ring_plots_draw_what_they_are_given.py.
+Drawn in notebook 06.
 """
 
 import math
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 
 from minilib.teaching.memory import format_bytes
-from minilib.teaching.plots.card import (
+from minilib.teaching.plots.canvas import (
     BLUE,
     FONT,
     GREEN,

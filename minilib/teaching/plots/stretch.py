@@ -2,7 +2,7 @@
 
 Drawn from scores, frequencies, attention weights and accuracies that were computed, never from a sketch of them.
 
-Drawn in notebook 12; proven in tests/test_stretch_plots_draw_what_they_are_given.py.
+Drawn in notebook 12.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.card import (
+from minilib.teaching.plots.canvas import (
     FONT,
     GREEN,
     GREY,
@@ -44,9 +44,9 @@ def score_beyond_window(
     inside, beyond = (np.abs(part).max() for part in (score[:window], score[window:]))
     tens = int(np.log10(beyond / inside)) if beyond > inside else 0
     finding = f"Beyond the window the score is more than {10**tens} times" if tens else "Beyond the window it is not"
-    calm = "stays as small" if np.abs(squeezed).max() < 2 * inside else "grows as well"
+    size = "stays as small" if np.abs(squeezed).max() < 2 * inside else "grows as well"
     alt = f"A score over {len(score):,} distances as two lines. {finding} larger than inside. The other line, read at "
-    alt += f"squeezed distances, {calm}."
+    alt += f"squeezed distances, {size}."
     figure = card(title or "A score that fits inside its window explodes behind it", alt)
     panel = axes(figure, xlabel="distance (positions)", ylabel="attention score, before the softmax")
     panel.axvspan(0, window, color="#eeeeee", linewidth=0)

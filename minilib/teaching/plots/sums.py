@@ -1,7 +1,7 @@
 """Pictures of the running log-sum-exp and of the tiles it is folded over.
 
-Drawn from what the code recorded: logits and pairs as they came, blocks in the order in which they were visited.
-Used in notebooks 03 and 04; proven in tests/test_plots_draw_what_they_are_given.py.
+Drawn from what the code recorded: logits and pairs as they came, blocks in the order in which they were visited. Used
+in notebooks 03 and 04.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from minilib.teaching.plots.card import (
+from minilib.teaching.plots.canvas import (
     BLUE,
     FONT,
     GREY,

@@ -1,6 +1,6 @@
 """Pictures of training and of what a trained model finds: curves, recall, images with their captions.
 
-Used in notebooks 00 and 07 and by the tour; proven in tests/test_plots_draw_what_they_are_given.py.
+Used in notebooks 00 and 07 and by the tour.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.card import BLUE, FONT, GREY, INK, LINES, axes, card, label, numbers, same_length
+from minilib.teaching.plots.canvas import BLUE, FONT, GREY, INK, LINES, axes, card, label, numbers, same_length
 
 
 def loss_curves(

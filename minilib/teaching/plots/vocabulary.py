@@ -1,7 +1,7 @@
 """Pictures of logits over a vocabulary: how few are needed, which visit multiplies what, what one shared prompt saves.
 
-Sizes are drawn to scale and in fp32, layouts from the `Packed` that `minilib.longcontext.pack_answers` returns.
-Used in notebooks/10_score_a_long_answer.ipynb; proven in tests/test_vocabulary_plots_draw_what_they_are_given.py.
+Sizes are drawn to scale and in fp32, layouts from the `Packed` that `minilib.longcontext.pack_answers` returns. Used in
+notebooks/10_score_a_long_answer.ipynb.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from minilib.teaching.memory import format_bytes
-from minilib.teaching.plots.card import (
+from minilib.teaching.plots.canvas import (
     BLUE,
     FONT,
     GREY,

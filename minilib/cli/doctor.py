@@ -1,0 +1,84 @@
+"""python -m minilib doctor: what this machine can run, which backend `auto` picks, and why."""
+
+import importlib.util
+import os
+import platform
+from importlib import metadata
+
+import psutil
+import torch
+
+from minilib.common import best_device
+from minilib.distributed.ranks import carrier
+from minilib.losses.validation import BACKENDS, resolve_backend
+from minilib.teaching.memory import largest_dense_batch
+
+EXTRAS = {  # what a command of the Makefile installs when it is first called
+    "make lab": ("jupyterlab", "ipywidgets", "nbval"),
+    "make book": ("jupyter-book",),
+    "make bench": ("open_clip_torch", "sentence-transformers", "inf-cl"),
+}
+
+
+def doctor() -> None:
+    """Say in a few lines what this machine can run and why."""
+    print("\n".join(diagnosis()))
+
+
+def diagnosis() -> list[str]:
+    """The lines that `doctor` prints."""
+    memory = psutil.virtual_memory()
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none that torch can use"
+    dense = largest_dense_batch(memory.available)
+    return [
+        f"machine   {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        f"{memory.total / 1e9:.0f} GB memory ({memory.available / 1e9:.0f} GB free)",
+        f"python    {platform.python_version()}, torch {torch.__version__}, threads: {torch.get_num_threads()}",
+        f"gpu       {gpu}",
+        f"triton    {_triton()}",
+        f"backends  {', '.join(BACKENDS[1:])}; auto picks {resolve_backend('auto')}: same value and gradients as "
+        "dense, never more than one tile of the similarity matrix",
+        f"ring      {_ring()}",
+        f"logo      {_logo()}",
+        f"batches   dense fills the free memory at about {dense:,} pairs (4 fp32 matrices); tiled needs b x d numbers",
+        *(f"extra     {_extra(name)}" for name in EXTRAS),
+    ]
+
+
+def _ring() -> str:
+    """What ranks on this machine would talk through, and how to start them."""
+    found = carrier()
+    if found is None:
+        return "not here: this build of torch has no torch.distributed, training stays in one process"
+    cards = torch.cuda.device_count()
+    where, ranks = (f"between {cards} cards", cards) if found == "nccl" else ("on this machine", "N")
+    return f"{found} {where}; start ranks with torchrun --nproc-per-node {ranks} -m minilib clip"
+
+
+def _logo() -> str:
+    """What `logo` would align a language model with, and what its "auto" settings stand for here."""
+    packages = ("transformers", "peft", "accelerate")
+    missing = [package for package in packages if not _installed(package)]
+    if missing:
+        return f"not here: it needs {' and '.join(missing)} (pip install {' '.join(missing)})"
+    versions = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
+    dtype = "bf16" if best_device() == "cuda" else "fp32"
+    return f"{versions}; auto picks {dtype}, sdpa attention and the cache route, under checkpointing the mask route"
+
+
+def _triton() -> str:
+    if not importlib.util.find_spec("triton"):
+        return "not installed: the fused backend needs it (pip install triton)"
+    return "installed: the fused backend is proven in the interpreter (TRITON_INTERPRET=1), not yet run on a card"
+
+
+def _extra(name: str) -> str:
+    missing = [package for package in EXTRAS[name] if not _installed(package)]
+    return f"{name}: {'will install ' + ', '.join(missing) if missing else 'ready'}"
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return False

@@ -1,0 +1,60 @@
+"""Running English that every Python carries: the prose of the standard library's documentation, sentence by sentence.
+
+    text = sentence_i, sentence_i+1, ...        from a random i on, as long as it fits
+
+The documentation is `pydoc_data.topics`. Of it we keep whole sentences of 6 to 30 words, without tables, grammar and
+code, and without any word that a needle uses (`facts.py`); they stay in the order in which they were written, so that
+one follows from the other as far as nothing was left out in between. Another version of Python documents itself in
+slightly other words.
+
+The paper (LOGO, arXiv 2410.18533) takes books and papers; these 22,000 words need no download. Taught in
+notebooks/08_see_long_context_models_fail.ipynb.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from random import Random
+
+from minilib.data.facts import NAMES, VALUES, words_of
+
+
+@lru_cache(maxsize=1)
+def prose_sentences() -> tuple[str, ...]:
+    """Every sentence of plain prose in the documentation, 6 to 30 words, free of our names and values."""
+    from pydoc_data.topics import topics
+
+    found, needles = [], {word.lower() for word in NAMES + VALUES}
+    for paragraph in re.split(r"\n\s*\n", "\n\n".join(topics.values())):
+        for sentence in re.split(r"(?<=[.!?]) (?=[A-Z])", " ".join(paragraph.split())):
+            plain = re.fullmatch(r"[A-Z][A-Za-z0-9 ,;:'\"()_.-]*[.]", sentence) and ":: " not in sentence
+            if plain and 6 <= len(sentence.split()) <= 30 and not needles & words_of(sentence.lower()):
+                found.append(sentence)
+    return tuple(found)
+
+
+def running_text(rng: Random, room: int, measure: Callable[[str], int]) -> list[str]:
+    """Sentences as they run from a random one on; those that no longer fit are passed over, eight at most."""
+    text, passed, at = [], 0, rng.randrange(len(prose_sentences()))
+    while passed < 8:
+        sentence = prose_sentences()[at % len(prose_sentences())]
+        at += 1
+        if (cost := measure(sentence)) <= room:
+            text.append(sentence)
+            room -= cost
+        else:
+            passed += 1
+    return text
+
+
+def token_counter(tokenizer: Callable | None = None) -> Callable[[str], int]:
+    """A function that counts the tokens of one sentence inside a text, and remembers what it has counted."""
+    if tokenizer is None:
+        tokenizer = re.compile(r"\w+|[^\w\s]").findall
+    if hasattr(tokenizer, "encode"):
+        return lru_cache(maxsize=100_000)(lambda text: len(tokenizer.encode(text, add_special_tokens=False)))
+    if not callable(tokenizer):
+        raise TypeError(f"tokenizer must be callable or offer encode, got {tokenizer!r}: pass one that splits a text.")
+    return lru_cache(maxsize=100_000)(lambda text: len(tokenizer(text)))

@@ -1,0 +1,1 @@
+"""Many ranks: neighbour exchange and collectives (`ring_comm`), launch and gradient average (`ranks`)."""

@@ -1,0 +1,189 @@
+"""What several ranks share: their group, an equal start, one exchange of gradients per step, and who writes.
+
+    g = 1/n sum_p g_p
+
+where
+    n      ranks
+    g_p    what the backward pass of rank p has left in the parameters, the gradient of its share of the loss
+    g      the gradient of the loss of all pairs, exactly (see `minilib.losses.contrastive_ring`)
+
+All gradients travel in one flat buffer, once per step, after the last backward pass: the embedding cache goes backward
+many times per step, and an exchange after each of them would send the same bytes as many times. The share of the
+loss travels with them, and so does one number per parameter that tells whether a rank has a gradient for it: parameters
+that the loss does not use stay without one, as in one process.
+
+Before the first step the ranks compare what they were called with, so that a disagreement is one sentence on every
+rank. A lost rank is a ConnectionError, one sentence as well (`minilib.distributed.ring_comm.blame`). With NCCL, which
+has not yet been run here, torch may end the process itself after the timeout.
+
+Taught in notebooks/06_pass_tiles_around_a_ring.ipynb.
+"""
+
+from __future__ import annotations  # a torch without torch.distributed has no ProcessGroup to name
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import reduce
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from minilib.distributed.ring_comm import blame
+
+
+@contextmanager
+def launched(timeout: float) -> Iterator[int]:
+    """The processes that torchrun has started form the default group, and part at the end; yields the own rank.
+
+    Without torchrun, or in a group that exists already, nothing is started and nothing ended.
+
+    Args:
+        timeout: seconds after which a rank that does not answer counts as lost.
+
+    Raises:
+        ValueError: for a timeout that is not positive, or fewer cards than ranks. ConnectionError: when a rank is lost.
+    """
+    if not timeout > 0:
+        raise ValueError(f"timeout is {timeout}: give a positive number of seconds.")
+    if not dist.is_available() or dist.is_initialized() or not dist.is_torchelastic_launched():
+        yield place(default_group())[0]
+        return
+    rank, card = int(os.environ["RANK"]), None
+    if carrier() == "nccl":
+        card = _own_card(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(card)
+    with blame(rank, "meeting of the ranks"):
+        dist.init_process_group(carrier(), timeout=timedelta(seconds=timeout), device_id=card)
+    try:
+        yield rank
+    finally:
+        dist.destroy_process_group()
+
+
+def carrier() -> str | None:
+    """Who carries messages between ranks on this machine: "nccl" between cards, else "gloo"; None for nobody."""
+    if not dist.is_available():
+        return None
+    if torch.cuda.is_available() and dist.is_nccl_available():
+        return "nccl"
+    return "gloo" if dist.is_gloo_available() else None
+
+
+def default_group() -> dist.ProcessGroup | None:
+    """The default group, once the processes have met."""
+    return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+
+
+def unwrap(model: nn.Module, group: dist.ProcessGroup | None) -> tuple[nn.Module, dist.ProcessGroup | None]:
+    """The bare model, and the group to train it in: the given one, that of its wrapper, or the default one.
+
+    None stands for one process. TypeError for a group that is none, or of which this process is no member.
+    """
+    wrapped = isinstance(model, DistributedDataParallel)
+    if group is None:
+        group = model.process_group if wrapped else default_group()
+    return model.module if wrapped else model, group if spans_ranks(group) else None
+
+
+def spans_ranks(group) -> bool:
+    """Whether `group` is a process group of more than one rank."""
+    if group is None:
+        return False
+    if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
+        raise TypeError(
+            f"group is a {type(group).__name__}: give a process group of which this process is a member, such as "
+            "torch.distributed.group.WORLD, or None."
+        )
+    return dist.get_world_size(group) > 1
+
+
+def place(group: dist.ProcessGroup | None) -> tuple[int, int]:
+    """The own rank and the number of ranks."""
+    return (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
+
+
+def agree(group: dist.ProcessGroup | None, terms: dict[str, Any], mend: str = "give every rank the same") -> None:
+    """Refuse, on every rank and in the same sentence, terms that differ from those of rank 0."""
+    everyone = [terms] if group is None else _gather(group, terms)
+    for rank, theirs in enumerate(everyone):
+        if theirs is None:
+            raise ValueError(f"rank {rank} has refused to start: its own message says why, mend it and start again.")
+    for rank, theirs in enumerate(everyone):
+        for name in (*everyone[0], *theirs):
+            first, other = (side.get(name, "absent") for side in (everyone[0], theirs))
+            if first != other:
+                raise ValueError(f"{name} is {first} on rank 0 and {other} on rank {rank}: {mend}.")
+
+
+@contextmanager
+def told(group: dist.ProcessGroup | None) -> Iterator[None]:
+    """A refusal of this rank reaches the others in their next `agree`, where they would wait for it otherwise."""
+    try:
+        yield
+    except (ValueError, TypeError):
+        if group is not None:
+            with suppress(ConnectionError):
+                _gather(group, None)
+        raise
+
+
+def share_weights(group: dist.ProcessGroup | None, model: nn.Module) -> None:
+    """Give every rank the parameters and buffers of rank 0, after a look that they are of the same kind."""
+    if group is None:
+        return
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    agree(
+        group, {name: f"{tuple(t.shape)} {t.dtype}" for name, t in tensors.items()}, "build the same model everywhere"
+    )
+    for tensor in tensors.values():
+        whole = tensor.detach().contiguous()
+        with blame(dist.get_rank(group), "sharing of the weights"):
+            dist.broadcast(whole, group=group, group_src=0)
+        tensor.detach().copy_(whole)
+
+
+def average(group: dist.ProcessGroup | None, parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
+    """Average the gradients of `parameters`, in place, and the loss over the ranks, in one exchange; returns the loss.
+
+    Args:
+        parameters: the same on every rank, in the same order.
+        loss: the share of this rank, one number.
+    """
+    if group is None:
+        return loss
+    rank, ranks = place(group)
+    parameters = [p for p in parameters if p.requires_grad]
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    used = loss.new_tensor([p.grad is not None for p in parameters])
+    wide = reduce(torch.promote_types, (g.dtype for g in (*grads, loss)), torch.float32)
+    flat = torch.cat([piece.reshape(-1).to(wide) for piece in (*grads, used, loss)])
+    with blame(rank, "average of the gradients"):
+        dist.all_reduce(flat, group=group)
+    *pieces, used, loss = flat.div_(ranks).split([*(p.numel() for p in parameters), len(parameters), 1])
+    for parameter, piece, is_used in zip(parameters, pieces, used.tolist()):
+        if is_used:
+            parameter.grad = piece.view(parameter.shape).to(parameter.dtype)
+    return loss[0]
+
+
+def _gather(group: dist.ProcessGroup, terms: dict[str, Any] | None) -> list[dict[str, Any] | None]:
+    rank, ranks = place(group)
+    everyone = [None] * ranks
+    with blame(rank, "comparison of the settings"):
+        dist.all_gather_object(everyone, terms, group=group)
+    return everyone
+
+
+def _own_card(local_rank: int) -> torch.device:
+    cards = torch.cuda.device_count()
+    if local_rank >= cards:
+        raise ValueError(
+            f"LOCAL_RANK is {local_rank} and this machine has {cards} cards: start torchrun with --nproc-per-node "
+            f"{cards} or fewer."
+        )
+    return torch.device("cuda", local_rank)

@@ -1,0 +1,86 @@
+"""What a language model finds in long texts, beside what it did before its alignment: numbers, lines and one picture.
+
+    needle map           share of right answers, depth of the fact x tokens of the text      single details
+    by length            its means over the depths, and recall where a question has two values
+    lost in the middle   right answers by depth within the window, with intervals and anchors
+    perplexity           of running text within the window: what alignment must not cost
+
+All of it is asked about made haystacks, the same ones for every model (`minilib.evals`). The texts are half a window to
+four windows long, less room for the question, and no longer than LONGEST unless lengths are given.
+
+Taught in notebooks/13_train_logo_end_to_end.ipynb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from minilib.evals import kind_scores, lost_in_the_middle, needle_map, perplexity_by_position
+from minilib.evals.longcontext import NeedleMap
+from minilib.teaching.plots import needle_maps
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROOM = 32  # tokens kept for question and answer
+LONGEST, LONGEST_TEXT = 32_768, 2_048  # of a haystack by default; of running text, whose logits are all made
+SHARES = (0.5, 1, 2, 4)
+
+
+def default_lengths(window: int) -> list[int]:
+    """Half a window, one, two and four, less the room for the question."""
+    return sorted({max(min(int(share * window), LONGEST) - ROOM, 2 * ROOM) for share in SHARES})
+
+
+def measure(model, tokenizer, *, window: int, lengths: Sequence[int], samples: int, seed: int) -> dict:
+    """All numbers of one model, ready for JSON; `samples` haystacks for each cell and each place."""
+    settings = {"samples": samples, "seed": seed, "progress": True}
+    cells = needle_map(model, tokenizer, lengths=lengths, **settings)
+    inside = max((length for length in lengths if length <= window), default=min(lengths))
+    curve = lost_in_the_middle(model, tokenizer, length=inside, **settings)
+    text = min(window, LONGEST_TEXT)
+    perplexity = perplexity_by_position(model, tokenizer, length=text, bucket=text, seed=seed)[0]
+    multi = [kind_scores(model, tokenizer, kind="multi", length=length, **settings) for length in lengths]
+    return {
+        "needle_map": cells._asdict() | {"accuracy": cells.accuracy.tolist()},
+        "accuracy_by_length": cells.accuracy.mean(0).tolist(),
+        "multi_recall_by_length": [scores["recall"] for scores in multi],
+        "lost_in_the_middle": {"length": inside} | curve._asdict(),
+        "perplexity": {"tokens": text, "value": perplexity},
+    }
+
+
+def report(found: Mapping[str, dict]) -> list[str]:
+    """The numbers of each model by name as lines of text."""
+    some = next(iter(found.values()))
+    wide = max(map(len, found)) + 2
+    lines = [_row("tokens of the text", wide, [f"{n:,}" for n in some["needle_map"]["lengths"]])]
+    for name, scores in found.items():
+        cells = scores["needle_map"]
+        for depth, shares in zip(cells["depths"], cells["accuracy"]):
+            lines.append(_row(f"fact at {depth:.0%}", wide, _percents(shares), name))
+    for title, key in (("all depths", "accuracy_by_length"), ("recall of two details", "multi_recall_by_length")):
+        lines += [_row(title, wide, _percents(scores[key]), name) for name, scores in found.items()]
+    places = some["lost_in_the_middle"]
+    lines += ["", _row(f"fact in {places['length']:,} tokens at", wide, [f"{d:.0%}" for d in places["depths"]])]
+    for name, scores in found.items():
+        curve = scores["lost_in_the_middle"]
+        lines.append(_row("right answers", wide, _percents(curve["accuracy"]), name))
+        anchors = f"no document {curve['closed_book']:.0%}, only the facts {curve['oracle']:.0%}"
+        lines.append(f"{'':<24}{name:<{wide}}{anchors}")
+    told = ", ".join(f"{name} {scores['perplexity']['value']:.3f}" for name, scores in found.items())
+    return [*lines, "", f"perplexity over {some['perplexity']['tokens']:,} tokens: {told}"]
+
+
+def picture(found: Mapping[str, dict], window: int) -> Figure:
+    """The needle maps of the models side by side."""
+    return needle_maps({name: NeedleMap(**scores["needle_map"]) for name, scores in found.items()}, window)
+
+
+def _row(title: str, wide: int, cells: Sequence[str], name: str = "") -> str:
+    return f"{title:<24}{name:<{wide}}" + "".join(f"{cell:>8}" for cell in cells)
+
+
+def _percents(shares: Sequence[float]) -> list[str]:
+    return [f"{share:.0%}" for share in shares]

@@ -1,0 +1,165 @@
+"""Plain-torch tile visits over a vocabulary: log-probabilities of n labels without the (n, V) matrix of logits.
+
+The logits of token t are x_tv = <h_t, w_v>, one for each of V words. Only two numbers of each row are wanted, so a tile
+of a few rows and a few words is computed into one buffer, folded and overwritten by the next:
+
+    logp_t         = x_ty - l_t,    l_t = log sum_v exp(x_tv),    y the label of t                       1 product
+    d logp_t/d h_t = w_y - sum_v p_tv w_v,                        p_tv = exp(x_tv - l_t)
+    d logp_t/d w_v = ([v = y] - p_tv) h_t                                                                2 products
+
+where
+    h, w      hidden states (n, d) and the head's weight (V, d)
+    product   one n x V x d matrix multiplication, 2 n V d floating-point operations
+
+There are two ways to the gradient of sum_t c_t logp_t:
+
+    add_grads   visits every tile a second time, for any c: 1 product forward, 3 backward
+    sweep       holds the exponentials of a few rows over the whole vocabulary until their normaliser is known and takes
+                the gradients at once: nothing is recomputed, but c must be known beforehand: 3 products in all, 2 when
+                the weight is frozen
+
+Departure from the paper: LOGO's released code writes all logits down, for every position of three full sequences.
+Half-precision operands are widened one tile at a time; all sums are taken in fp32 (fp64 for fp64 operands).
+
+Taught in notebooks/10_score_a_long_answer.ipynb.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from minilib import lse
+from minilib.kernels.contrastive_tiled import blocks
+
+TILE = 1024  # rows and words of a tile: 4 MB in fp32, in the cache beside its operands
+HELD_ROWS = 384  # rows whose exponentials `sweep` holds: 48 MB in fp32 at V = 32,768
+HELD_WORDS = 2048  # words of a tile of `sweep`, which is lower and so may be wider: 3 MB in fp32
+
+
+def sums_dtype(*operands: Tensor) -> torch.dtype:
+    """The dtype of every sum: fp32, or fp64 when an operand has it."""
+    return torch.float64 if any(x.dtype == torch.float64 for x in operands) else torch.float32
+
+
+def log_sums(hidden: Tensor, weight: Tensor, labels: Tensor, tile_size: int | None = None) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp of every row of logits and the logit of its label, both (n,): running pairs, one product."""
+    dtype = sums_dtype(hidden, weight)
+    sums, picked = hidden.new_empty(len(hidden), dtype=dtype), hidden.new_zeros(len(hidden), dtype=dtype)
+    buffer = _buffer(hidden, weight, tile_size)
+    for i in blocks(len(hidden), tile_size or TILE):
+        rows, pair = hidden[i].to(dtype), lse.empty((i.stop - i.start,), dtype=dtype, device=hidden.device)
+        for j, words in _words(weight, dtype, tile_size):
+            tile = _product(rows, words, buffer)  # (rows, words)
+            picked[i] += _at_label(tile, labels[i], j)
+            pair = lse.merge(pair, _exponentials(tile))
+        sums[i] = lse.value(pair)
+    return sums, picked
+
+
+def add_grads(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    sums: Tensor,
+    factors: Tensor,
+    grads: tuple[Tensor | None, Tensor | None],
+    tile_size: int | None = None,
+) -> None:
+    """Add the gradients of sum_t factors_t logp_t to `grads`, of hidden and weight; `sums` are those of `log_sums`.
+
+    Three products: the tile again, then one for each gradient; a gradient that is None costs nothing.
+    """
+    dtype = sums_dtype(hidden, weight)
+    buffer = _buffer(hidden, weight, tile_size)
+    for i in blocks(len(hidden), tile_size or TILE):
+        rows = hidden[i].to(dtype)
+        for j, words in _words(weight, dtype, tile_size):
+            tile = _product(rows, words, buffer).sub_(sums[i, None]).exp_()  # p
+            _label_minus(tile, labels[i], j, factors[i], factors[i])
+            _add_products(tile, rows, words, i, j, grads)
+
+
+def sweep(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    factors: Tensor,
+    grads: tuple[Tensor | None, Tensor | None],
+    tile_size: int | None = None,
+) -> Tensor:
+    """The log-probabilities (n,); gradients of sum_t factors_t logp_t go to `grads`: one visit, three products.
+
+    A tile keeps its own maximum, exp(x - m_j), and is turned into probabilities by exp(m_j - l), one number for each
+    row: one exponential per logit.
+    """
+    dtype = sums_dtype(hidden, weight)
+    logps = hidden.new_empty(len(hidden), dtype=dtype)
+    size, width = tile_size or HELD_ROWS, tile_size or HELD_WORDS
+    held = hidden.new_empty(min(size, len(hidden)), len(weight), dtype=dtype)
+    for i in blocks(len(hidden), size):
+        rows, x = hidden[i].to(dtype), held[: i.stop - i.start]  # (rows, d), (rows, V)
+        parts = [_exponentials(torch.mm(rows, words.T, out=x[:, j])) for j, words in _words(weight, dtype, width)]
+        # All tiles of these rows are merged at once: exponentials of single columns would cost as much as a tile's.
+        m, s = (torch.stack(numbers) for numbers in zip(*parts))  # (tiles, rows) each
+        total = torch.logsumexp(m + s.log(), 0)
+        logps[i] = (rows * weight[labels[i]].to(dtype)).sum(1) - total
+        scales = -factors[i] * torch.exp(m - total)
+        for scale, j in zip(scales, blocks(len(weight), width)):
+            x[:, j].mul_(scale[:, None])
+        # Before any product: p - 1 must not be left to two rounded sums.
+        x.scatter_add_(1, labels[i, None], factors[i, None])
+        # One long product is faster than many short ones, but a widened copy of the weight is made tile by tile.
+        for j, words in _words(weight, dtype, len(weight) if weight.dtype == dtype else width):
+            _add_products(x[:, j], rows, words, i, j, grads)
+    return logps
+
+
+def _words(weight: Tensor, dtype: torch.dtype, tile_size: int | None) -> Iterator[tuple[slice, Tensor]]:
+    for j in blocks(len(weight), tile_size or TILE):
+        yield j, weight[j].to(dtype)  # (words, d): never a whole widened copy of the weight
+
+
+def _buffer(hidden: Tensor, weight: Tensor, tile_size: int | None) -> Tensor:
+    size = tile_size or TILE
+    count = min(size, len(hidden)) * min(size, len(weight))
+    return hidden.new_empty(count, dtype=sums_dtype(hidden, weight))
+
+
+def _product(rows: Tensor, words: Tensor, buffer: Tensor) -> Tensor:
+    tile = buffer[: len(rows) * len(words)].view(len(rows), len(words))
+    return torch.mm(rows, words.T, out=tile)
+
+
+def _exponentials(tile: Tensor) -> lse.LSEState:
+    """Turn a tile of logits into exp(x - m) in place, m the maximum of each row, and return its pair (m, s)."""
+    m = tile.amax(1)
+    tile.sub_(m[:, None]).exp_()
+    return lse.LSEState(m, tile.sum(1))
+
+
+def _at_label(tile: Tensor, labels: Tensor, j: slice) -> Tensor:
+    """The logit of each row's label where it lies in this tile, else 0; no row is selected, so no device waits."""
+    column, inside = _column(labels, j)
+    return torch.where(inside, tile.gather(1, column[:, None])[:, 0], 0)
+
+
+def _label_minus(tile: Tensor, labels: Tensor, j: slice, at_label: Tensor, factors: Tensor) -> None:
+    """tile <- [v = label] at_label - factors tile, before any product: p - 1 must not be left to two rounded sums."""
+    column, inside = _column(labels, j)
+    tile.mul_(-factors[:, None])
+    tile.scatter_add_(1, column[:, None], torch.where(inside, at_label, 0)[:, None])
+
+
+def _column(labels: Tensor, j: slice) -> tuple[Tensor, Tensor]:
+    return (labels - j.start).clamp(0, j.stop - j.start - 1), (labels >= j.start) & (labels < j.stop)
+
+
+def _add_products(
+    grad: Tensor, rows: Tensor, words: Tensor, i: slice, j: slice, grads: tuple[Tensor | None, Tensor | None]
+) -> None:
+    hidden_grad, weight_grad = grads
+    if hidden_grad is not None:
+        torch.addmm(hidden_grad[i], grad, words, out=hidden_grad[i])  # (rows, d)
+    if weight_grad is not None:
+        torch.addmm(weight_grad[j], grad.T, rows, out=weight_grad[j])  # (words, d)

@@ -1,0 +1,152 @@
+"""What LOGO's released trainer does other than the paper, one deviation at a time, so that its effect can be measured.
+
+    name             the paper, and ours                       the released trainer
+    "negatives"      mean over M = 2 rejected answers inside   two losses, one against the first answer alone and one
+                     the sigmoid                               against their mean: weights 3/4 and 1/4 to first order
+    "sft_unshifted"  hidden state t scores token t + 1 in the  hidden state t scores token t, which the model has just
+                     SFT term                                  read: the term rewards copying
+    "sft_padding"    padding is not scored                     the SFT term takes padding for the token 0
+    "window"         every answer token is scored              only those between the first and the last place where the
+                     in the preference term                    answers differ, without the first such token
+
+All are off unless named. "negatives" is a matter of the loss, `logo_loss(..., released={"negatives"})`; the others of
+which hidden state scores which token, so they have to be known where the log-probabilities are made:
+
+    mean_logps, sft = released_logps(model, batch, {"sft_unshifted"})
+    loss = logo_loss(mean_logps[:, 0], mean_logps[:, 1:], sft=sft, beta=10.0, gamma=3.0, sft_weight=0.1)
+
+The fifth deviation, logits of all positions, changes the memory and not the value. Found by reading the released
+trainer; which version made the published numbers is not known.
+
+Departure from the released code: answers share one prompt, so as much padding is scored as the batch has behind its
+last answer. A window without tokens gives a mean of 0 where the released code divides by 0, and an answer that ends
+inside the window is scored up to its end. "negatives" is applied to each example; the original fails for two or more.
+
+Taught in notebooks/09_turn_preferences_into_a_loss.ipynb.
+"""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from minilib.longcontext.shared_prefix import answer_hidden
+from minilib.losses.logps import mean_by_answer, token_logps
+from minilib.losses.validation import check_deviations
+
+DEVIATIONS = ("negatives", "sft_unshifted", "sft_padding", "window")
+
+
+SCALINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # what some models do to their logits
+
+
+def sequence_logps(
+    model, batch, *, route: str = "auto", backend: str = "auto", chunk_size: int | None = None
+) -> Tensor:
+    """Mean token log-probability of each answer, `(b, 1 + M)`, the chosen answer first: hidden states are made once.
+
+    Args:
+        model: a causal language model of transformers whose head is one matrix.
+        batch: the layout of `pack_answers` (b = 1) or of `stack_packed`.
+        route: how the prompt is shared, see `minilib.longcontext.answer_hidden`.
+        backend, chunk_size: as for `token_logps`.
+
+    Raises:
+        ValueError: one sentence, when the model's head does more than one product or cannot take the route.
+    """
+    weight = head_weight(model)
+    hidden = answer_hidden(model, batch, route)  # (n, d)
+    labels, answer = batch.labels.to(hidden.device), batch.answer.to(hidden.device)
+    logps = token_logps(hidden, weight, labels, backend=backend, chunk_size=chunk_size)
+    examples = len(batch.input_ids) if batch.input_ids.ndim == 2 else 1
+    return mean_by_answer(logps, answer, batch.num_answers).view(examples, -1)
+
+
+def head_weight(model) -> Tensor:
+    """The weight of a model's head (V, d); refused when the logits are more than hidden states times that weight."""
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ValueError(f"model is a {type(model).__name__} without a head of its own: give a causal language model.")
+    if not isinstance(head, torch.nn.Linear):  # an adapter's wrapper shows the weight below it and hides its own part
+        raise ValueError(
+            f"model has a head of class {type(head).__name__}: leave the head out of the adapter, or merge the adapter."
+        )
+    if getattr(head, "bias", None) is not None:
+        raise ValueError(
+            f"model is a {type(model).__name__} whose head has a bias: take the logits from the model itself."
+        )
+    for name in SCALINGS:
+        if getattr(model.config, name, None) not in (None, 1, 1.0):
+            raise ValueError(
+                f"model has {name}={getattr(model.config, name)}, which changes its logits after the head: take them "
+                "from the model itself."
+            )
+    return head.weight
+
+
+def released_logps(
+    model,
+    batch,
+    released: Collection[str] = (),
+    *,
+    route: str = "auto",
+    backend: str = "auto",
+    chunk_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mean log-probabilities `(b, 1 + M)` and what the SFT term takes `(b,)`, with the named deviations.
+
+    Arguments as for `sequence_logps`; `released` holds any of `DEVIATIONS`, of which "negatives" changes nothing here.
+    Without any, the first is what `sequence_logps` gives and the second its first column.
+    """
+    examples = len(batch.input_ids) if batch.input_ids.ndim == 2 else 1
+    answers = batch.num_answers // examples
+    check_deviations(released, answers - 1, DEVIATIONS)
+    kept = _window(batch, examples, answers) if "window" in released else slice(None)
+    scored = [batch.predict[kept], batch.labels[kept], batch.answer[kept]]
+    sft = _sft(batch, answers, released)
+    sft[2] = sft[2] + batch.num_answers  # numbered behind the answers, so that one visit serves both
+    predict, labels, answer = (torch.cat(pair) for pair in zip(scored, sft))
+    hidden = answer_hidden(model, batch._replace(predict=predict, labels=labels, answer=answer), route)  # (n', d)
+    labels, answer = labels.to(hidden.device), answer.to(hidden.device)
+    logps = token_logps(hidden, head_weight(model), labels, backend=backend, chunk_size=chunk_size)
+    means = mean_by_answer(logps, answer, batch.num_answers + examples)
+    return means[: batch.num_answers].view(examples, answers), means[batch.num_answers :]
+
+
+def _window(batch, examples: int, answers: int) -> Tensor:
+    """Which triples lie behind the first place where the answers of their example differ, and not behind the last."""
+    kept = torch.zeros_like(batch.answer, dtype=torch.bool)
+    for e in range(examples):
+        rows = [(batch.answer == e * answers + a).nonzero()[:, 0] for a in range(answers)]
+        tokens = pad_sequence([batch.labels[r] for r in rows], batch_first=True)  # (1 + M, longest), filled with 0
+        places = (tokens != tokens[0]).any(0).nonzero()[:, 0]
+        if len(places):
+            for r in rows:
+                kept[r[places[0] + 1 : places[-1] + 1]] = True
+    return kept
+
+
+def _sft(batch, answers: int, released: Collection[str]) -> list[Tensor]:
+    """Triples (predict, label, example) of the SFT term; each row of the batch counts as one answer."""
+    segments, tokens = batch.segment_ids.reshape(-1), batch.input_ids.reshape(-1)
+    width = batch.segment_ids.shape[-1]
+    chosen = batch.answer % answers == 0
+    last_seen, own = batch.predict[chosen], (segments == 1).nonzero()[:, 0]  # what predicts a token; where it stands
+    predict = own if "sft_unshifted" in released else last_seen
+    labels = tokens[own]
+    if "sft_padding" in released:
+        padding = (segments == -1).nonzero()[:, 0]
+        predict = torch.cat([predict, padding if "sft_unshifted" in released else _before(padding, own, width)])
+        labels = torch.cat([labels, torch.zeros_like(padding)])
+        own = torch.cat([own, padding])
+    return [predict, labels, own // width]
+
+
+def _before(padding: Tensor, chosen: Tensor, width: int) -> Tensor:
+    """What predicts each padding token: the one before it, and for a row's first the end of the chosen answer."""
+    before = padding - 1
+    for row in (padding // width).unique():
+        first = (padding // width == row).nonzero()[0, 0]
+        before[first] = chosen[chosen // width == row][-1]
+    return before

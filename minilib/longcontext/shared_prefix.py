@@ -1,0 +1,183 @@
+"""Hidden states of 1 + M answers behind one prompt: four routes through a transformers model, one call.
+
+`answer_hidden(model, packed)` returns h[predict], the hidden state that predicts each label of the layout (packing.py),
+so that logits are made for answer tokens only. The routes, three that share the prompt and one that does not, agree in
+value and gradient:
+
+    route    what the decoder is given                               where it belongs
+    mask     all L tokens, an (L, L) boolean mask                    short prompts, tests, gradient checkpointing
+    cache    the prompt, once; then all answers at once, which       fastest on a CPU, least memory: the mask has the
+             find the prompt's keys and values in the cache          answers' rows only
+    flex     all L tokens, FlexAttention's block mask                long prompts and checkpointing on a CUDA card
+    separate 1 + M full sequences, prompt and answer, as a batch     what everybody else does, for comparison
+
+Gradients flow through the cache: it holds the prompt's keys and values as they were computed, not copies cut off.
+Under gradient checkpointing transformers empties the cache, so that route is refused there. FlexAttention skips the
+blocks that the dense mask only hides, but has no backward pass on a CPU; the model says that it wants it by
+`attn_implementation="flex_attention"`. That route's block mask is proven on a CPU; it has not yet run on a card.
+
+All answers ride in one sequence instead of a batch over 1 + M copies of the cache. For 2,048 prompt tokens and 3
+answers of 128, in a fp32 model of two layers of width 256, one training step took 0.42 and 0.39 of the CPU seconds of 3
+full passes in two runs (copies 0.41 and 0.40, the full mask 0.60 and 0.58; minilib/bench/prefix.py), and 127 MB where
+these took 434 (copies 151, full mask 174). Copies are faster where the answers together outgrow the prompt: for 9
+answers of 256 tokens and width 128, 0.27 against 0.38.
+
+An explicit mask goes with every call: without one transformers takes the jumps of synthesised positions for borders
+between documents (tests/longcontext/test_jumping_positions_need_a_mask.py). Windows that slide over token indices know
+nothing of positions or answers; models that use one are refused where the layout is longer than it.
+
+Taught in notebooks/10_score_a_long_answer.ipynb.
+"""
+
+import inspect
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from minilib.longcontext.packing import Packed, dense_mask, sees, stack_packed
+
+ROUTES = ("auto", "mask", "cache", "flex", "separate")
+
+
+def answer_hidden(model, packed: Packed, route: str = "auto") -> Tensor:
+    """The hidden state that predicts each answer token, `(n, d)`, in the order of `packed.labels`.
+
+    Args:
+        model: a causal language model of transformers with full attention.
+        packed: from `pack_answers`, or a batch from `stack_packed` (cheapest when its prompts are of similar length).
+        route: "mask", "cache", "flex", "separate", or "auto": flex for a model loaded with FlexAttention, mask under
+            gradient checkpointing, else cache.
+
+    Raises:
+        ValueError: one sentence, when the model cannot take the route.
+    """
+    batch = (packed if packed.input_ids.ndim == 2 else stack_packed([packed])).to(model.device)
+    route = _resolve(model, batch, route)
+    if route == "separate":
+        return _by_rows(model.get_decoder(), batch)
+    run = {"mask": _by_mask, "cache": _by_cache, "flex": _by_flex}[route]
+    return run(model.get_decoder(), batch).flatten(0, 1)[batch.predict]  # (b * L, d) -> (n, d)
+
+
+def _by_mask(decoder, batch: Packed) -> Tensor:
+    return _hidden(decoder, batch, slice(None), _for_attention(decoder, batch.attention_mask), use_cache=False)
+
+
+def _by_cache(decoder, batch: Packed) -> Tensor:
+    # What all rows have of their prompts is plain causal text; what is left of longer prompts goes with the answers.
+    cut = int((batch.segment_ids == 0).sum(1).min())
+    everyone = torch.ones_like(batch.input_ids[:, :cut])
+    cache = _new_cache(decoder)
+    prompt = _hidden(decoder, batch, slice(cut), everyone, use_cache=True, **cache)  # (b, cut, d)
+    mask = _for_attention(decoder, dense_mask(batch.segment_ids, cut))  # (b, 1, L - cut, L)
+    rest = _hidden(decoder, batch, slice(cut, None), mask, use_cache=True, **cache)
+    return torch.cat([prompt, rest], 1)  # (b, L, d)
+
+
+def _by_flex(decoder, batch: Packed) -> Tensor:
+    return _hidden(decoder, batch, slice(None), block_mask(batch.segment_ids), use_cache=False)
+
+
+def _by_rows(decoder, batch: Packed) -> Tensor:
+    """Hidden states (n, d) from one full sequence for each answer, padded on the right to the longest."""
+    ids, positions, mask = separate_rows(batch)
+    out = decoder(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
+    # A label is predicted one column before its own: behind the prompt and what is said of its answer so far.
+    first = torch.cat([batch.answer.new_zeros(1), batch.answer.bincount().cumsum(0)[:-1]])  # (b (1 + M),)
+    said = torch.arange(len(batch.answer), device=ids.device) - first[batch.answer]  # (n,)
+    prompt = (batch.segment_ids == 0).sum(1).repeat_interleave(batch.num_answers // len(batch.input_ids))
+    return out.last_hidden_state[batch.answer, prompt[batch.answer] - 1 + said]
+
+
+def separate_rows(batch: Packed) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, positions and 2-D mask of the 1 + M full sequences of every prompt, `(b (1 + M), longest)` each."""
+    rows = []
+    for ids, positions, segments in zip(batch.input_ids, batch.position_ids, batch.segment_ids):
+        for answer in range(1, int(segments.max()) + 1):
+            kept = (segments == 0) | (segments == answer)
+            rows.append((ids[kept], positions[kept], torch.ones_like(ids[kept])))
+    ids, positions, mask = (pad_sequence(column, batch_first=True) for column in zip(*rows))
+    # Positions keep counting through the padding: some kernels take one that starts again for a new document.
+    beyond = positions.amax(1, keepdim=True) + (1 - mask).cumsum(1)
+    return ids, torch.where(mask == 1, positions, beyond), mask
+
+
+def block_mask(segment_ids: Tensor):
+    """The layout's rule as FlexAttention's BlockMask; on a card it is built without ever holding the (L, L) matrix."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    build = torch.compile(create_block_mask) if segment_ids.is_cuda else create_block_mask
+    rows, length = segment_ids.shape
+    return build(sees(segment_ids), rows, None, length, length, device=segment_ids.device)
+
+
+def _hidden(decoder, batch: Packed, columns: slice, mask, **options) -> Tensor:
+    out = decoder(
+        input_ids=batch.input_ids[:, columns],
+        position_ids=batch.position_ids[:, columns],
+        attention_mask=mask,
+        **options,
+    )
+    return out.last_hidden_state
+
+
+def _new_cache(decoder) -> dict:
+    """An empty cache under the name that this version of transformers takes it by."""
+    from transformers import DynamicCache
+
+    name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+    return {name: DynamicCache(config=decoder.config)}
+
+
+def _for_attention(decoder, mask: Tensor) -> Tensor:
+    """The mask as what is added to the scores; SDPA would make this of a boolean one in every layer, and keep each."""
+    zeros = torch.zeros(mask.shape, dtype=decoder.dtype, device=mask.device)
+    return zeros.masked_fill_(~mask, torch.finfo(decoder.dtype).min)
+
+
+def _resolve(model, batch: Packed, route: str) -> str:
+    """Refuse what a route cannot do; return the route that "auto" stands for."""
+    if route not in ROUTES:
+        raise ValueError(f"route {route!r} is unknown: choose one of {', '.join(map(repr, ROUTES))}.")
+    attention, checkpointing = _attention(model), _checkpointing(model)
+    if route == "auto":
+        route = "flex" if attention == "flex_attention" else "mask" if checkpointing else "cache"
+    wanted = ("flex_attention",) if route == "flex" else ("sdpa", "eager")
+    if attention not in wanted:
+        raise ValueError(
+            f"route is {route!r} and the model's attention {attention!r}: load the model with "
+            f"attn_implementation={wanted[0]!r}."
+        )
+    if route == "flex" and batch.input_ids.device.type != "cuda":
+        raise ValueError(
+            f"route is 'flex' and the model is on {batch.input_ids.device}: FlexAttention has no backward pass there, "
+            "load the model with attn_implementation='sdpa'."
+        )
+    if route == "cache" and checkpointing:
+        raise ValueError(
+            "route is 'cache' and the model uses gradient checkpointing, which empties the cache: choose 'mask', or "
+            "'flex' on a CUDA card."
+        )
+    _refuse_short_sight(model.config, batch.input_ids.shape[1])
+    return route
+
+
+def _refuse_short_sight(config, length: int) -> None:
+    window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
+    short = kinds & {"sliding_attention", "chunked_attention"} and (window or 0) < length
+    other = kinds - {"full_attention", "sliding_attention", "chunked_attention"}
+    if short or other:
+        raise ValueError(
+            f"model has layers of {', '.join(sorted(kinds))} (window {window}) and the layout {length} tokens: such "
+            "layers know neither positions nor answers, choose a model with full attention."
+        )
+
+
+def _attention(model) -> str:
+    return model.config._attn_implementation  # no public name for it; what set_attn_implementation sets
+
+
+def _checkpointing(model) -> bool:
+    return any(module.training and getattr(module, "gradient_checkpointing", False) for module in model.modules())

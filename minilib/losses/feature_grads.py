@@ -1,0 +1,65 @@
+"""What costs O(b d) beside the tiles: the positives, the scale's gradient, gradients in the dtype of their features.
+
+    dL/dimg_i = s f [ (G txt)_i + e_i txt_i ]              dL/ds = f sum_i <img_i, (G txt)_i + e_i txt_i>
+
+where
+    G      gradient of the logits without its diagonal, from the tiles; f a common factor
+    e_i    gradient of the positive i, p - 1 written as a sigmoid so that nothing cancels where p nears 1
+
+The second formula is Euler's identity: the scale's gradient needs no tile. On a ring it holds for each rank's rows.
+Taught in notebooks/04_tile_the_loss.ipynb.
+"""
+
+import torch
+from torch import Tensor
+
+PART = 2**14  # rows that these steps convert at a time
+
+
+def row_dots(a: Tensor, b: Tensor) -> Tensor:
+    """<a_i, b_i> for every row (b,), multiplied and summed in fp32 at least, without a whole (b, d) temporary."""
+    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    if a.dtype == b.dtype == dtype and not a.is_cuda:
+        return torch.einsum("bd,bd->b", a, b)
+    return torch.cat([(x.to(dtype) * y).sum(1) for x, y in zip(a.split(PART), b.split(PART))])
+
+
+def empty_grads(img: Tensor, txt: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor | None, Tensor | None]:
+    """Zeroed gradients for the sides that need one, fp32 at least; the scale's gradient needs either of them."""
+    dtype = torch.promote_types(img.dtype, torch.float32)
+    only_scale = needed[2] and not (needed[0] or needed[1])
+    return tuple(
+        torch.zeros(side.shape, dtype=dtype, device=side.device) if wanted else None
+        for side, wanted in ((img, needed[0] or only_scale), (txt, needed[1]))
+    )
+
+
+def empty_grad(operand: Tensor, dtype: torch.dtype) -> Tensor:
+    """A gradient to add to, in the dtype of the sums."""
+    return torch.zeros(operand.shape, dtype=dtype, device=operand.device)
+
+
+def finish(needed, img, txt, scale, img_grad, txt_grad, diagonal, factor):
+    """Add the positives, read the scale's gradient off a feature gradient, apply the scale: O(b d), in place."""
+    scale_grad, finished = None, []
+    for own, partner, grad in ((img, txt, img_grad), (txt, img, txt_grad)):
+        if grad is None:
+            finished.append(None)
+            continue
+        grad.addcmul_(diagonal[:, None], partner)
+        if scale_grad is None and needed[2]:
+            scale_grad = row_dots(own, grad).sum(dtype=torch.float64).to(factor.dtype) * factor
+        grad *= scale * factor
+        finished.append(narrow(grad, own.dtype))
+    return finished[0] if needed[0] else None, finished[1], scale_grad
+
+
+def narrow(grad: Tensor, dtype: torch.dtype) -> Tensor:
+    """The gradient in the dtype of its features, written over its own fp32 memory: no second (b, d) matrix."""
+    if grad.dtype == dtype:
+        return grad
+    wide = grad.view(-1)
+    small = wide.view(dtype)[: len(wide)]
+    for source, target in zip(wide.split(PART * grad.shape[1]), small.split(PART * grad.shape[1])):
+        target.copy_(source.to(dtype))  # what is overwritten has been read: part k starts at k in one, 2 k in the other
+    return small.view(grad.shape)

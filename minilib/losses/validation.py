@@ -1,0 +1,294 @@
+"""What the losses ask of their inputs: every refusal is one sentence that names the argument, what came and the fix.
+
+    check_contrastive                       features, backend and options of clip_loss and siglip_loss
+    check_logps, check_answers              hidden states, head and labels; the numbers of the answers
+    check_pair, check_ranking, ...          log-probabilities and settings of the preference losses
+
+The checks of features look at values (NaN, infinity) because a contrastive loss mixes every row into every gradient.
+Those of log-probabilities let NaN pass: trainers with loss scaling look for it in the gradients.
+"""
+
+import importlib.util
+import math
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("auto", "dense", "tiled", "fused", "ring")
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+# Shared
+
+
+def resolve_backend(backend: str, known: tuple[str, ...] = BACKENDS) -> str:
+    """What one process works with under a name; "auto" is tiled until the fused kernels have run on a GPU."""
+    if backend not in known:
+        raise ValueError(f"backend {backend!r} is unknown: choose one of {', '.join(map(repr, known))}.")
+    return "tiled" if backend in ("auto", "ring") else backend
+
+
+def is_whole(value, least: int = 1) -> bool:
+    """Whether `value` is an int of at least `least`; True and False are no numbers here."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def check_tile(name: str, size) -> None:
+    if size is not None and not is_whole(size):
+        raise ValueError(f"{name} is {size!r}: give a positive whole number, or None for the default.")
+
+
+def check_matrix(name: str, matrix, shape: str) -> None:
+    """A floating-point matrix; `shape` says what its rows and columns are."""
+    if not isinstance(matrix, Tensor):
+        raise TypeError(f"{name} is a {type(matrix).__name__}: give a torch tensor of shape {shape}.")
+    if matrix.ndim != 2:
+        raise ValueError(f"{name} has shape {tuple(matrix.shape)}: give a matrix {shape}.")
+    if matrix.dtype not in DTYPES:
+        raise TypeError(f"{name} has dtype {matrix.dtype}: give floating-point numbers, e.g. {name}.float().")
+
+
+def check_fused(name: str, operand: Tensor) -> None:
+    """The fused kernels need Triton, a dtype that they multiply, and a GPU or Triton's interpreter."""
+    if not importlib.util.find_spec("triton"):
+        raise ValueError("backend is 'fused' but triton is not installed: pip install triton, or choose 'tiled'.")
+    from minilib.kernels.triton_launch import INTERPRETED
+
+    if operand.dtype == torch.float64:
+        raise TypeError(f"{name} is torch.float64: the fused backend takes fp32, fp16 and bf16, choose 'tiled'.")
+    if INTERPRETED and operand.dtype == torch.bfloat16:
+        raise TypeError(f"{name} is torch.bfloat16: Triton's interpreter cannot multiply bf16, give fp32 or fp16.")
+    if not INTERPRETED and operand.device.type != "cuda":
+        raise ValueError(
+            f"{name} is on {operand.device} and backend 'fused' needs a CUDA GPU: set TRITON_INTERPRET=1 before Python "
+            "starts to run the kernels in Triton's interpreter, or choose 'tiled'."
+        )
+
+
+# Contrastive losses
+
+
+def check_contrastive(img, txt, backend, tile_size, group, cache_bytes="auto", grad_dtype=None) -> str:
+    """Refuse what cannot be computed; return the backend that "auto" stands for."""
+    for name, features in (("image_features", img), ("text_features", txt)):
+        check_matrix(name, features, "(b, d), one row per pair")
+        if features.numel() == 0:
+            raise ValueError(f"{name} has shape {tuple(features.shape)}: the batch is empty, give at least one pair.")
+    _check_same_kind(img, txt)
+    _check_finite("image_features", img.detach())
+    _check_finite("text_features", txt.detach())
+    check_tile("tile_size", tile_size)
+    is_bytes = isinstance(cache_bytes, (int, float)) and not isinstance(cache_bytes, bool) and cache_bytes >= 0
+    if cache_bytes != "auto" and not is_bytes:
+        raise ValueError(
+            f"cache_bytes is {cache_bytes!r}: give the bytes to spend on cached tiles, 0 or more (math.inf caches "
+            "all), or 'auto'."
+        )
+    if grad_dtype not in (None, torch.bfloat16):
+        raise ValueError(f"grad_dtype is {grad_dtype!r}: give torch.bfloat16, or None for full precision.")
+    for name, value in (("cache_bytes", cache_bytes), ("grad_dtype", grad_dtype)):
+        if backend == "fused" and value not in ("auto", 0, None):
+            raise ValueError(f"{name} is {value!r} and backend 'fused': only the tiled backend has it, choose 'tiled'.")
+    if backend == "ring" and group is None:
+        raise ValueError(
+            "backend is 'ring' and group is None: pass group=torch.distributed.group.WORLD once the processes have "
+            "met, or choose 'tiled'."
+        )
+    backend = resolve_backend(backend)
+    if backend == "fused":
+        check_fused("image_features", img)
+    return backend
+
+
+def check_ring(backend: str, cache_bytes, world_size: int) -> None:
+    """Refuse what a ring of several ranks cannot do."""
+    if world_size > 1 and backend == "dense":
+        raise ValueError(
+            f"backend is 'dense' and group has {world_size} ranks: the dense loss sees the pairs of one process only, "
+            "choose 'auto'."
+        )
+    if world_size > 1 and cache_bytes not in ("auto", 0):
+        raise ValueError(
+            f"cache_bytes is {cache_bytes!r} and group has {world_size} ranks: a ring caches no tiles, leave it out."
+        )
+
+
+def scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
+    """`value` as a 0-dim tensor on the device of the features, its gradient kept; fp32 for half-precision features."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=dtype)
+    if value.numel() != 1 or value.is_complex():
+        raise ValueError(f"{name} has shape {tuple(value.shape)}: give one real number or a tensor of one element.")
+    if not math.isfinite(value.item()):
+        raise ValueError(f"{name} is {value.item()}: give a finite number (the exponential of the learned log scale).")
+    return value.reshape(()).to(device=like.device, dtype=dtype)
+
+
+def _check_same_kind(img: Tensor, txt: Tensor) -> None:
+    if len(img) != len(txt):
+        raise ValueError(
+            f"image_features has {len(img)} rows and text_features {len(txt)}: row i of one must match row i of the "
+            "other."
+        )
+    if img.shape[1] != txt.shape[1]:
+        raise ValueError(
+            f"image_features has width {img.shape[1]} and text_features {txt.shape[1]}: project both to one width."
+        )
+    if img.device != txt.device:
+        raise ValueError(f"image_features is on {img.device} and text_features on {txt.device}: move one of them.")
+    if img.dtype != txt.dtype:
+        raise TypeError(f"image_features is {img.dtype} and text_features {txt.dtype}: cast one to the other's dtype.")
+
+
+def _check_finite(name: str, features: Tensor) -> None:
+    if torch.isfinite(features.sum(1)).all():  # a row with NaN or infinity has such a sum: no (b, d) temporary
+        return
+    bad = ~torch.isfinite(features).all(1)
+    if bad.any():
+        row = int(bad.nonzero()[0, 0])
+        raise ValueError(
+            f"{name} has NaN or infinity in row {row} ({int(bad.sum())} such rows): fix the encoder that made it."
+        )
+
+
+# Log-probabilities
+
+
+def check_logps(hidden, weight, labels, backend, chunk_size) -> str:
+    """Refuse what cannot be computed; return the backend that "auto" stands for."""
+    backend = resolve_backend(backend, BACKENDS[:-1])
+    check_tile("chunk_size", chunk_size)
+    check_matrix("hidden", hidden, "(n, d), one row per token")
+    check_matrix("weight", weight, "(V, d), one row per vocabulary entry")
+    if weight.numel() == 0:
+        raise ValueError(f"weight has shape {tuple(weight.shape)}: give the head of a model, (V, d).")
+    if hidden.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"hidden has width {hidden.shape[1]} and weight {weight.shape[1]}: give the head of the model that made "
+            "the hidden states."
+        )
+    _check_labels(labels, len(hidden), len(weight))
+    for name, tensor in (("weight", weight), ("labels", labels)):
+        if tensor.device != hidden.device:
+            raise ValueError(f"hidden is on {hidden.device} and {name} on {tensor.device}: move one of them.")
+    if backend == "fused":
+        if hidden.dtype != weight.dtype:
+            raise TypeError(f"hidden is {hidden.dtype} and weight {weight.dtype}: cast one of them, or choose 'tiled'.")
+        check_fused("hidden", hidden)
+    return backend
+
+
+def _check_labels(labels, rows: int, entries: int) -> None:
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels is a {type(labels).__name__}: give a torch tensor of token ids, one for each row.")
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels has dtype {labels.dtype}: give token ids, labels.long().")
+    if labels.shape != (rows,):
+        raise ValueError(f"labels has shape {tuple(labels.shape)} and hidden {rows} rows: give one label for each row.")
+    bad = ((labels < 0) & (labels != -100)) | (labels >= entries)
+    if bad.any():
+        at = int(bad.nonzero()[0, 0])
+        raise ValueError(
+            f"labels has {int(labels[at])} at position {at} and the vocabulary {entries} entries: give token ids of 0 "
+            f"to {entries - 1}, or -100 for a row that is not scored."
+        )
+
+
+def check_answers(answer: Tensor, count: int, num_rejected: int) -> int:
+    """Refuse answers that are missing or misnumbered; return the number of examples."""
+    if not is_whole(num_rejected):
+        raise ValueError(f"num_rejected is {num_rejected!r}: give the number M of rejected answers, at least 1.")
+    if not isinstance(answer, Tensor) or answer.is_floating_point() or answer.shape != (count,):
+        shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise ValueError(
+            f"answer is {shape} and hidden has {count} rows to score: give each row the number of its answer."
+        )
+    if count == 0 or answer.min() < 0:
+        raise ValueError("answer is empty or below 0: number the answers of the batch from 0, the chosen one first.")
+    counts = torch.bincount(answer)
+    missing = -len(counts) % (1 + num_rejected)
+    if missing or (counts == 0).any():
+        number = int((counts == 0).nonzero()[0, 0]) if (counts == 0).any() else len(counts)
+        raise ValueError(
+            f"answer {number} has no tokens (each example has {1 + num_rejected} answers): leave out its example, or "
+            "correct num_rejected."
+        )
+    return len(counts) // (1 + num_rejected)
+
+
+# Preference losses
+
+
+def check_pair(chosen, rejected, name: str = "chosen", other: str = "rejected") -> Tensor:
+    """Refuse anything but `(b,)` with `(b, M)`; return the rejected side as `(b, M)`, M = 1 for a vector."""
+    for what, tensor in ((name, chosen), (other, rejected)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{what} is a {type(tensor).__name__}: give a torch tensor of log-probabilities.")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{what} has dtype {tensor.dtype}: give log-probabilities, floating-point numbers.")
+    if chosen.ndim != 1 or len(chosen) == 0:
+        raise ValueError(f"{name} has shape {tuple(chosen.shape)}: give one log-probability for each example, (b,).")
+    columns = rejected[:, None] if rejected.ndim == 1 else rejected
+    if columns.ndim != 2 or len(columns) != len(chosen) or columns.shape[1] == 0:
+        raise ValueError(
+            f"{other} has shape {tuple(rejected.shape)} and {name} {tuple(chosen.shape)}: give M log-probabilities for "
+            "each example, (b, M)."
+        )
+    return columns
+
+
+def check_same_shape(a, b, name: str = "rejected", other: str = "reference_rejected") -> None:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.shape != b.shape:
+        shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in (a, b)]
+        raise ValueError(f"{name} is {shapes[0]} and {other} {shapes[1]}: give two tensors of one shape.")
+
+
+def check_ranking(scores, rewards) -> None:
+    """Refuse fewer than two answers, and rewards that do not fall from each answer to the next."""
+    check_same_shape(scores, rewards, "scores", "rewards")
+    if scores.ndim != 2 or len(scores) == 0 or scores.shape[1] < 2:
+        raise ValueError(f"scores has shape {tuple(scores.shape)}: give at least two answers for each example, (b, n).")
+    ties = (rewards.diff(dim=1) >= 0).nonzero()
+    if len(ties):
+        row, place = ties[0].tolist()
+        raise ValueError(
+            f"rewards does not fall from answer {place} to answer {place + 1} of row {row}: sort the answers from best "
+            "to worst and drop ties."
+        )
+
+
+def check_settings(**settings: float) -> None:
+    """Refuse a beta that is not above 0, a gamma or sft_weight below 0, and what is not a finite number."""
+    for name, value in settings.items():
+        least = value > 0 if name == "beta" else value >= 0
+        if not least or math.isinf(value):
+            raise ValueError(
+                f"{name} is {value!r}: give a finite number {'above 0' if name == 'beta' else 'of 0 or more'}."
+            )
+
+
+def check_deviations(released: Collection[str], num_rejected: int, known: tuple[str, ...] = ("negatives",)) -> None:
+    """Refuse an unknown deviation of the released trainer, and "negatives" for other than two rejected answers."""
+    if isinstance(released, str) or any(name not in known for name in released):
+        raise ValueError(f"released is {released!r}: give a set of {', '.join(map(repr, known))}, or nothing.")
+    if "negatives" in released and num_rejected != 2:
+        raise ValueError(
+            f"released holds 'negatives' and there are {num_rejected} rejected answers: the released trainer knows two."
+        )
+
+
+def check_weights(weights, examples: int, num_rejected: int) -> Tensor:
+    """Refuse weights that are not M numbers of 0 or more, for all or for each example; return shares `(b or 1, M)`."""
+    shape = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+    if shape not in ((num_rejected,), (1, num_rejected), (examples, num_rejected)):
+        raise ValueError(
+            f"rejected_weights is {shape} and there are {num_rejected} rejected answers for each of {examples} "
+            "examples: give a tensor (M,) or (b, M)."
+        )
+    weights = weights.view(-1, num_rejected).double()
+    if not ((weights >= 0).all() and (weights.sum(1) > 0).all() and weights.isfinite().all()):
+        raise ValueError(
+            "rejected_weights holds no valid weights: give finite numbers of 0 or more, not all of them 0."
+        )
+    return weights / weights.sum(1, keepdim=True)

@@ -1,0 +1,113 @@
+"""Preference pairs about haystacks, answered by the model that is to be aligned: LOGO's data at toy size, offline.
+
+    question k   a long haystack with one asked name among `distractors` others; every fourth asks for two details
+    pair k       `build_pairs` on it: 8 chunks of 28 tokens where the paper has 16 of 512
+
+The window of `tiny_lm` is 256 tokens as 8K is that of Llama-3, so 224 tokens of chunks fill it as 16 x 512 do there,
+and a haystack of 960 tokens is four windows long. Answers are drawn at temperature 0.7, as in the released code, from a
+generator that depends on the prompts alone: the same pairs come out after any interruption.
+
+Departure from the paper, which keeps whatever the model answers: pairs whose chosen answer is wrong are left out and
+counted (`require_right`), as a judge did in the authors' experiments. A toy model is too often wrong otherwise.
+
+Taught in notebooks/13_train_logo_end_to_end.ipynb.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from minilib.data.facts import as_prompt
+from minilib.data.haystack import haystack
+from minilib.data.rows import positive_int
+
+if TYPE_CHECKING:
+    from minilib.preferences.assembly import Pairs
+
+LENGTH = 960  # tokens of a haystack
+CHUNK, CHUNKS = 28, 8
+EVERY = 4  # one question in so many asks for two details
+
+
+def long_questions(rows: int, tokenizer: Callable, *, length: int = LENGTH, distractors: int = 12, seed: int = 0):
+    """The first `rows` haystacks of a seed, three with a single detail to every one with two."""
+    kinds = ("single", "multi")
+    settings = {"length": length, "distractors": distractors, "tokenizer": tokenizer}
+    single, multi = (haystack(kind=kind, seed=2 * seed + k, **settings) for k, kind in enumerate(kinds))
+    return [next(multi if number % EVERY == EVERY - 1 else single) for number in range(positive_int(rows, "rows"))]
+
+
+def haystack_pairs(
+    model: nn.Module,
+    tokenizer: Callable,
+    *,
+    rows: int = 400,
+    num_rejected: int = 2,
+    length: int = LENGTH,
+    distractors: int = 12,
+    num_chunks: int = CHUNKS,
+    chunk_size: int = CHUNK,
+    temperature: float = 0.7,
+    require_right: bool = True,
+    tries: int = 8,
+    seed: int = 0,
+    path: str | Path | None = None,
+    progress: bool = True,
+) -> Pairs:
+    """Pairs for `LogoTrainer`, made as they are iterated over; fewer than `rows`, and `report` says why.
+
+    rows: haystacks that are asked about. num_rejected: M, different wrong answers. length, distractors: of a haystack.
+    num_chunks, chunk_size: N chunks of so many tokens are read at a time. temperature: of the answers. tries: rounds of
+    asking for rejected answers. path: JSON Lines to write to and to go on with.
+    """
+    from minilib.evals.longcontext import is_right
+    from minilib.models.generation import answerer
+    from minilib.preferences import build_pairs, exact_entities
+
+    answer = answerer(model, tokenizer, temperature=temperature)
+    return build_pairs(
+        long_questions(rows, tokenizer, length=length, distractors=distractors, seed=seed), repeatable(answer),
+        scorer=exact_entities, threshold=0, chunk_size=chunk_size, num_chunks=num_chunks, num_rejected=num_rejected,
+        tokenizer=tokenizer, prompt_fn=chunks_as_prompt, is_right=is_right, require_right=require_right, tries=tries,
+        seed=seed, batch_size=32, path=path, progress=progress,
+    )  # fmt: skip
+
+
+def chunks_as_prompt(chunks: list[str], question: str) -> str:
+    """The chunks as they stood in the haystack, then the question in the form that `tiny_lm` was trained on."""
+    return as_prompt("".join(chunks).strip(), question)
+
+
+def at_full_length(pairs: list[dict], questions: list[dict]) -> list[dict]:
+    """The same pairs with the whole haystack in the prompt instead of a few of its chunks; for comparison."""
+    contexts = [questions[pair["row"]]["context"] for pair in pairs]
+    return [
+        pair | {"prompt": as_prompt(context, pair["question"]), "chunks": [context]}
+        for pair, context in zip(pairs, contexts)
+    ]
+
+
+def first_pairs(pairs: Pairs, count: int) -> list[dict]:
+    """The first `count` pairs; ValueError when fewer came out."""
+    found = list(islice(pairs, count))
+    if len(found) < count:
+        raise ValueError(f"count is {count} and only {len(found)} pairs came out: ask about more rows.")
+    return found
+
+
+def repeatable(answer: Callable[[list[str]], list[str]]) -> Callable[[list[str]], list[str]]:
+    """The same answers to the same prompts, and nobody else's random numbers are touched."""
+
+    def repeated(prompts: list[str]) -> list[str]:
+        with torch.random.fork_rng():
+            torch.manual_seed(zlib.crc32("\0".join(prompts).encode()))
+            return answer(prompts)
+
+    return repeated

@@ -1,0 +1,103 @@
+"""How much a chunk matters to a question: plain functions of (chunk, question, row) that return a number.
+
+    exact_entities    |E & words(chunk)|, E: names and values of the facts that the question asks about
+    rare_words        sum over w in q & chunk of log(T / n_w)
+    spacy_entities    |E(chunk) & E(question)|, E: spaCy's named entities                        (LOGO's own scorer)
+
+where
+    q, n_w, T         words of the question but function words; how often w stands in the context, of T words in all
+
+exact_entities needs a row whose facts are known, as those of `minilib.data.haystack`. rare_words needs nothing, counts
+in nats (a word that stands once in 400 words is worth 6) and is ours. spacy_entities needs spaCy and one of its models;
+with lemmas and with_answer it matches as the released code does: nouns and verbs too, and against the question or the
+right answer. A threshold belongs to its scorer: the paper's 6 is meant for entities of a long question.
+
+Any function of the same three arguments will do as well, an encoder's cosine for instance.
+
+Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+
+_LISTED = """
+a about after all an and any are as at be because been before both but by can could did do does done for from
+had has have he her him his how i if in into is it its many may me more most much my no not of on or our she
+should so some such than that the their them then there these they this those through to under was we were
+what when where which while who whom whose why will with would you your
+"""
+FUNCTION_WORDS = frozenset(_LISTED.split())
+
+
+def exact_entities(chunk: str, question: str, row: dict) -> int:
+    """How many names and values of the asked facts stand in the chunk; a fact is asked if the question has its name."""
+    if "facts" not in row:
+        raise ValueError("exact_entities needs rows with 'facts', got one without: use rare_words for such rows.")
+    asked = [fact for fact in row["facts"] if _holds(question, fact["name"])]
+    entities = {fact["name"] for fact in asked} | {fact["value"] for fact in asked}
+    return sum(_holds(chunk, entity) for entity in entities)
+
+
+def rare_words(chunk: str, question: str, row: dict) -> float:
+    """The words that the chunk shares with the question, each worth the more, the rarer it is in the whole context."""
+    counts, total = _word_counts(row["context"])
+    shared = (_words(question) - FUNCTION_WORDS) & _words(chunk)
+    # fsum, because the order of a set differs from process to process, and a plain sum with it in its last digit.
+    return math.fsum(math.log(total / counts[word]) for word in shared if counts[word])
+
+
+def spacy_entities(nlp="en_core_web_lg", *, lemmas: bool = False, with_answer: bool = False) -> Callable:
+    """Make a scorer that counts the named entities which the chunk shares with the question.
+
+    nlp: a loaded spaCy pipeline, or the name of an installed one. lemmas: lemmas of nouns and verbs count as well.
+    with_answer: what the right answer shares with the chunk counts as well. Both are the released code's choice.
+    """
+    nlp = _load_spacy(nlp) if isinstance(nlp, str) else nlp
+
+    @lru_cache(maxsize=64)  # the question comes again with each of its chunks
+    def keys(text: str) -> frozenset[str]:
+        parsed = nlp(text)
+        found = {entity.text.lower() for entity in parsed.ents}
+        if lemmas:
+            found |= {token.lemma_.lower() for token in parsed if token.pos_ in ("NOUN", "VERB")}
+        return frozenset(found)
+
+    def score(chunk: str, question: str, row: dict) -> int:
+        wanted = keys(question)
+        if with_answer:
+            golds = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
+            wanted = wanted.union(*map(keys, golds))
+        return len(wanted & keys(chunk))
+
+    score.__qualname__ = f"spacy_entities(lemmas={lemmas}, with_answer={with_answer})"
+    return score
+
+
+def _load_spacy(name: str):
+    try:
+        import spacy
+
+        return spacy.load(name)
+    except (ImportError, OSError) as error:
+        what = "spaCy" if isinstance(error, ImportError) else f"its model {name!r}"
+        raise ValueError(
+            f"spacy_entities needs {what}, which is not installed: install it, or use rare_words, which needs neither."
+        ) from error
+
+
+def _holds(text: str, entity: str) -> bool:
+    """Whether the entity stands in the text as whole words, written alike."""
+    return re.search(rf"(?<!\w){re.escape(entity)}(?!\w)", text) is not None
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+@lru_cache(maxsize=2)  # the context comes again with each of its chunks
+def _word_counts(context: str) -> tuple[Counter, int]:
+    words = re.findall(r"\w+", context.lower())
+    return Counter(words), len(words)

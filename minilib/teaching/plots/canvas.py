@@ -1,0 +1,101 @@
+"""The sheet every figure is drawn on: colours, sizes, alt text, and the way into a notebook.
+
+Figures are `matplotlib.figure.Figure` objects made directly, so there is no pyplot state to leak from one cell into the
+next and no display is needed. A sheet is white on purpose: it stays readable on a dark page.
+
+Two families of colour run through the course, Okabe and Ito's palette for colour-blind readers in both: PREDICTED is
+light, hatched or dashed, MEASURED is dark and solid. Methods have their own marker, so that colour never speaks alone.
+
+Alt text says what the picture shows, then what to notice. It becomes the text form of the output, which the notebook
+tests compare word for word: it therefore quotes no measured digits, only what a second run would find again.
+"""
+
+import base64
+import io
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+INK, GREY = "#1a1a1a", "#8c8c8c"
+BLUE, SKY, VERMILLION, GREEN, ORANGE, PURPLE = "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#E69F00", "#CC79A7"
+PREDICTED, MEASURED = SKY, BLUE
+LINES = [(BLUE, "o", "-"), (VERMILLION, "s", "--"), (GREEN, "^", "-."), (PURPLE, "D", ":"), (ORANGE, "v", "-")]
+DENSE, TILED = (VERMILLION, "s"), (GREEN, "o")  # colour and marker of the two ways to compute one loss
+
+DPI = 100  # one inch is 100 pixels on the page; the file holds twice as many
+LARGEST_PNG = 80_000  # bytes, so that a notebook with many figures stays light
+FONT = 9.5  # points; nothing is set smaller than 9
+
+
+def card(title: str, alt_text: str, *, size: tuple[float, float] = (6.4, 3.6)) -> Figure:
+    """An empty white figure of `size` inches with its title and its `alt_text` attribute."""
+    figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
+    figure.suptitle(title, fontsize=11, color=INK)
+    figure.alt_text = " ".join(alt_text.split())
+    return figure
+
+
+def axes(figure: Figure, *where: int, xlabel: str = "", ylabel: str = "") -> Axes:
+    """One panel with labelled axes and quiet frame lines."""
+    panel = figure.add_subplot(*where)
+    panel.set_xlabel(xlabel, fontsize=FONT, color=INK)
+    panel.set_ylabel(ylabel, fontsize=FONT, color=INK)
+    panel.tick_params(labelsize=9, colors=INK)
+    panel.spines[["top", "right"]].set_visible(False)
+    return panel
+
+
+def label(panel: Axes, text: str, x: float, y: float, **options) -> None:
+    """Write `text` beside the data point (x, y), in ink: a direct label instead of a legend."""
+    settings = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": FONT, "color": INK}
+    panel.annotate(text, (x, y), **{**settings, **options})
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as PNG at double resolution, at most 80 kB; equal figures give equal bytes.
+
+    Stored with a palette of 256 colours, which loses nothing that a chart shows and halves the file.
+    """
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()  # settle the layout once: it moves a little with every drawing
+        figure.set_layout_engine("none")
+    buffer, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=2 * DPI)
+    Image.open(buffer).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+    if small.tell() > LARGEST_PNG:
+        raise ValueError(
+            f"figure takes {small.tell()} bytes as PNG, more than {LARGEST_PNG}: draw fewer or larger parts"
+        )
+    return small.getvalue()
+
+
+def show(figure: Figure) -> None:
+    """Display the figure in a notebook: PNG for the eye, alt text as its text form and in the output's metadata."""
+    from IPython.display import display
+
+    data = {"image/png": base64.b64encode(to_png(figure)).decode(), "text/plain": alt_text_of(figure)}
+    width = round(figure.get_figwidth() * DPI)
+    display(data, raw=True, metadata={"image/png": {"alt": figure.alt_text, "width": width}})
+
+
+def alt_text_of(figure: Figure) -> str:
+    """The figure's alt text; ValueError for a figure that has none."""
+    text = getattr(figure, "alt_text", "")
+    if not text:
+        raise ValueError("figure has no alt text: set figure.alt_text to what it shows and what to notice")
+    return text
+
+
+def same_length(**named) -> None:
+    """ValueError unless all the named sequences have one length, and at least one element."""
+    lengths = {name: len(values) for name, values in named.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"{told}: pass sequences of one length, with at least one element")
+
+
+def numbers(values) -> np.ndarray:
+    """Any sequence or tensor as a NumPy array of floats."""
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=float)

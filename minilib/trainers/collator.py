@@ -1,0 +1,246 @@
+"""From rows of text to packed batches: token ids of a prompt and its 1 + M answers, positions stretched if wished.
+
+    row       {"prompt": ..., "chosen": ..., "rejected": [...], "chunks": [...]}       as `build_pairs` writes them
+    tokens    head | chunk 1 | ... | chunk N | tail          each answer: its tokens and <eos>
+    positions 0 .. h-1 | slots of the target | consecutive   (`prompt_positions`), drawn anew in every step
+
+where
+    chunks    the pieces of the context as they stand in the prompt; a token belongs to the chunk in which it begins,
+              and those before and behind all chunks are head and tail
+
+The draw depends on (seed, step, row) and nothing else, so that a run that was killed goes on to the same positions, and
+all 1 + M answers of a prompt start at one place. Rows are tokenised as they come; the special tokens of the tokenizer
+go before a prompt unless it begins with them already. An answer continues its prompt behind a blank, unless the prompt
+ends in white space.
+
+Departure from the paper: positions are drawn in every step; the authors' data holds about two fixed variants of each
+sample (our reading of its counts). `vary` is ours: with one target for all, prompts hardly show the middle distances
+that a short text is made of, and the model loses some of what it could do in its window.
+
+Taught in notebooks/13_train_logo_end_to_end.ipynb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from random import Random
+from textwrap import shorten
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import Dataset
+
+from minilib.longcontext import Packed, pack_answers, prompt_positions, stack_packed
+
+FRONT = -1  # where a token begins that stands in front of the text
+
+
+class TokenRow(NamedTuple):
+    """One example as token ids; `sizes` are the tokens of head, chunks and tail, None where no chunks are given."""
+
+    number: int
+    prompt: list[int]
+    answers: list[list[int]]
+    sizes: tuple[int, list[int], int] | None
+
+
+class Rows:
+    """A micro-batch of token rows; a class of its own, because loaders walk through every list and dict they meet."""
+
+    def __init__(self, rows: list[TokenRow]):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Tokenize:
+    """The collator: a list of numbered rows -> `{"rows": Rows}`.
+
+    Args:
+        tokenizer: of transformers; a fast one where chunks have to be found.
+        num_rejected: M, the first M rejected answers of each row; None takes all, 0 none.
+        with_chunks: whether the places of the chunks are wanted.
+    """
+
+    def __init__(self, tokenizer, *, num_rejected: int | None = None, with_chunks: bool = False):
+        if with_chunks and not getattr(tokenizer, "is_fast", False):
+            raise ValueError(
+                f"processing_class is a {type(tokenizer).__name__}, which does not tell where its tokens begin: give a "
+                "fast tokenizer, or train without a target."
+            )
+        self.tokenizer, self.num_rejected, self.with_chunks = tokenizer, num_rejected, with_chunks
+
+    def __call__(self, rows: Sequence[dict]) -> dict[str, Rows]:
+        return {"rows": Rows([self.row(row) for row in rows])}
+
+    def row(self, row: dict) -> TokenRow:
+        """Token ids of one row, which has its place in the data as `number`."""
+        number = row["number"]
+        _check_texts(row, number)
+        rejected = _rejected(row, self.num_rejected)
+        prompt, sizes = self._prompt(row, number)
+        blank = "" if row["prompt"][-1].isspace() else " "
+        answers = [self._answer(blank + text.lstrip()) for text in (row["chosen"], *rejected)]
+        return TokenRow(number, prompt, answers, sizes)
+
+    def _answer(self, text: str) -> list[int]:
+        end = self.tokenizer.eos_token_id
+        return [*self.tokenizer.encode(text, add_special_tokens=False), *([] if end is None else [end])]
+
+    def _prompt(self, row: dict, number: int) -> tuple[list[int], tuple | None]:
+        start = self.tokenizer.bos_token or "\0"
+        special = not row["prompt"].startswith(start)  # a chat template writes it out
+        if not self.with_chunks:
+            return self.tokenizer.encode(row["prompt"], add_special_tokens=special), None
+        wanted = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
+        found = self.tokenizer(row["prompt"], add_special_tokens=special, **wanted)
+        # What the tokenizer adds in front is no part of a chunk, even where the first chunk opens the prompt.
+        added = found["special_tokens_mask"]
+        begins = [FRONT if mark else begin for mark, (begin, _) in zip(added, found["offset_mapping"])]
+        return found["input_ids"], _sizes(begins, _chunk_starts(row, number), row["prompt"])
+
+
+def draw_positions(
+    row: TokenRow, target: int, mode: str, seed: str, *, at_end: bool = False, vary: bool = False
+) -> torch.Tensor:
+    """Positions `(P,)` of the prompt of `row` below `target`; `seed` and the row's number decide the draw.
+
+    With `vary` the prompt gets a target of its own, drawn evenly from the least that holds it up to `target`.
+    """
+    head, chunks, tail = row.sizes
+    rng, longest = Random(f"{seed}/{row.number}"), max(map(len, row.answers))
+    generator = torch.Generator().manual_seed(rng.getrandbits(63))
+    least = head + len(chunks) * max(chunks, default=0) + tail + longest
+    if vary and least < target:
+        target = rng.randint(least, target)
+    try:
+        return prompt_positions(
+            head, chunks, tail, target, answer=longest, at_end=at_end, mode=mode, generator=generator
+        )
+    except ValueError as error:
+        raise ValueError(f"row {row.number}: {error}") from error
+
+
+def pack_rows(rows: Rows, positions=None, *, pad_id: int = 0) -> Packed:
+    """One packed batch of the rows, each with its positions from `positions(row)`, plain ones by default."""
+    each = len(rows.rows[0].answers)
+    for row in rows.rows:
+        if len(row.answers) != each:
+            raise ValueError(
+                f"row {row.number} has {len(row.answers) - 1} rejected answers and row {rows.rows[0].number} "
+                f"{each - 1}: set num_rejected to a number that every row has."
+            )
+    packs = [pack_answers(r.prompt, r.answers, None if positions is None else positions(r)) for r in rows.rows]
+    return stack_packed(packs, pad_id=pad_id)
+
+
+def _check_texts(row: dict, number: int) -> None:
+    texts = {"prompt": row["prompt"], "chosen": row["chosen"]}
+    texts |= {f"rejected[{j}]": text for j, text in enumerate(row["rejected"])}
+    for name, text in texts.items():
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"row {number} has {text!r} as {name}: give a text that is not empty.")
+
+
+def _rejected(row: dict, wanted: int | None) -> list[str]:
+    rejected = list(row["rejected"])
+    if wanted is not None and len(rejected) < wanted:
+        raise ValueError(
+            f"row {row['number']} has {len(rejected)} rejected answers and num_rejected is {wanted}: lower "
+            "num_rejected or leave out the row."
+        )
+    return rejected[:wanted]
+
+
+def _chunk_starts(row: dict, number: int) -> list[int]:
+    """Where each chunk begins in the prompt, and behind them where the last one ends."""
+    starts, at = [], 0
+    for c, chunk in enumerate(row["chunks"]):
+        text = chunk.strip() if isinstance(chunk, str) else ""  # at the ends of a context `build_pairs` cuts blanks off
+        begin = row["prompt"].find(text, at) if text else -1
+        if begin < 0:
+            raise ValueError(
+                f"row {number} has {shorten(repr(chunk), 60)} as chunks[{c}], which its prompt does not hold behind "
+                "the chunk before: give the pieces of the context as they stand there, in order."
+            )
+        starts.append(begin)
+        at = begin + len(text)
+    return [*starts, at]
+
+
+def _sizes(begins: list[int], starts: list[int], prompt: str) -> tuple[int, list[int], int]:
+    """Tokens before the first chunk, in each chunk, and behind the last one; chunks that got no token are left out.
+
+    A token that begins with the blank before a word belongs to the word.
+    """
+    words = [_word_from(begin, prompt) for begin in begins]
+    counts = [sum(word < start for word in words) for start in starts]
+    chunks = [after - before for before, after in pairwise(counts)]
+    return counts[0], [size for size in chunks if size], len(begins) - counts[-1]
+
+
+def _word_from(begin: int, prompt: str) -> int:
+    """Where the first word from `begin` on starts; in front of the text, and behind its last word, `begin` itself."""
+    if begin < 0:
+        return begin
+    return next((k for k in range(begin, len(prompt)) if not prompt[k].isspace()), begin)
+
+
+# Rows and their numbers
+
+
+FIELDS = ("prompt", "chosen", "rejected")
+LISTS = ("rejected", "chunks")
+
+
+class Numbered(Dataset):
+    """A table or list whose rows know their place."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict:
+        return {**self.rows[number], "number": number}
+
+
+def number_rows(rows, name: str, *, with_chunks: bool):
+    """The rows, each with its `number`; several data sets by name stay a dict of them, None stays None."""
+    if rows is None or isinstance(rows, Numbered):
+        return rows
+    if isinstance(rows, dict):
+        return {key: number_rows(part, f"{name}[{key!r}]", with_chunks=with_chunks) for key, part in rows.items()}
+    if not hasattr(rows, "__len__"):
+        if not hasattr(rows, "map"):
+            raise TypeError(f"{name} is a {type(rows).__name__}: give a list of rows, a datasets table or stream.")
+        return rows.map(_numbered, with_indices=True, fn_kwargs={"name": name, "with_chunks": with_chunks})
+    if len(rows) == 0:
+        raise ValueError(f"{name} is empty: give at least one row with {', '.join(FIELDS)}.")
+    for number, row in enumerate(rows):
+        _check_fields(row, number, name, with_chunks)
+    return Numbered(rows)
+
+
+def _numbered(row: dict, number: int, name: str, with_chunks: bool) -> dict:
+    _check_fields(row, number, name, with_chunks)
+    return {**row, "number": number}
+
+
+def _check_fields(row: dict, number: int, name: str, with_chunks: bool) -> None:
+    if not isinstance(row, Mapping):
+        raise TypeError(f"{name} has a {type(row).__name__} as row {number}: give dicts with {', '.join(FIELDS)}.")
+    for field in (*FIELDS, *(("chunks",) if with_chunks else ())):
+        value = row.get(field)
+        if value is None or len(value) == 0:
+            mend = "fill the field or leave out the row"
+            if field == "chunks":
+                mend = "give the pieces of its context as they stand in the prompt, or train without a target"
+            raise ValueError(f"{name} has no {field!r} in row {number}: {mend}.")
+        if field in LISTS and isinstance(value, str):
+            raise TypeError(
+                f"{name} has one text as {field!r} in row {number}: give a list of texts, such as [{field}]."
+            )

@@ -1,0 +1,114 @@
+"""The embedding cache: the exact gradient of one large batch in the encoders' memory of one micro-batch.
+
+    pass 1    for each micro-batch:  remember the random state, encode without a graph, keep the features     f_k
+    loss      the loss of all features together, and its gradient with respect to them                       df_k
+    pass 2    for each micro-batch:  restore the random state, encode with a graph, backward through <f_k, df_k>
+
+where
+    f_k     features of micro-batch k, (k, d) per side: all that is kept of the whole batch, O(b d)
+    df_k    dL / df_k, in which every other pair of the batch has its say
+
+By the chain rule sum_k <f_k, df_k> has the gradient of the loss, so this is no approximation. It is not gradient
+accumulation, which would compare each pair with its own micro-batch only. The random state makes dropout draw the same
+masks in both passes; a layer that mixes the rows of a micro-batch (BatchNorm) would break the equality.
+
+An encoder wrapped in DistributedDataParallel would exchange its gradients after each micro-batch, b / k times per step;
+`wrapped` names such modules, and they exchange once, with the last micro-batch.
+
+Source: the gradient cache that Inf-CL's experiments train with (Table 1: micro-batches of 128 pairs). Taught in
+notebooks/07_train_with_giant_batches.ipynb.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+Encoder = Callable[[Any], Tensor]
+
+
+def cached_backward(
+    encoders: Sequence[Encoder],
+    micro_batches: Sequence[Any],
+    loss_fn: Callable[..., Tensor],
+    *,
+    frozen: Sequence[bool] | None = None,
+    wrapped: Sequence[DistributedDataParallel] = (),
+) -> Tensor:
+    """Accumulate the gradient of `loss_fn` over the whole batch into the encoders' parameters.
+
+    Args:
+        encoders: one function per side, micro-batch -> features `(k, d)`.
+        micro_batches: the batch in pieces, each handed to every encoder, once per pass.
+        loss_fn: features of each side, `(b, d)` -> scalar loss; parameters inside it get their gradient as well.
+        frozen: per side, True where the encoder is not trained; its features are then computed once.
+        wrapped: modules inside the encoders that are wrapped in DistributedDataParallel, each part of one encoder:
+            their gradients are averaged over the ranks once, whatever the number of micro-batches on each. Parameters
+            inside `loss_fn` are the caller's to average.
+
+    Returns:
+        The loss of the whole batch, detached; in a group, whatever `loss_fn` gives this rank, such as its share.
+
+    Raises:
+        TypeError: for a module in `wrapped` that is not wrapped.
+    """
+    for module in wrapped:
+        if not isinstance(module, DistributedDataParallel):
+            raise TypeError(f"wrapped holds a {type(module).__name__}: give DistributedDataParallel modules only.")
+    frozen = frozen or [False] * len(encoders)
+    states, features = _encode_without_graph(encoders, micro_batches)
+    leaves = [torch.cat(side).requires_grad_(not skip) for side, skip in zip(features, frozen)]  # (b, d) each
+    loss = loss_fn(*leaves)
+    loss.backward()
+    gradients = [
+        None if skip else leaf.grad.split([len(piece) for piece in side])
+        for skip, leaf, side in zip(frozen, leaves, features)
+    ]
+    _encode_with_graph(encoders, micro_batches, states, gradients, wrapped)
+    return loss.detach()
+
+
+def _encode_without_graph(encoders, micro_batches):
+    states = [[] for _ in encoders]
+    features = [[] for _ in encoders]
+    with torch.no_grad():
+        for batch in micro_batches:
+            for side, encode in enumerate(encoders):
+                states[side].append(_random_state())
+                features[side].append(encode(batch))  # (k, d)
+    return states, features
+
+
+def _encode_with_graph(encoders, micro_batches, states, gradients, wrapped):
+    after = _random_state()
+    for number, batch in enumerate(micro_batches):
+        last = number + 1 == len(micro_batches)
+        with _silent(() if last else wrapped):
+            for side, encode in enumerate(encoders):
+                if gradients[side] is not None:
+                    _set_random_state(states[side][number])
+                    encode(batch).backward(gradients[side][number])
+    _set_random_state(after)
+
+
+@contextmanager
+def _silent(modules: Sequence[DistributedDataParallel]) -> Iterator[None]:
+    """These modules exchange nothing; forward and backward must both happen here, DDP asks at the forward pass."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(module.no_sync())
+        yield
+
+
+def _random_state() -> list[Tensor]:
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def _set_random_state(state: list[Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.cuda.set_rng_state(state[1])

@@ -1,0 +1,66 @@
+"""LoRA on a language model by peft, set as LOGO has it, and how far the adapters have moved the model.
+
+    W' = W + (alpha / r) B A,        A (r, in), B (out, r), B = 0 at the start
+
+where
+    W      a frozen matrix: the projections q, k, v, o of attention and, by wish, the token embeddings
+    r      rank, 32 in LOGO's scripts; alpha = 16
+
+    |delta|_F^2 = sum over adapted matrices of (alpha / r)^2 tr[(B^T B)(A A^T)]        r x r products, no (out, in)
+
+The paper adapts attention and token embeddings; the released code attention only, which is the default here. A head
+that is tied to the embeddings stays as it was. Learning rates of full fine-tuning hardly move an adapter of rank 32:
+that is what the norm is for.
+
+Taught in notebooks/13_train_logo_end_to_end.ipynb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def lora_config(
+    *,
+    rank: int = 32,
+    alpha: float = 16,
+    modules: Sequence[str] = ATTENTION,
+    embeddings: bool = False,
+    dropout: float = 0.0,
+) -> LoraConfig:
+    """peft's settings for the attention projections of Llama-like models, and for the token embeddings if wished."""
+    from peft import LoraConfig
+
+    targets = [*modules, *(["embed_tokens"] if embeddings else [])]
+    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
+
+
+@torch.no_grad()
+def delta_norm(model: nn.Module) -> float | None:
+    """The Frobenius norm of all that the active adapters add to the weights; None for a model without adapters."""
+    if not hasattr(model, "peft_config"):
+        return None
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    total = 0.0
+    for layer in layers:
+        for name in layer.active_adapters:
+            if name in layer.lora_A:
+                a, b = layer.lora_A[name].weight, layer.lora_B[name].weight  # (r, in), (out, r)
+            elif name in layer.lora_embedding_A:
+                a, b = layer.lora_embedding_A[name], layer.lora_embedding_B[name]
+            else:
+                continue
+            gram = (b.float().T @ b.float()) * (a.float() @ a.float().T)  # (r, r)
+            total += layer.scaling[name] ** 2 * gram.sum().item()
+    return max(total, 0.0) ** 0.5

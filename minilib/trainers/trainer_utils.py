@@ -1,0 +1,90 @@
+"""What LogoTrainer needs around its step: means over rows, a forward pass inside wrappers, whole checkpoints.
+
+    RowMeans         mean = sum over batches of (rows x value) / sum over batches of rows, on all ranks
+    inside_forward   wrapper(*inputs) -> its own work -> function(module, *inputs) -> its own work
+    last_checkpoint  the newest folder checkpoint-N whose trainer_state.json says N: that file is written last
+
+A batch that is cut short at the end of the data counts for no more rows than it has. Where ranks share an evaluation
+and its rows do not come out even, accelerate gives a few rows twice; they are counted twice here.
+
+Hidden states, head and loss are not what a model's own forward returns. But DDP, FSDP and DeepSpeed gather weights and
+arrange the exchange of gradients around a forward pass, so a computation that went past it would train on every rank
+for itself. Newer FSDP leaves the model unwrapped and hooks its call; so a call it is even where both are the same.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class RowMeans:
+    """Named numbers that were averaged over the rows of their batch, waiting for the next log."""
+
+    def __init__(self):
+        self.sums: dict[str, Tensor] = {}
+        self.rows = 0
+
+    def add(self, metrics: dict[str, Tensor], rows: int) -> None:
+        """One batch of so many rows; stays on the device of the metrics."""
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + rows * value.float()
+        self.rows += rows
+
+    def take(self, accelerator) -> dict[str, float]:
+        """The means so far, over all ranks; then starts anew."""
+        if not self.rows:
+            return {}
+        names, sums = list(self.sums), torch.stack(list(self.sums.values()))
+        totals = accelerator.reduce(torch.cat([sums, sums.new_tensor([self.rows])]), "sum")
+        self.__init__()
+        return dict(zip(names, (totals[:-1] / totals[-1]).tolist()))
+
+
+def inside_forward(wrapper: nn.Module, module: nn.Module, function: Callable[..., Any], *inputs: Any) -> Any:
+    """`function(module, *inputs)`, called within `wrapper`'s forward pass; `module` is what it wraps, or itself."""
+    own = vars(module).get("forward")  # accelerate gives a module one of its own; else the class has it
+
+    def once(*given: Any) -> Any:
+        restore()  # what we call in here may call the module itself
+        return function(module, *given)
+
+    def restore() -> None:
+        if own is None:
+            vars(module).pop("forward", None)
+        else:
+            module.forward = own
+
+    module.forward = once
+    try:
+        return wrapper(*inputs)
+    finally:
+        restore()
+
+
+def last_checkpoint(output_dir: str | Path) -> str | None:
+    """The newest whole checkpoint in `output_dir`, to give to `train(resume_from_checkpoint=...)`; None without one.
+
+    Folders behind it that were not written to their end are removed: the Trainer would write into them again.
+    """
+    found = {}
+    for folder in Path(output_dir).glob("checkpoint-*"):
+        if match := re.fullmatch(r"checkpoint-(\d+)", folder.name):
+            found[int(match[1])] = folder
+    for step in sorted(found, reverse=True):
+        if _is_whole(found[step], step):
+            return str(found[step])
+        shutil.rmtree(found[step], ignore_errors=True)  # another rank may be at it
+    return None
+
+
+def _is_whole(folder: Path, step: int) -> bool:
+    try:
+        return json.loads((folder / "trainer_state.json").read_text())["global_step"] == step
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
