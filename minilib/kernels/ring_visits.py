@@ -31,11 +31,11 @@ from minilib.kernels.ring import Place, Program, Total, sweep
 
 
 class Local(NamedTuple):
-    """How a rank works on one block: the module of tile visits (`tiled` or `fused`), its tile size and its dials."""
+    """How a rank works on one block: the module of tile visits (`tiled` or `fused`), its tile size and its options."""
 
     kernels: ModuleType
     tile_size: int | None
-    dials: dict[str, Any]
+    options: dict[str, Any]
 
     def operand(self, features: Tensor) -> Tensor:
         """The features as the kernels multiply them: plain torch on a CPU would round products of half precision."""
@@ -122,7 +122,7 @@ def clip_grads(
 
     `row_lse` `(m,)` and `col_lse` `(b,)` hold the diagonal, which G itself leaves out.
     """
-    img, kernels, options = local.operand(img), local.kernels, local.dials | {"tile_size": local.tile_size}
+    img, kernels, options = local.operand(img), local.kernels, local.options | {"tile_size": local.tile_size}
 
     def visit(owner: int, block: Tensor) -> Tensor | None:
         block, grad = local.operand(block), _zeros(block) if txt_wanted else None

@@ -50,7 +50,7 @@ def greet(rank, loss, img, txt, needed, local, scale, bias=None) -> Program:
         Greeting(
             accepted=1, rows=len(img), largest_img=largest_norm(img).item(), largest_txt=largest_norm(txt).item(),
             loss=LOSSES.index(loss), width=img.shape[1], dtype=validation.DTYPES.index(img.dtype),
-            backend=validation.BACKENDS.index(local.kernels.__name__.rpartition(".")[2]),
+            backend=len(local.kernels.__name__),
             logit_scale=scale.item(), logit_bias=0.0 if bias is None else bias.item(),
             image_gradient=needed[0], text_gradient=needed[1],
         )

@@ -22,12 +22,12 @@ RESERVED = 1024  # shared memory that the card keeps for itself in each program
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    script = Path(__file__).parent / "compiled_kernels.py"
+    script = Path(__file__).parents[1] / "support" / "compiled_kernels.py"
     environment = {
         **os.environ,
         "TRITON_INTERPRET": "0",
         "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")),
-        "PYTHONPATH": os.pathsep.join([str(script.parent.parent), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(script.parents[1]), str(script.parents[2]), os.environ.get("PYTHONPATH", "")]),
     }
     result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr

@@ -130,7 +130,7 @@ def test_the_sft_term_rewards_predicting_and_the_unshifted_one_rewards_copying(m
             seen = b.input_ids.flatten()[packed.predict]
             return torch.eye(VOCABULARY, dtype=torch.float64)[packed.labels if wanted == "next" else seen]
 
-        monkeypatch.setattr("minilib.longcontext.answer_hidden", hidden)
+        monkeypatch.setattr("minilib.longcontext.scoring.answer_hidden", hidden)
         other = () if deviations else {"sft_unshifted"}
         assert released_logps(model, b, deviations)[1].abs().max() < 1e-12
         if wanted == "copy":

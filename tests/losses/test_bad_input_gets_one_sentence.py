@@ -45,8 +45,8 @@ OPTIONS = {
 }
 
 CLIP_OPTIONS = {
-    "negative keep": ({"keep": -1}, ValueError, "keep is -1"),
-    "keep that is no number": ({"keep": math.nan}, ValueError, "keep is nan"),
+    "negative cache": ({"cache_bytes": -1}, ValueError, "cache_bytes is -1"),
+    "cache that is no number": ({"cache_bytes": math.nan}, ValueError, "cache_bytes is nan"),
     "gradient dtype": ({"grad_dtype": torch.int8}, ValueError, "grad_dtype is torch.int8"),
 }
 

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minilib import clip_loss, siglip_loss
 from minilib.kernels import contrastive_tiled as tiled
-from minilib.losses import validation as _inputs
+from minilib.losses import validation
 
 pytest.importorskip("triton", reason="the fused kernels need triton, which this machine does not have")
 from minilib.kernels import contrastive_fused as fused
@@ -280,7 +280,7 @@ def test_autocast_does_not_round_the_logits():
 
 REFUSALS = {
     "fp64": (torch.float64, {}, TypeError, "image_features is torch.float64: the fused backend takes fp32"),
-    "kept tiles": (torch.float32, {"keep": 100}, ValueError, "keep is 100 and backend 'fused'"),
+    "kept tiles": (torch.float32, {"cache_bytes": 100}, ValueError, "cache_bytes is 100 and backend 'fused'"),
     "low products": (torch.float32, {"grad_dtype": torch.bfloat16}, ValueError, "grad_dtype is torch.bfloat16 and"),
     "bf16": (torch.bfloat16, {}, TypeError, "image_features is torch.bfloat16: Triton's interpreter"),
 }
@@ -296,7 +296,7 @@ def test_what_the_kernels_do_not_take_is_refused_in_one_sentence(case):
 
 
 def test_without_triton_the_fused_backend_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(_inputs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(validation.importlib.util, "find_spec", lambda name: None)
     img, txt, scale = inputs(6, 4, 14.3)
     refused(ValueError, "triton is not installed", lambda: clip_loss(img, txt, scale, backend="fused"))
 
@@ -307,5 +307,5 @@ def test_on_a_cpu_without_the_interpreter_the_refusal_names_the_variable_to_set(
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith(
-        "ValueError: image_features is on cpu and backend 'fused' needs a CUDA card: set TRITON_INTERPRET=1"
+        "ValueError: image_features is on cpu and backend 'fused' needs a CUDA GPU: set TRITON_INTERPRET=1"
     )

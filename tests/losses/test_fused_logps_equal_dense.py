@@ -110,12 +110,12 @@ def test_what_the_kernels_cannot_multiply_is_refused(case):
 
 @pytest.mark.slow
 def test_both_kernels_compile_for_a_card_without_spilling_or_atomics(tmp_path):
-    script = Path(__file__).parent / "compiled_vocabulary_kernels.py"
+    script = Path(__file__).parents[1] / "support" / "compiled_vocabulary_kernels.py"
     environment = {
         **os.environ,
         "TRITON_INTERPRET": "0",
         "TRITON_CACHE_DIR": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join([str(script.parent.parent), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(script.parents[1]), str(script.parents[2]), os.environ.get("PYTHONPATH", "")]),
     }
     result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr

@@ -15,6 +15,9 @@ from support.reference import refused
 from minilib.preferences import resumable_jsonl as line_log
 from minilib.preferences.filtering import QualityReport
 
+HERE = Path(__file__).parent
+PATHS = f"{HERE}:{HERE.parent}"  # this file and tests/support, for a process of its own
+
 ROWS = toy_rows(21)
 for skipped in (0, 4, 5, 6, 7, 20):  # the first and the last row, and a whole batch
     ROWS[skipped]["question"] = "What does Atlantis keep?"
@@ -124,7 +127,7 @@ def test_who_stops_reading_finds_all_pairs_later(whole, tmp_path):
 
 KILLED = """
 import json, os, signal, sys
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2].split(':')
 from support.pair_toys import Reader, build
 
 class Killed(Reader):
@@ -139,7 +142,7 @@ build(json.loads(sys.argv[3]), Killed(), path=sys.argv[1], batch_size=4).run()
 
 def test_killed_outright_in_a_process_of_its_own_and_resumed_the_bytes_are_equal(whole, tmp_path):
     path = tmp_path / "pairs.jsonl"
-    command = [sys.executable, "-c", KILLED, str(path), str(Path(__file__).parent), json.dumps(ROWS)]
+    command = [sys.executable, "-c", KILLED, str(path), PATHS, json.dumps(ROWS)]
     assert subprocess.run(command, capture_output=True).returncode == -9
     assert 0 < path.stat().st_size < whole[0].stat().st_size
     assert_like(whole, path, build(path))

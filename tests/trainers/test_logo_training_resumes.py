@@ -22,6 +22,9 @@ from transformers import TrainerCallback
 from minilib.models.tiny_lm import tiny_lm
 from minilib.trainers import last_checkpoint, lora_config
 
+HERE = Path(__file__).parent
+PATHS = f"{HERE}:{HERE.parent}"  # this file and tests/support, for a process of its own
+
 STEPS, EVERY = 12, 3
 SAVING = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": EVERY}
 PAIRS = [
@@ -63,7 +66,7 @@ def assert_same(got, expected):
 def run_and_kill(folder, step):
     """Train in a process of its own and shoot it as soon as `step` is behind it."""
     script = (
-        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "import sys, time; sys.path[:0] = sys.argv[1].split(':')\n"
         "import conftest\n"
         "from test_logo_training_resumes import make_adapted\n"
         "from transformers import TrainerCallback\n"
@@ -72,7 +75,7 @@ def run_and_kill(folder, step):
         "        print('step', state.global_step, file=sys.stderr, flush=True); time.sleep(0.05)\n"
         "trainer = make_adapted(sys.argv[2]); trainer.add_callback(Tell()); trainer.train()\n"
     )
-    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(folder)]
+    command = [sys.executable, "-c", script, PATHS, str(folder)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     for line in process.stderr:
         if line.startswith(f"step {step}\n"):

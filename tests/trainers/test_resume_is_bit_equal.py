@@ -16,6 +16,9 @@ from support.toys import ToyPairs, ToyTowers
 
 from minilib import ContrastiveTrainer
 
+HERE = Path(__file__).parent
+PATHS = f"{HERE}:{HERE.parent}"  # this file and tests/support, for a process of its own
+
 STEPS = 40
 
 
@@ -31,7 +34,7 @@ def weights(path):
 def run_and_kill(path, step):
     """Train in a process of its own and shoot it as soon as `step` is behind it."""
     script = (
-        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "import sys, time; sys.path[:0] = sys.argv[1].split(':')\n"
         "import torch; torch.set_num_threads(1)\n"
         "from test_resume_is_bit_equal import make_trainer\n"
         "trainer = make_trainer(sys.argv[2]); step = trainer.step\n"
@@ -39,7 +42,7 @@ def run_and_kill(path, step):
         "    record = step(number); print(number, flush=True); time.sleep(0.01); return record\n"
         "trainer.step = told; trainer.train()\n"
     )
-    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(path)]
+    command = [sys.executable, "-c", script, PATHS, str(path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if int(line) == step:
