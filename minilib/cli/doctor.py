@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from minilib.common import best_device
-from minilib.distributed.ranks import carrier
+from minilib.distributed.ranks import comm_backend
 from minilib.losses.validation import BACKENDS, resolve_backend
 from minilib.teaching.memory import largest_dense_batch
 
@@ -47,7 +47,7 @@ def diagnosis() -> list[str]:
 
 def _ring() -> str:
     """What ranks on this machine would talk through, and how to start them."""
-    found = carrier()
+    found = comm_backend()
     if found is None:
         return "not here: this build of torch has no torch.distributed, training stays in one process"
     cards = torch.cuda.device_count()

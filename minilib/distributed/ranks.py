@@ -13,8 +13,8 @@ loss travels with them, and so does one number per parameter that tells whether 
 that the loss does not use stay without one, as in one process.
 
 Before the first step the ranks compare what they were called with, so that a disagreement is one sentence on every
-rank. A lost rank is a ConnectionError, one sentence as well (`minilib.distributed.ring_comm.blame`). With NCCL, which
-has not yet been run here, torch may end the process itself after the timeout.
+rank. A lost rank is a ConnectionError, one sentence as well (`ring_comm.lost_ranks_named`). With NCCL,
+which has not yet been run here, torch may end the process itself after the timeout.
 
 Taught in notebooks/06_pass_tiles_around_a_ring.ipynb.
 """
@@ -22,7 +22,7 @@ Taught in notebooks/06_pass_tiles_around_a_ring.ipynb.
 from __future__ import annotations  # a torch without torch.distributed has no ProcessGroup to name
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import reduce
@@ -33,7 +33,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from minilib.distributed.ring_comm import blame
+from minilib.distributed.ring_comm import lost_ranks_named
 
 
 @contextmanager
@@ -46,27 +46,27 @@ def launched(timeout: float) -> Iterator[int]:
         timeout: seconds after which a rank that does not answer counts as lost.
 
     Raises:
-        ValueError: for a timeout that is not positive, or fewer cards than ranks. ConnectionError: when a rank is lost.
+        ValueError: for a timeout that is not positive, or fewer GPUs than ranks. ConnectionError: when a rank is lost.
     """
     if not timeout > 0:
         raise ValueError(f"timeout is {timeout}: give a positive number of seconds.")
     if not dist.is_available() or dist.is_initialized() or not dist.is_torchelastic_launched():
         yield place(default_group())[0]
         return
-    rank, card = int(os.environ["RANK"]), None
-    if carrier() == "nccl":
-        card = _own_card(int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(card)
-    with blame(rank, "meeting of the ranks"):
-        dist.init_process_group(carrier(), timeout=timedelta(seconds=timeout), device_id=card)
+    rank, gpu = int(os.environ["RANK"]), None
+    if comm_backend() == "nccl":
+        gpu = _own_gpu(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(gpu)
+    with lost_ranks_named(rank, "meeting of the ranks"):
+        dist.init_process_group(comm_backend(), timeout=timedelta(seconds=timeout), device_id=gpu)
     try:
         yield rank
     finally:
         dist.destroy_process_group()
 
 
-def carrier() -> str | None:
-    """Who carries messages between ranks on this machine: "nccl" between cards, else "gloo"; None for nobody."""
+def comm_backend() -> str | None:
+    """What ranks on this machine talk through: "nccl" between GPUs, else "gloo"; None without torch.distributed."""
     if not dist.is_available():
         return None
     if torch.cuda.is_available() and dist.is_nccl_available():
@@ -107,22 +107,26 @@ def place(group: dist.ProcessGroup | None) -> tuple[int, int]:
     return (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
 
 
-def agree(group: dist.ProcessGroup | None, terms: dict[str, Any], mend: str = "give every rank the same") -> None:
-    """Refuse, on every rank and in the same sentence, terms that differ from those of rank 0."""
-    everyone = [terms] if group is None else _gather(group, terms)
+def agree(group: dist.ProcessGroup | None, terms: dict[str, Any], fix: str = "give every rank the same") -> None:
+    """ValueError, on every rank and in the same sentence, for terms that differ from those of rank 0."""
+    check_agreement([terms] if group is None else _gather(group, terms), fix)
+
+
+def check_agreement(everyone: Sequence[dict[str, Any] | None], fix: str) -> None:
+    """ValueError where a rank has other terms than rank 0, or None because it has raised an error instead."""
     for rank, theirs in enumerate(everyone):
         if theirs is None:
-            raise ValueError(f"rank {rank} has refused to start: its own message says why, mend it and start again.")
+            raise ValueError(f"rank {rank} has raised an error: fix what its own message names and start again.")
     for rank, theirs in enumerate(everyone):
         for name in (*everyone[0], *theirs):
             first, other = (side.get(name, "absent") for side in (everyone[0], theirs))
             if first != other:
-                raise ValueError(f"{name} is {first} on rank 0 and {other} on rank {rank}: {mend}.")
+                raise ValueError(f"{name} is {first} on rank 0 and {other} on rank {rank}: {fix}.")
 
 
 @contextmanager
-def told(group: dist.ProcessGroup | None) -> Iterator[None]:
-    """A refusal of this rank reaches the others in their next `agree`, where they would wait for it otherwise."""
+def errors_told(group: dist.ProcessGroup | None) -> Iterator[None]:
+    """An error of this rank reaches the others in their next `agree`, where they would wait for it otherwise."""
     try:
         yield
     except (ValueError, TypeError):
@@ -142,7 +146,7 @@ def share_weights(group: dist.ProcessGroup | None, model: nn.Module) -> None:
     )
     for tensor in tensors.values():
         whole = tensor.detach().contiguous()
-        with blame(dist.get_rank(group), "sharing of the weights"):
+        with lost_ranks_named(dist.get_rank(group), "sharing of the weights"):
             dist.broadcast(whole, group=group, group_src=0)
         tensor.detach().copy_(whole)
 
@@ -162,7 +166,7 @@ def average(group: dist.ProcessGroup | None, parameters: Iterable[nn.Parameter],
     used = loss.new_tensor([p.grad is not None for p in parameters])
     wide = reduce(torch.promote_types, (g.dtype for g in (*grads, loss)), torch.float32)
     flat = torch.cat([piece.reshape(-1).to(wide) for piece in (*grads, used, loss)])
-    with blame(rank, "average of the gradients"):
+    with lost_ranks_named(rank, "average of the gradients"):
         dist.all_reduce(flat, group=group)
     *pieces, used, loss = flat.div_(ranks).split([*(p.numel() for p in parameters), len(parameters), 1])
     for parameter, piece, is_used in zip(parameters, pieces, used.tolist()):
@@ -174,16 +178,16 @@ def average(group: dist.ProcessGroup | None, parameters: Iterable[nn.Parameter],
 def _gather(group: dist.ProcessGroup, terms: dict[str, Any] | None) -> list[dict[str, Any] | None]:
     rank, ranks = place(group)
     everyone = [None] * ranks
-    with blame(rank, "comparison of the settings"):
+    with lost_ranks_named(rank, "comparison of the settings"):
         dist.all_gather_object(everyone, terms, group=group)
     return everyone
 
 
-def _own_card(local_rank: int) -> torch.device:
-    cards = torch.cuda.device_count()
-    if local_rank >= cards:
+def _own_gpu(local_rank: int) -> torch.device:
+    gpus = torch.cuda.device_count()
+    if local_rank >= gpus:
         raise ValueError(
-            f"LOCAL_RANK is {local_rank} and this machine has {cards} cards: start torchrun with --nproc-per-node "
-            f"{cards} or fewer."
+            f"LOCAL_RANK is {local_rank} and this machine has {gpus} GPUs: start torchrun with --nproc-per-node "
+            f"{gpus} or fewer."
         )
     return torch.device("cuda", local_rank)

@@ -1,11 +1,13 @@
-"""Who carries the messages of a ring: a virtual ring in one process, or `torch.distributed` between processes.
+"""A rank and its neighbours on a ring: one interface, over `torch.distributed` or over threads in one process.
 
-Both run the same generators: they answer each request and write it into a diary, from which lessons draw their pictures
-and tests count bytes. The virtual ring moves all ranks forward in step; a process ring runs the one rank that
-lives here, posts a message before the work on the next block begins and waits for it afterwards.
+    send_recv     give a block to the next rank and take one from the previous rank: posted now, waited for later
+    all_reduce    the sum, or the largest, of a tensor over all ranks; `all_gather`: a few numbers of every rank
+    run           call a function with this interface: once in a process, or once for each rank of a `LocalRing`
 
-A lost rank becomes one sentence. Its neighbours learn of it from their connection (or after the timeout of the group),
-name the hop and the rank, and stop; their own neighbours learn of that in the same way. Nothing waits for ever.
+`RingComm` is the rank of this process in a group, `LocalRing` runs the same function on one thread per rank, for
+lessons and tests. Both may keep a `Trace` of what was sent and worked on: pictures and byte counts come from it.
+A lost rank becomes one sentence of its neighbours, who learn of it from their connection or after the timeout of the
+group, and stop; so do their own neighbours then. Nothing waits for ever.
 
 Departure from the paper: Inf-CL uses the default group only and expects shards of one size. Taught in
 notebooks/06_pass_tiles_around_a_ring.ipynb.
@@ -13,16 +15,18 @@ notebooks/06_pass_tiles_around_a_ring.ipynb.
 
 from __future__ import annotations  # a torch without distributed has no ProcessGroup to name
 
+import queue
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-from minilib.kernels.ring import Gather, Pass, Program, Total, Work
 
 TAGS = {"texts": 1, "gradients": 2}  # both kinds may be under way between the same two ranks
 LATE = ("imed out", "imeout")  # words by which gloo and NCCL say that a rank is silent,
@@ -30,7 +34,7 @@ GONE = ("onnection", "losed", "roken pipe", "remote process", "aborted")  # and 
 
 
 class Entry(NamedTuple):
-    """One line of the diary: `rank` did `what` at `step` with the rows of `owner`; `sent` bytes went to `to`."""
+    """One line of the trace: `rank` did `what` at `step` with the rows of `owner`; `sent` bytes went to rank `to`."""
 
     rank: int
     step: int | None
@@ -40,169 +44,175 @@ class Entry(NamedTuple):
     sent: int
 
 
-class Diary(list[Entry]):
+class Trace(list[Entry]):
     """What the ranks did, in order: their messages ("texts", "gradients", "columns", ...) and their work."""
 
-    def write(self, rank: int, ranks: int, request: Pass | Work | Gather | Total) -> None:
-        """One entry for one request; a ring of one rank sends nothing."""
-        if ranks == 1 and not isinstance(request, Work):
-            return
-        match request:
-            case Pass(what, step, owner, tensor):
-                self.append(Entry(rank, step, what, owner, (rank + 1) % ranks, tensor.nbytes))
-            case Work(what, step, owner):
-                self.append(Entry(rank, step, f"work on {what}", owner, None, 0))
-            case Gather(what, numbers):
-                self.append(Entry(rank, None, what, None, None, 8 * len(numbers)))
-            case Total(what, tensor):
-                self.append(Entry(rank, None, what, None, None, tensor.nbytes))
-
     def sent(self, rank: int) -> dict[str, int]:
-        """Bytes that `rank` handed on, by kind of message."""
-        kinds: dict[str, int] = {}
+        """Bytes that `rank` sent, by kind of message."""
+        kinds = Counter()
         for entry in self:
-            if entry.rank == rank and entry.sent:
-                kinds[entry.what] = kinds.get(entry.what, 0) + entry.sent
-        return kinds
+            kinds[entry.what] += entry.sent if entry.rank == rank else 0
+        return {kind: size for kind, size in kinds.items() if size}
 
     def messages(self, rank: int) -> int:
         """Number of messages from rank to rank that `rank` sent."""
         return sum(entry.rank == rank and entry.to is not None for entry in self)
 
 
-class VirtualRing:
-    """`ranks` ranks in one process: what one hands on, the next holds, without a copy."""
+class Comm:
+    """What a rank of a ring can do; the two classes below carry the messages."""
 
-    def __init__(self, ranks: int, diary: Diary | None = None):
-        if ranks < 1:
-            raise ValueError(f"ranks is {ranks}: give at least one rank.")
-        self.ranks, self.here = ranks, range(ranks)
-        self.diary = Diary() if diary is None else diary
+    def __init__(self, rank: int, world_size: int, trace: Trace | None, device: str = "cpu"):
+        self.rank, self.world_size, self.trace, self.device = rank, world_size, trace, device
+        self.following, self.previous = (rank + 1) % world_size, (rank - 1) % world_size
 
-    def check_device(self, device: torch.device) -> None:
-        """Features may lie anywhere: they stay where they are."""
+    def owner(self, step: int) -> int:
+        """The rank whose block is here at `step`; after a whole round it is the own one again."""
+        return (self.rank - step) % self.world_size
 
-    def run(self, programs: Sequence[Program]) -> list[Any]:
-        """Move all programs forward in step, from request to request; returns what each of them returns."""
-        answers: list[Any] = [None] * self.ranks
-        while True:
-            requests, results = [], []
-            for program, answer in zip(programs, answers):
-                try:
-                    requests.append(program.send(answer))
-                except StopIteration as end:
-                    results.append(end.value)
-            if results:
-                return results
-            for rank, request in enumerate(requests):
-                self.diary.write(rank, self.ranks, request)
-            answers = self._answer(requests)
+    def note(self, what: str, sent: int = 0, step: int | None = None, to: int | None = None) -> None:
+        """One line for the trace; a ring of one rank sends nothing."""
+        if self.trace is not None and (self.world_size > 1 or not sent):
+            owner = None if step is None else self.owner(step)
+            self.trace.append(Entry(self.rank, step, what, owner, to, sent))
 
-    def _answer(self, requests: list[Any]) -> list[Any]:
-        match requests[0]:
-            case Pass():
-                return [Arrived(requests[rank - 1].tensor) for rank in self.here]
-            case Gather():
-                return [[request.numbers for request in requests]] * self.ranks
-            case Total(largest=largest):
-                stack = torch.stack([request.tensor for request in requests])
-                total = stack.amax(0) if largest else stack.sum(0)
-                return [total.clone() for _ in self.here]
-        return [None] * self.ranks
+    def send_recv(self, what: str, step: int, tensor: Tensor, rows: int) -> Callable[[], Tensor]:
+        """Start to give `tensor` to the next rank and to take `rows` rows from the previous one.
+
+        Returns a function that waits for them; `tensor` must stay as it is until then.
+        """
+        self.note(what, tensor.nbytes, step, self.following)
+        return self._post(what, step, tensor, rows)
+
+    def all_reduce(self, what: str, tensor: Tensor, op: str = "sum") -> Tensor:
+        """The "sum" or the "max" of `tensor` over all ranks, a new tensor."""
+        self.note(what, tensor.nbytes)
+        return self._reduce(what, tensor, op)
+
+    def all_gather(self, what: str, numbers: Sequence[float]) -> list[list[float]]:
+        """The numbers of every rank, in the order of the ranks."""
+        self.note(what, 8 * len(numbers))
+        table = torch.zeros(self.world_size, len(numbers), dtype=torch.float64, device=self.device)
+        table[self.rank] = torch.tensor(numbers, dtype=torch.float64)  # everybody else has 0 in this row
+        return self._reduce(what, table, "sum").tolist()
 
 
-class ProcessRing:
-    """The rank of this process in `group`.
+class RingComm(Comm):
+    """The rank of this process in `group`; ConnectionError, in one sentence, when another rank is lost."""
 
-    Raises:
-        ConnectionError: one sentence, when another rank is gone or does not answer within the timeout of the group.
-    """
+    local_ranks = 1
 
-    def __init__(self, group: dist.ProcessGroup, diary: Diary | None = None):
-        self.group, self.diary = group, diary
-        self.ranks, self.rank = dist.get_world_size(group), dist.get_rank(group)
-        self.here = [self.rank]
-        self.carriers = dict(part.split(":") for part in dist.get_backend_config(group).split(","))
-        self.device = "cpu" if "cpu" in self.carriers else "cuda"  # of the numbers that all ranks exchange
+    def __init__(self, group: dist.ProcessGroup, trace: Trace | None = None):
+        self.group, backends = group, dict(part.split(":") for part in dist.get_backend_config(group).split(","))
+        self.backends = backends  # such as {"cpu": "gloo", "cuda": "nccl"}
+        device = "cpu" if "cpu" in backends else "cuda"  # of the numbers that all ranks exchange
+        super().__init__(dist.get_rank(group), dist.get_world_size(group), trace, device)
 
-    def check_device(self, device: torch.device) -> None:
-        """Refuse features that lie where the group cannot fetch them."""
-        check_carrier(self.carriers, device)
+    def run(self, function: Callable[..., Any], *per_rank: Sequence[Any]) -> list[Any]:
+        """`function(comm, ...)` for the one rank that lives in this process; a list with its result."""
+        return [function(self, *(arguments[0] for arguments in per_rank))]
 
-    def run(self, programs: Sequence[Program]) -> list[Any]:
-        """Run the one program of this rank to its end; returns a list with what it returns."""
-        (program,), answer = programs, None
-        while True:
-            try:
-                request = program.send(answer)
-            except StopIteration as end:
-                return [end.value]
-            if self.diary is not None:
-                self.diary.write(self.rank, self.ranks, request)
-            answer = self._answer(request)
-
-    def _answer(self, request: Any) -> Any:
-        match request:
-            case Pass():
-                return self._post(request)
-            case Gather(what, numbers):
-                mine = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-                everyone = [torch.empty_like(mine) for _ in range(self.ranks)]
-                with blame(self.rank, f"exchange of the {what}"):
-                    dist.all_gather(everyone, mine, group=self.group)
-                    return torch.stack(everyone).tolist()
-            case Total(what, tensor, largest):
-                total = tensor.clone()
-                with blame(self.rank, f"exchange of the {what}"):
-                    dist.all_reduce(total, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM, group=self.group)
-                return total
-        return None
-
-    def _post(self, request: Pass) -> Arriving:
-        arriving = request.tensor.new_empty(request.rows, *request.tensor.shape[1:])
-        following, previous = (self.rank + 1) % self.ranks, (self.rank - 1) % self.ranks
-        options = {"group": self.group, "tag": TAGS[request.what]}
-        send = dist.P2POp(dist.isend, request.tensor, group_peer=following, **options)
-        receive = dist.P2POp(dist.irecv, arriving, group_peer=previous, **options)
-        calls = [([following, previous], [send, receive])]
-        if self.carriers[request.tensor.device.type] != "nccl":
-            # NCCL needs both directions in one call; elsewhere two calls tell which neighbour an error comes from
-            calls = [([following], [send]), ([previous], [receive])]
-        hop = request.step + (request.what == "texts")  # gradients set out one step later
-        where, waits = f"ring hop {hop} of {self.ranks - 1}, {request.what}", []
+    def _post(self, what: str, step: int, tensor: Tensor, rows: int) -> Callable[[], Tensor]:
+        arriving = tensor.new_empty(rows, *tensor.shape[1:])
+        options = {"group": self.group, "tag": TAGS[what]}
+        send = dist.P2POp(dist.isend, tensor, group_peer=self.following, **options)
+        receive = dist.P2POp(dist.irecv, arriving, group_peer=self.previous, **options)
+        calls = [([self.following, self.previous], [send, receive])]
+        if self.backends[tensor.device.type] != "nccl":
+            # NCCL needs both directions in one call; elsewhere two calls tell which neighbour an error comes from.
+            calls = [([self.following], [send]), ([self.previous], [receive])]
+        # Gradients set out one step later than texts: both name the step at which they arrive.
+        where = f"ring step {step + (what == 'texts')} of {self.world_size - 1}, {what}"
+        pending = []
         for peers, operations in calls:
-            with blame(self.rank, where, peers):
-                waits += [(peers, work) for work in dist.batch_isend_irecv(operations)]
-        return Arriving(arriving, request.tensor, waits, partial(blame, self.rank, where))
+            with lost_ranks_named(self.rank, where, peers):
+                pending += [(peers, work) for work in dist.batch_isend_irecv(operations)]
+
+        def wait() -> Tensor:
+            for peers, work in pending:
+                with lost_ranks_named(self.rank, where, peers):
+                    work.wait()
+            return arriving
+
+        return wait
+
+    def _reduce(self, what: str, tensor: Tensor, op: str) -> Tensor:
+        total = tensor.clone()
+        with lost_ranks_named(self.rank, f"exchange of the {what}"):
+            dist.all_reduce(total, dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM, group=self.group)
+        return total
 
 
-class Arrived(NamedTuple):
-    """A message that is here already."""
+class LocalRing:
+    """`world_size` ranks in one process, a thread each, which take turns: what one sends, the next one holds, uncopied."""
 
-    tensor: Tensor
+    def __init__(self, world_size: int, trace: Trace | None = None):
+        if world_size < 1:
+            raise ValueError(f"world_size is {world_size}: give at least one rank.")
+        self.world_size = self.local_ranks = world_size
+        self.trace = Trace() if trace is None else trace
 
-    def wait(self) -> Tensor:
-        return self.tensor
+    def run(self, function: Callable[..., Any], *per_rank: Sequence[Any]) -> list[Any]:
+        """`function(comm, ...)` on every rank; raises the error of the first rank that failed by itself."""
+        self.inboxes = [{what: queue.SimpleQueue() for what in TAGS} for _ in range(self.world_size)]
+        self.board, self.barrier = [None] * self.world_size, threading.Barrier(self.world_size)
+        self.turn, comms = threading.Lock(), [_LocalComm(rank, self) for rank in range(self.world_size)]
+        with ThreadPoolExecutor(self.world_size) as pool:
+            ranks = [pool.submit(comm.guarded, function, *args) for comm, *args in zip(comms, *per_rank)]
+        # All ranks do the same things, so their n-th entries belong together, whichever thread was first.
+        for entries in zip_longest(*(comm.trace for comm in comms)):
+            self.trace += [entry for entry in entries if entry is not None]
+        errors = [rank.exception() for rank in ranks if rank.exception()]
+        for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+            raise error
+        return [rank.result() for rank in ranks]
 
 
-class Arriving(NamedTuple):
-    """A message under way; what left with it is kept until it has gone out."""
+class _LocalComm(Comm):
+    """A rank on a thread: an inbox for each kind of block, and a board on which all ranks lay something at once."""
 
-    tensor: Tensor
-    leaving: Tensor
-    waits: list[tuple[list[int], Any]]
-    blame: Callable[[Sequence[int]], Any]
+    def __init__(self, rank: int, ring: LocalRing):
+        super().__init__(rank, ring.world_size, Trace())
+        self.ring = ring
 
-    def wait(self) -> Tensor:
-        """The tensor that the previous rank has sent, as soon as it is whole and the own one has left."""
-        for peers, work in self.waits:
-            with self.blame(peers):
-                work.wait()
-        return self.tensor
+    @torch.no_grad()
+    def guarded(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function` on this rank; its error wakes the other ranks, who would wait for this one otherwise."""
+        try:
+            with self.ring.turn:  # one rank computes at a time: Triton's interpreter knows one thread only
+                return function(self, *arguments)
+        except BaseException:
+            self.ring.barrier.abort()
+            for box in (box for inbox in self.ring.inboxes for box in inbox.values()):
+                box.put(None)
+            raise
+
+    def _waiting(self, wait: Callable[[], Any]) -> Any:
+        self.ring.turn.release()
+        try:
+            return wait()
+        finally:
+            self.ring.turn.acquire()
+
+    def _post(self, what: str, step: int, tensor: Tensor, rows: int) -> Callable[[], Tensor]:
+        self.ring.inboxes[self.following][what].put(tensor)
+        return lambda: self._taken(what)
+
+    def _taken(self, what: str) -> Tensor:
+        if (tensor := self._waiting(self.ring.inboxes[self.rank][what].get)) is None:
+            raise threading.BrokenBarrierError
+        return tensor
+
+    def _reduce(self, what: str, tensor: Tensor, op: str) -> Tensor:
+        self.ring.board[self.rank] = tensor
+        self._waiting(self.ring.barrier.wait)
+        stack = torch.stack(list(self.ring.board))
+        self._waiting(self.ring.barrier.wait)  # nobody may lay down the next thing before all have read this one
+        return stack.amax(0) if op == "max" else stack.sum(0)
 
 
 @contextmanager
-def blame(rank: int, where: str, peers: Sequence[int] = ()) -> Iterator[None]:
+def lost_ranks_named(rank: int, where: str, peers: Sequence[int] = ()) -> Iterator[None]:
     """Turn an error of the transport into one sentence of `rank` that says where it happened and names the others."""
     try:
         yield
@@ -212,21 +222,5 @@ def blame(rank: int, where: str, peers: Sequence[int] = ()) -> Iterator[None]:
             raise  # not the doing of another rank
         who = " or ".join(f"rank {peer}" for peer in dict.fromkeys(peers)) or "another rank"
         what = "did not answer within the timeout of the group" if late else "is gone, its connection was closed"
-        raise ConnectionError(
-            f"rank {rank}, {where}: {who} {what}; see that rank's own message, then start all ranks again."
-        ) from error
-
-
-def check_carrier(config: dict[str, str], device: torch.device) -> None:
-    """Refuse features on a device that the backends of the group cannot carry."""
-    kinds = ", ".join(f"{name} for {kind}" for kind, name in config.items())
-    if config.get(device.type) is None:
-        raise ValueError(
-            f"group carries {kinds} and the features are on {device}: make the group with a backend for "
-            f"{device.type}, such as {'nccl' if device.type == 'cuda' else 'gloo'}, or move the features."
-        )
-    if device.type == "cuda" and config["cuda"] == "gloo":
-        raise ValueError(
-            f"group carries {kinds} and the features are on {device}: gloo cannot pass on what lies on a card, make "
-            "the group with nccl."
-        )
+        sentence = f"{who} {what}; see that rank's own message, then start all ranks again."
+        raise ConnectionError(f"rank {rank}, {where}: {sentence}") from error

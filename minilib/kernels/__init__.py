@@ -6,3 +6,21 @@
 `triton_tiles` holds the jitted kernels, `triton_launch` their tile sizes and grids. The Triton modules are imported
 where they are used, since not every machine has Triton.
 """
+
+
+def contrastive_kernels(backend: str):
+    """The module of tile visits behind "tiled" or "fused" for image-text pairs."""
+    if backend == "tiled":
+        from minilib.kernels import contrastive_tiled as kernels
+    else:
+        from minilib.kernels import contrastive_fused as kernels
+    return kernels
+
+
+def vocab_kernels(backend: str):
+    """The module of tile visits behind "tiled" or "fused" for the logits of a language model."""
+    if backend == "tiled":
+        from minilib.kernels import vocab_tiled as kernels
+    else:
+        from minilib.kernels import vocab_fused as kernels
+    return kernels

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minilib.distributed.ranks import spans_ranks
-from minilib.kernels import contrastive_tiled
+from minilib.kernels import contrastive_kernels, contrastive_tiled
 from minilib.losses.feature_grads import empty_grads, finish, row_dots
 from minilib.losses.validation import check_contrastive, scalar
 
@@ -88,7 +88,7 @@ def clip_loss(
         if backend == "dense":
             return _dense_clip(img, txt, scale)
         cache = _cache_size(cache_bytes, backend, img)
-        return _FoldedClip.apply(img, txt, scale, kernels_of(backend), tile_size, cache, grad_dtype)
+        return _FoldedClip.apply(img, txt, scale, contrastive_kernels(backend), tile_size, cache, grad_dtype)
 
 
 def siglip_loss(
@@ -116,24 +116,17 @@ def siglip_loss(
     with torch.autocast(img.device.type, enabled=False):
         if backend == "dense":
             return _dense_siglip(img, txt, scale, bias)
-        return _FoldedSiglip.apply(img, txt, scale, bias, kernels_of(backend), tile_size, torch.is_grad_enabled())
+        return _FoldedSiglip.apply(
+            img, txt, scale, bias, contrastive_kernels(backend), tile_size, torch.is_grad_enabled()
+        )
 
 
 def _over(group, loss: str, img, txt, *numbers, **options) -> Tensor:
     """This process's share of a loss over the ranks of `group`."""
-    from minilib.distributed.ring_comm import ProcessRing
-    from minilib.losses import contrastive_ring as ring
+    from minilib.distributed.ring_comm import RingComm
+    from minilib.losses import contrastive_ring
 
-    return getattr(ring, loss)(ProcessRing(group), [img], [txt], *numbers, **options)[0]
-
-
-def kernels_of(backend: str):
-    """The module of tile visits behind a backend; Triton is imported for the one that needs it."""
-    if backend == "tiled":
-        return contrastive_tiled
-    from minilib.kernels import contrastive_fused
-
-    return contrastive_fused
+    return getattr(contrastive_ring, loss)(RingComm(group), [img], [txt], *numbers, **options)[0]
 
 
 def _cache_size(cache_bytes: float | str, backend: str, img: Tensor) -> float:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from minilib.kernels import vocab_tiled
+from minilib.kernels import vocab_kernels, vocab_tiled
 from minilib.losses.feature_grads import empty_grad, narrow
 from minilib.losses.validation import check_logps
 
@@ -73,16 +73,7 @@ def _logps(hidden: Tensor, weight: Tensor, labels: Tensor, backend: str, chunk_s
     with torch.autocast(hidden.device.type, enabled=False):
         if backend == "dense":
             return _dense(hidden, weight, labels)
-        return _FoldedLogps.apply(hidden, weight, labels, kernels_of(backend), chunk_size, torch.is_grad_enabled())
-
-
-def kernels_of(backend: str):
-    """The module of tile visits behind a backend; Triton is imported for the one that needs it."""
-    if backend == "tiled":
-        return vocab_tiled
-    from minilib.kernels import vocab_fused
-
-    return vocab_fused
+        return _FoldedLogps.apply(hidden, weight, labels, vocab_kernels(backend), chunk_size, torch.is_grad_enabled())
 
 
 def _dense(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:

@@ -101,16 +101,43 @@ def check_contrastive(img, txt, backend, tile_size, group, cache_bytes="auto", g
     return backend
 
 
-def check_ring(backend: str, cache_bytes, world_size: int) -> None:
-    """Refuse what a ring of several ranks cannot do."""
-    if world_size > 1 and backend == "dense":
+def check_ring(ring, images, texts, backend, tile_size, cache_bytes="auto", grad_dtype=None) -> str:
+    """Refuse what a `LocalRing` or a `RingComm` cannot do with these shards; return the backend of each rank."""
+    if not len(images) == len(texts) == ring.local_ranks:
         raise ValueError(
-            f"backend is 'dense' and group has {world_size} ranks: the dense loss sees the pairs of one process only, "
-            "choose 'auto'."
+            f"images holds {len(images)} shards and texts {len(texts)}: {ring.local_ranks} ranks live in this process, "
+            "give the features of each."
         )
-    if world_size > 1 and cache_bytes not in ("auto", 0):
+    if ring.world_size > 1 and backend == "dense":
         raise ValueError(
-            f"cache_bytes is {cache_bytes!r} and group has {world_size} ranks: a ring caches no tiles, leave it out."
+            f"backend is 'dense' and group has {ring.world_size} ranks: the dense loss sees the pairs of one process "
+            "only, choose 'auto'."
+        )
+    if ring.world_size > 1 and cache_bytes not in ("auto", 0):
+        raise ValueError(
+            f"cache_bytes is {cache_bytes!r} and group has {ring.world_size} ranks: a ring caches no tiles, leave it "
+            "out."
+        )
+    for img, txt in zip(images, texts):
+        chosen = check_contrastive(img, txt, backend, tile_size, ring, cache_bytes, grad_dtype)
+        check_transport(getattr(ring, "backends", None), img.device)
+    return chosen
+
+
+def check_transport(backends: dict[str, str] | None, device: torch.device) -> None:
+    """Refuse features on a device from which the backends of a group, such as {"cpu": "gloo"}, cannot send."""
+    if backends is None:  # threads of one process
+        return
+    kinds = ", ".join(f"{name} for {kind}" for kind, name in backends.items())
+    if backends.get(device.type) is None:
+        raise ValueError(
+            f"group has {kinds} and the features are on {device}: make the group with a backend for {device.type}, "
+            f"such as {'nccl' if device.type == 'cuda' else 'gloo'}, or move the features."
+        )
+    if device.type == "cuda" and backends["cuda"] == "gloo":
+        raise ValueError(
+            f"group has {kinds} and the features are on {device}: gloo cannot send what lies on a GPU, make the group "
+            "with nccl."
         )
 
 

@@ -174,7 +174,7 @@ class ContrastiveTrainer:
 
     def _resume(self) -> None:
         """Go on from the checkpoint if there is one, on all ranks from the same."""
-        with ranks.told(self.group):
+        with ranks.errors_told(self.group):
             if self.path.exists():
                 saved = checkpoint.load(self.path, model=self.model, optimizer=self.optimizer, settings=self.settings)
                 self.records = saved["records"]

@@ -1,8 +1,9 @@
 """A rank that is killed, hangs or refuses stops the others in one sentence each; their last checkpoint goes on.
 
 The ranks are real processes and so are the signals. Rank 2 of four is struck in the middle of a step: inside the ring,
-between two hops, or on the way to the exchange of gradients. What the others must do is end soon, say where it happened
-and whom they missed, and leave a checkpoint from which four ranks, or one, go on to the run that was never broken.
+between two ring steps, or on the way to the exchange of gradients. What the others must do is end soon, say where it
+happened and whom they missed, and leave a checkpoint from which four ranks, or one, go on to the run that was never
+broken.
 """
 
 import itertools
@@ -61,8 +62,8 @@ def die():
 
 
 STROKES = {  # where rank 2 is struck, and which call that is: a step visits four blocks forward and four backward
-    "forward, hop 1": (tiled, "shifted_sums", STRUCK * RANKS + 1),
-    "backward, hop 2": (tiled, "shifted_grads", STRUCK * RANKS + 2),
+    "forward, step 1": (tiled, "shifted_sums", STRUCK * RANKS + 1),
+    "backward, step 2": (tiled, "shifted_grads", STRUCK * RANKS + 2),
     "before the exchange of gradients": (shared, "average", STRUCK),
 }
 
@@ -83,7 +84,7 @@ def train_until_hung(rank, folder):
 
     started = time.monotonic()
     if rank == LOST:
-        strike(*STROKES["forward, hop 1"], hang)
+        strike(*STROKES["forward, step 1"], hang)
     try:
         return train(rank, folder)
     finally:
@@ -106,7 +107,7 @@ def train_until_refused(rank, folder):
 
 # What the others say
 
-WHERE = r"(ring hop \d of 3, (texts|gradients)|exchange of the \w+|average of the gradients|comparison of the settings)"
+WHERE = r"(ring step \d of 3, (texts|gradients)|exchange of the \w+|average of the gradients|comparison of the \w+)"
 WHO = r"(rank \d( or rank \d)?|another rank)"
 WHAT = r"(is gone, its connection was closed|did not answer within the timeout of the group)"
 SENTENCE = re.compile(rf"rank \d, {WHERE}: {WHO} {WHAT}; see that rank's own message, then start all ranks again\.")
@@ -122,7 +123,7 @@ def assert_lost(ends, by, in_the_ring=True):
         assert str(end.error).startswith(f"rank {rank}, ")
         assert end.seconds <= by, f"rank {rank} ended after {end.seconds:.1f} s, later than {by:.1f} s"
         if in_the_ring and rank in NEIGHBOURS:
-            assert re.search(rf"ring hop \d of 3, \w+: rank {LOST} ", str(end.error)), str(end.error)
+            assert re.search(rf"ring step \d of 3, \w+: rank {LOST} ", str(end.error)), str(end.error)
 
 
 def assert_goes_on(folder, ranks):
@@ -140,7 +141,7 @@ def assert_goes_on(folder, ranks):
 def test_a_killed_rank_stops_the_others_and_the_run_goes_on(tmp_path, stroke, ranks):
     ends = run_ranks(RANKS, train_until_killed, tmp_path, stroke, timeout=8)
     assert ends[LOST].exitcode == -signal.SIGKILL
-    assert_lost(ends, ends[LOST].seconds + 8 + SLACK, in_the_ring="hop" in stroke)
+    assert_lost(ends, ends[LOST].seconds + 8 + SLACK, in_the_ring="step" in stroke)
     assert_goes_on(tmp_path, ranks)
 
 
@@ -154,8 +155,8 @@ def test_a_hanging_rank_is_given_up_after_the_timeout(tmp_path):
 
 def test_a_rank_that_refuses_its_inputs_stops_the_others_at_once(tmp_path):
     ends = run_ranks(RANKS, train_until_refused, tmp_path, timeout=60)
-    own = "image_features has NaN or infinity in row 0 (8 such rows): mend the encoder that made it."
-    others = "rank 1 has refused its inputs: its own message says why, mend it and start again."
+    own = "image_features has NaN or infinity in row 0 (8 such rows): fix the encoder that made it."
+    others = "rank 1 has raised an error: fix what its own message names and start again."
     for rank, end in enumerate(ends):
         assert isinstance(end.error, ValueError)
         assert str(end.error) == (own if rank == 1 else others)

@@ -13,7 +13,7 @@ from support.ranks import results, run_ranks
 from support.reference import refused, unit_rows
 
 from minilib import clip_loss, siglip_loss
-from minilib.distributed.ring_comm import check_carrier
+from minilib.losses.validation import check_transport
 
 DEFAULTS = {"loss": "clip", "width": 8, "dtype": torch.float32, "scale": 14.3, "bias": -10.0, "img": True, "txt": True}
 SAME = "every rank must call with the same."
@@ -28,12 +28,12 @@ DISAGREEMENTS = {  # what rank 1 does differently, and the sentence
 }
 FOR_BOTH = {"bias": {"loss": "siglip"}}
 UPSTREAM = (
-    "the loss is scaled by 2 on rank 0 and by 1 on rank 1 before the backward pass: scale it by the same factor on "
-    "every rank."
+    "upstream factor is 2 on rank 0 and 1 on rank 1: scale the loss by the same factor on every rank before the "
+    "backward pass."
 )
 DENSE = "backend is 'dense' and group has 2 ranks: the dense loss sees the pairs of one process only, choose 'auto'."
-KEEP = "keep is 1000.0 and group has 2 ranks: a ring keeps no tiles, leave it at 0."
-OTHER_REFUSED = "rank 1 has refused its inputs: its own message says why, mend it and start again."
+CACHE = "cache_bytes is 1000.0 and group has 2 ranks: a ring caches no tiles, leave it out."
+OTHER_FAILED = "rank 1 has raised an error: fix what its own message names and start again."
 
 
 def share(rank, spoilt=False, **terms):
@@ -69,7 +69,7 @@ def all_cases(rank):
         terms = FOR_BOTH.get(case, {}) | (different if rank == 1 else {})
         found[case] = sentence_of(lambda terms=terms: share(rank, **terms))
     found["dense"] = sentence_of(lambda: share(rank, backend="dense"))
-    found["keep"] = sentence_of(lambda: share(rank, cache_bytes=1e3))
+    found["cache"] = sentence_of(lambda: share(rank, cache_bytes=1e3))
     found["spoilt"] = sentence_of(lambda: share(rank, spoilt=rank == 1))
     found["sent before a refusal"] = sum(sent)
     value = share(rank)
@@ -94,13 +94,13 @@ def test_different_factors_before_the_backward_pass_are_told_to_both(found):
     assert [of_rank["upstream"] for of_rank in found] == [f"ValueError: {UPSTREAM}"] * 2
 
 
-@pytest.mark.parametrize(("case", "sentence"), [("dense", DENSE), ("keep", KEEP)])
+@pytest.mark.parametrize(("case", "sentence"), [("dense", DENSE), ("cache", CACHE)])
 def test_what_a_ring_cannot_do_is_refused_on_both(found, case, sentence):
     assert [of_rank[case] for of_rank in found] == [f"ValueError: {sentence}"] * 2
 
 
 def test_one_rank_refuses_its_inputs_and_the_other_is_told(found):
-    assert found[0]["spoilt"] == f"ValueError: {OTHER_REFUSED}"
+    assert found[0]["spoilt"] == f"ValueError: {OTHER_FAILED}"
     assert found[1]["spoilt"].startswith("ValueError: image_features has NaN or infinity in row 1 (1 such rows)")
 
 
@@ -117,22 +117,22 @@ def test_the_ranks_can_go_on_after_a_refusal(found):
 # Without a ring
 
 
-def test_a_group_that_cannot_carry_the_features_is_refused():
-    cpu, card = torch.device("cpu"), torch.device("cuda", 1)
+def test_a_group_that_cannot_send_the_features_is_refused():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
     refused(
         ValueError,
-        "group carries nccl for cuda and the features are on cpu",
-        lambda: check_carrier({"cuda": "nccl"}, cpu),
+        "group has nccl for cuda and the features are on cpu",
+        lambda: check_transport({"cuda": "nccl"}, cpu),
     )
     refused(
         ValueError,
-        "group carries gloo for cpu and the features are on cuda:1",
-        lambda: check_carrier({"cpu": "gloo"}, card),
+        "group has gloo for cpu and the features are on cuda:1",
+        lambda: check_transport({"cpu": "gloo"}, gpu),
     )
     both = {"cpu": "gloo", "cuda": "gloo"}
-    refused(ValueError, "gloo cannot pass on what lies on a card", lambda: check_carrier(both, card))
-    for config, device in ((both, cpu), ({"cpu": "gloo", "cuda": "nccl"}, card), ({"cuda": "nccl"}, card)):
-        assert check_carrier(config, device) is None
+    refused(ValueError, "gloo cannot send what lies on a GPU", lambda: check_transport(both, gpu))
+    for config, device in ((both, cpu), ({"cpu": "gloo", "cuda": "nccl"}, gpu), ({"cuda": "nccl"}, gpu)):
+        assert check_transport(config, device) is None
 
 
 def test_a_group_that_is_none_is_refused():

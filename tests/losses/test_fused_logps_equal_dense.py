@@ -115,7 +115,9 @@ def test_both_kernels_compile_for_a_card_without_spilling_or_atomics(tmp_path):
         **os.environ,
         "TRITON_INTERPRET": "0",
         "TRITON_CACHE_DIR": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join([str(script.parents[1]), str(script.parents[2]), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join(
+            [str(script.parents[1]), str(script.parents[2]), os.environ.get("PYTHONPATH", "")]
+        ),
     }
     result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
