@@ -9,8 +9,7 @@ lessons and tests. Both may keep a `Trace` of what was sent and worked on: pictu
 A lost rank becomes one sentence of its neighbours, who learn of it from their connection or after the timeout of the
 group, and stop; so do their own neighbours then. Nothing waits for ever.
 
-Departure from the paper: Inf-CL uses the default group only and expects shards of one size. Taught in
-notebooks/06_pass_tiles_around_a_ring.ipynb.
+Taught in notebooks/06_pass_tiles_around_a_ring.ipynb.
 """
 
 from __future__ import annotations  # a torch without distributed has no ProcessGroup to name
@@ -103,9 +102,9 @@ class RingComm(Comm):
     local_ranks = 1
 
     def __init__(self, group: dist.ProcessGroup, trace: Trace | None = None):
-        self.group, backends = group, dict(part.split(":") for part in dist.get_backend_config(group).split(","))
-        self.backends = backends  # such as {"cpu": "gloo", "cuda": "nccl"}
-        device = "cpu" if "cpu" in backends else "cuda"  # of the numbers that all ranks exchange
+        self.group, config = group, dist.get_backend_config(group)  # "cpu:gloo,cuda:nccl"
+        self.backends = dict(part.split(":") for part in config.split(","))
+        device = "cpu" if "cpu" in self.backends else "cuda"  # of the numbers that all ranks exchange
         super().__init__(dist.get_rank(group), dist.get_world_size(group), trace, device)
 
     def run(self, function: Callable[..., Any], *per_rank: Sequence[Any]) -> list[Any]:
@@ -114,9 +113,8 @@ class RingComm(Comm):
 
     def _post(self, what: str, step: int, tensor: Tensor, rows: int) -> Callable[[], Tensor]:
         arriving = tensor.new_empty(rows, *tensor.shape[1:])
-        options = {"group": self.group, "tag": TAGS[what]}
-        send = dist.P2POp(dist.isend, tensor, group_peer=self.following, **options)
-        receive = dist.P2POp(dist.irecv, arriving, group_peer=self.previous, **options)
+        send = dist.P2POp(dist.isend, tensor, group=self.group, tag=TAGS[what], group_peer=self.following)
+        receive = dist.P2POp(dist.irecv, arriving, group=self.group, tag=TAGS[what], group_peer=self.previous)
         calls = [([self.following, self.previous], [send, receive])]
         if self.backends[tensor.device.type] != "nccl":
             # NCCL needs both directions in one call; elsewhere two calls tell which neighbour an error comes from.
@@ -144,13 +142,12 @@ class RingComm(Comm):
 
 
 class LocalRing:
-    """`world_size` ranks in one process, a thread each, which take turns: what one sends, the next one holds, uncopied."""
+    """`world_size` ranks in one process, threads that take turns; what one sends, the next one holds without a copy."""
 
-    def __init__(self, world_size: int, trace: Trace | None = None):
+    def __init__(self, world_size: int):
         if world_size < 1:
             raise ValueError(f"world_size is {world_size}: give at least one rank.")
-        self.world_size = self.local_ranks = world_size
-        self.trace = Trace() if trace is None else trace
+        self.world_size, self.local_ranks, self.trace = world_size, world_size, Trace()
 
     def run(self, function: Callable[..., Any], *per_rank: Sequence[Any]) -> list[Any]:
         """`function(comm, ...)` on every rank; raises the error of the first rank that failed by itself."""
@@ -222,5 +219,5 @@ def lost_ranks_named(rank: int, where: str, peers: Sequence[int] = ()) -> Iterat
             raise  # not the doing of another rank
         who = " or ".join(f"rank {peer}" for peer in dict.fromkeys(peers)) or "another rank"
         what = "did not answer within the timeout of the group" if late else "is gone, its connection was closed"
-        sentence = f"{who} {what}; see that rank's own message, then start all ranks again."
-        raise ConnectionError(f"rank {rank}, {where}: {sentence}") from error
+        told = f"{who} {what}; see that rank's own message, then start all ranks again."
+        raise ConnectionError(f"rank {rank}, {where}: {told}") from error

@@ -15,17 +15,16 @@ The average over ranks is exact, as DistributedDataParallel takes it: features r
 shares, the scale its own rows' part n/b sum_i <img_i, dimg_i>, and likewise the bias. One shift serves all ranks, so
 partial sums add up; where logits are too large for it, log-sum-exps merge instead.
 
-Departures from the paper: Inf-CL sends both sides around, one ring per direction, in fp32, and lets every gradient
-travel n steps: 20 bytes per element of b x d on 4 ranks, 9 here. Its Algorithm 3 takes text i + j - 1 at step j; what
-arrives from the previous rank is text i - j + 1. Its code sums the gradient of the scale over ranks, which the average
-afterwards leaves n times too large. Taught in notebooks/06_pass_tiles_around_a_ring.ipynb.
+Departures from the paper: Inf-CL sends both sides around, in fp32, and lets every gradient travel n steps: 20 bytes per
+element of b x d on 4 ranks, 9 here. Its Algorithm 3 takes text i + j - 1 at step j; text i - j + 1 is what arrives. Its
+code sums the scale's gradient over ranks, n times too large after the average. Taught in
+notebooks/06_pass_tiles_around_a_ring.ipynb.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -116,39 +115,39 @@ def _ring_sums(comm: Comm, counts: list[int], txt: Tensor, sums_of: Callable, me
 def _shifted_sums(comm, counts, img, txt, scale, positive, shift, local):
     """Log-sum-exps without the diagonal of own rows and columns, of all columns with it; None if any sum vanished."""
     rows, cols = _ring_sums(comm, counts, txt, local.sums("shifted_sums", img, scale, shift), torch.add)
-    own, table = _columns(counts, comm.rank), cols.new_zeros(2, len(cols) + 1)
-    # Columns and positives of all pairs in one message, and how many ranks have lost a row.
-    table[0, :-1], table[1, own], table[0, -1] = cols, positive, not _safe(rows, positive, shift)
+    table = cols.new_zeros(2, len(cols) + 1)  # columns and positives of all pairs; how many ranks have lost a row
+    table[0, :-1], table[0, -1] = cols, not _safe(rows, positive, shift)
+    table[1, :-1].split(counts)[comm.rank].copy_(positive)
     table = comm.all_reduce("columns", table)
     cols, positives = table[:, :-1]
     # Every rank sees the same table and comes to the same verdict, without another message.
     if table[0, -1] > 0 or not _safe(cols, positives, shift):
         return None
     cols = cols.log() + shift
-    return rows.log() + shift, cols[own], torch.logaddexp(cols, positives)
+    return rows.log() + shift, cols.split(counts)[comm.rank], torch.logaddexp(cols, positives)
 
 
 def _state_sums(comm, counts, img, txt, scale, positive, local):
     """The same for logits of any size: the column states (m, s) of all ranks merge, first maxima, then sums."""
     rows, cols = _ring_sums(comm, counts, txt, local.sums("pair_sums", img, scale), torch.logaddexp)
-    own, m = _columns(counts, comm.rank), comm.all_reduce("maxima", cols, op="max")
+    m = comm.all_reduce("maxima", cols, op="max")
     m = torch.where(m == -math.inf, 0.0, m)  # inf - inf is NaN; any finite reference serves an empty sum
     table = torch.stack([torch.exp(cols - m), torch.zeros_like(cols)])  # (2, b)
-    table[1, own] = positive
+    table[1].split(counts)[comm.rank].copy_(positive)
     s, positives = comm.all_reduce("columns", table)
     cols = m + s.log()
-    return rows, cols[own], torch.logaddexp(cols, positives)
+    return rows, cols.split(counts)[comm.rank], torch.logaddexp(cols, positives)
 
 
 def clip_grads(comm: Comm, needed, upstream: Tensor, kept, saved, scale: Tensor, local: "Local"):
     """Backward: gradients of the own images and texts, and the scale's own part."""
     (counts, shift), (img, txt, rows, cols, all_cols, positive) = kept, saved
     _check_upstream(comm, upstream)
-    operand, img_grad = local.operand(img), _img_grad(img, needed)
+    operand, img_grad = local.operand(img), empty_grads(img, img, (needed[0], False, needed[2] and not needed[1]))[0]
     row_lse = torch.logaddexp(rows, positive)  # with the diagonal, as `all_cols`
 
     def add_grads(block: Tensor, owner: int, txt_grad: Tensor | None) -> None:
-        sides, grads = (row_lse, all_cols[_columns(counts, owner)]), ((img_grad, txt_grad), local.tile_size)
+        sides, grads = (row_lse, all_cols.split(counts)[owner]), ((img_grad, txt_grad), local.tile_size)
         kernel, numbers = local.kernels.pair_grads, (scale,)
         if shift is not None:
             kernel, numbers = local.kernels.shifted_grads, (scale, shift)
@@ -188,7 +187,7 @@ def _ring_grads(comm: Comm, counts: list[int], txt: Tensor, wanted: bool, what: 
 def siglip_share(comm: Comm, img: Tensor, txt: Tensor, needed, scale: Tensor, bias: Tensor, local: "Local"):
     """Forward, gradients included, since there is no normaliser to wait for; returns as `clip_share`."""
     counts, _ = _agree(comm, "siglip_loss", img, txt, needed, local, scale, bias)
-    operand, img_grad = local.operand(img), _img_grad(img, needed)
+    operand, img_grad = local.operand(img), empty_grads(img, img, (needed[0], False, needed[2] and not needed[1]))[0]
     sums = torch.zeros(2, dtype=torch.float64, device=img.device)
 
     def visit(block: Tensor, owner: int, txt_grad: Tensor | None) -> None:
@@ -245,7 +244,7 @@ class Local(NamedTuple):
     """How a rank works on one block: its backend and that one's kernels, tile size and further options."""
 
     backend: str
-    kernels: ModuleType
+    kernels: Any
     tile_size: int | None
     options: dict[str, Any]
 
@@ -261,24 +260,17 @@ class Local(NamedTuple):
 
 
 def _apply(ring, functions, images, texts, scale, bias, backend, tile_size, cache_bytes="auto", grad_dtype=None):
-    with _errors_told(ring):
+    try:
         chosen = check_ring(ring, images, texts, backend, tile_size, cache_bytes, grad_dtype)
         scale = scalar("logit_scale", scale, images[0])
         bias = None if bias is None else scalar("logit_bias", bias, images[0])
-    local = Local(chosen, contrastive_kernels(chosen), tile_size, {"grad_dtype": grad_dtype} if grad_dtype else {})
-    return _RingLoss.apply(ring, functions, local, scale, bias, torch.is_grad_enabled(), *images, *texts)
-
-
-@contextmanager
-def _errors_told(ring: LocalRing | RingComm) -> Iterator[None]:
-    """A rank whose inputs are wrong says so to the others, who would wait for it otherwise."""
-    try:
-        yield
     except (ValueError, TypeError):
-        if isinstance(ring, RingComm):
+        if isinstance(ring, RingComm):  # the other ranks would wait for this one otherwise
             with suppress(ConnectionError):
                 ring.all_gather("terms", [0.0] * (4 + len(TERMS)))
         raise
+    local = Local(chosen, contrastive_kernels(chosen), tile_size, {"grad_dtype": grad_dtype} if grad_dtype else {})
+    return _RingLoss.apply(ring, functions, local, scale, bias, torch.is_grad_enabled(), *images, *texts)
 
 
 def _agree(comm, loss, img, txt, needed, local, scale, bias=None) -> tuple[list[int], float]:
@@ -298,14 +290,6 @@ def _check_upstream(comm: Comm, upstream: Tensor) -> None:
     """One rank's share in another's gradients assumes one factor for all: ValueError for different ones."""
     told = [{"upstream factor": f"{factor:g}"} for (factor,) in comm.all_gather("upstream", [upstream.item()])]
     check_agreement(told, "scale the loss by the same factor on every rank before the backward pass")
-
-
-def _columns(counts: list[int], owner: int) -> slice:
-    return slice(sum(counts[:owner]), sum(counts[: owner + 1]))
-
-
-def _img_grad(img: Tensor, needed) -> Tensor | None:
-    return empty_grads(img, img, (needed[0], False, needed[2] and not needed[1]))[0]
 
 
 def _safe(sums: Tensor, positive: Tensor, shift: float) -> bool:
