@@ -1,6 +1,6 @@
 """A few real ranks for one cell of one lesson: processes that meet over gloo on this machine, and leave in time.
 
-Every process takes its shard, computes its share of the loss over a process ring, sends the gradients back, and hands
+Every process takes its shard, computes its share of the loss over a `RingComm`, sends the gradients back, and hands
 over what it found. They meet through a file, so that no port is needed. What takes longer than `patience` is stopped.
 
 This is for looking, not for training: there, `torchrun` starts the ranks. Used in
@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from minilib.distributed.ring_comm import Diary, ProcessRing
+from minilib.distributed.ring_comm import RingComm, Trace
 from minilib.losses.contrastive_ring import ring_clip_loss
 
 
@@ -50,7 +50,7 @@ def run(images: Sequence[Tensor], texts: Sequence[Tensor], scale: float, *, pati
             for process in processes:
                 process.join(max(0.0, deadline - time.monotonic()))
         except OSError as error:
-            raise RuntimeError(f"processes cannot start here ({error}): read on with the virtual ranks.") from error
+            raise RuntimeError(f"processes cannot start here ({error}): read on with the local ranks.") from error
         finally:
             for process in processes:
                 if process.is_alive():
@@ -58,7 +58,7 @@ def run(images: Sequence[Tensor], texts: Sequence[Tensor], scale: float, *, pati
                     process.join()
         lost = [rank for rank in range(len(images)) if not Path(folder, f"{rank}.pt").exists()]
         if lost:
-            raise RuntimeError(f"rank {lost[0]} brought nothing within {patience:g} s: read on with the virtual ranks.")
+            raise RuntimeError(f"rank {lost[0]} brought nothing within {patience:g} s: read on with the local ranks.")
         return [Found(*torch.load(Path(folder, f"{rank}.pt"))) for rank in range(len(images))]
 
 
@@ -67,10 +67,10 @@ def _live(rank: int, ranks: int, folder: str, shards: list, scale: float, patien
     store = dist.FileStore(f"{folder}/store", ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=patience))
     img, txt = (torch.from_numpy(side).requires_grad_() for side in shards)
-    ring = ProcessRing(dist.group.WORLD, Diary())
+    ring = RingComm(dist.group.WORLD, Trace())
     (share,) = ring_clip_loss(ring, [img], [txt], scale)
     share.backward()
-    found = [share.detach(), img.grad, txt.grad, ring.diary.sent(rank)]
+    found = [share.detach(), img.grad, txt.grad, ring.trace.sent(rank)]
     torch.save(found, Path(folder, f"{rank}.part"))
     Path(folder, f"{rank}.part").rename(Path(folder, f"{rank}.pt"))  # whole, or not there
     dist.destroy_process_group()

@@ -28,6 +28,7 @@ from minilib.trainers import checkpoint
 from minilib.trainers.grad_cache import cached_backward
 
 LARGEST_LOG_SCALE = math.log(100)
+WEIGHT_DECAY = 0.01  # of matrices; biases, norms and the scale have none
 
 
 class ContrastiveTrainer:
@@ -43,14 +44,12 @@ class ContrastiveTrainer:
         steps: steps of the whole run, from which the learning rate is scheduled.
         loss: "clip" or "siglip".
         backend: as in `clip_loss`.
-        lr, weight_decay, warmup: AdamW's settings; `warmup` in steps.
+        lr, warmup: peak learning rate of AdamW, and the steps until it is reached.
         frozen: "image" or "text" keeps that tower as it is (its gradient work is skipped), None trains both.
         seed: data order and random draws.
         output_dir: where `checkpoint.pt` is kept, on a disk that all ranks see; None keeps none.
         save_every: steps between checkpoints.
-        loss_options: further keyword arguments of the loss, e.g. `{"keep": 2e9}`.
-        progress: show a tqdm bar, on rank 0.
-        description: the words before the bar.
+        progress: show a tqdm bar, on rank 0; a text stands before the bar.
         group: process group of the ranks that train together; None takes the default group where there is one. A
             group of one rank trains alone.
 
@@ -70,20 +69,17 @@ class ContrastiveTrainer:
         loss: str = "clip",
         backend: str = "auto",
         lr: float = 1e-3,
-        weight_decay: float = 0.01,
         warmup: int = 0,
         frozen: str | None = None,
         seed: int = 0,
         output_dir: str | Path | None = None,
         save_every: int = 10,
-        loss_options: dict | None = None,
-        progress: bool = True,
-        description: str = "steps",
+        progress: bool | str = True,
         group=None,
     ):
         self.settings = {
             "batch_size": batch_size, "steps": steps, "micro_batch_size": micro_batch_size, "loss": loss,
-            "lr": lr, "weight_decay": weight_decay, "warmup": warmup, "frozen": frozen, "seed": seed,
+            "lr": lr, "weight_decay": WEIGHT_DECAY, "warmup": warmup, "frozen": frozen, "seed": seed,
             "dataset_rows": len(dataset),
         }  # fmt: skip
         self.model, self.group = ranks.unwrap(model, group)
@@ -92,10 +88,10 @@ class ContrastiveTrainer:
         _check_settings(self.settings, save_every, backend, self.ranks)
         ranks.share_weights(self.group, self.model)
         self.dataset = dataset
-        self.loss_options = {"backend": backend, "group": self.group, **(loss_options or {})}
-        self.save_every, self.progress, self.description = save_every, progress and self.rank == 0, description
+        self.loss_options = {"backend": backend, "group": self.group}
+        self.save_every, self.progress = save_every, progress if self.rank == 0 else False
         self.path = Path(output_dir) / "checkpoint.pt" if output_dir is not None else None
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, frozen, weight_decay), lr=lr)
+        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, frozen), lr=lr)
         self.records: list[dict] = []
 
     def train(self, *, resume: bool = True) -> list[dict]:
@@ -105,7 +101,8 @@ class ContrastiveTrainer:
         if resume and self.path is not None:
             self._resume()
         first, steps = len(self.records), self.settings["steps"]
-        with tqdm(total=steps, initial=first, desc=self.description, disable=not self.progress) as bar:
+        text = self.progress if isinstance(self.progress, str) else "steps"
+        with tqdm(total=steps, initial=first, desc=text, disable=not self.progress) as bar:
             for step in range(first, steps):
                 self.records.append(self.step(step))
                 bar.set_postfix(loss=f"{self.records[-1]['loss']:.3f}")
@@ -201,11 +198,11 @@ class _Rows:
         return (self.dataset[indices.tolist()] for indices in self.micro_batches)
 
 
-def _parameter_groups(model: nn.Module, frozen: str | None, weight_decay: float) -> list[dict]:
+def _parameter_groups(model: nn.Module, frozen: str | None) -> list[dict]:
     """Weights with decay; biases, norms and the scale without; a frozen tower's parameters not at all."""
     names = [(n, p) for n, p in model.named_parameters() if not (frozen and n.startswith(f"{frozen}_tower."))]
     return [
-        {"params": [p for _, p in names if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for _, p in names if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
         {"params": [p for _, p in names if p.ndim < 2], "weight_decay": 0.0},
     ]
 

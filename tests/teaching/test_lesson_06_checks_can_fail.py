@@ -1,9 +1,9 @@
 """Lesson 06: every check says all three of its lines, the library passes, and each typical mistake has its own hint.
 
-And its optional cell, the one with real processes, finds what virtual ranks find, or gives up in one sentence.
+And its optional cell, the one with real processes, finds what local ranks find, or gives up in one sentence.
 
-Where the library has the function, it is the solution: the schedule of `Place`, the row sums of a virtual ring's own
-sweep, the bytes of `bytes_sent`. A mistake is the same small function with one slip in it.
+Where the library has the function, it is the solution: the owner of a step, the row sums of a local ring's own
+loop, the bytes of `bytes_sent`. A mistake is the same small function with one slip in it.
 """
 
 import time
@@ -13,44 +13,43 @@ import torch
 from support.lesson_exercises import ExercisesCanFail, line_of
 
 from minilib import lse
-from minilib.distributed.ring_comm import VirtualRing
-from minilib.kernels import contrastive_tiled as tiled
-from minilib.kernels import ring_visits
-from minilib.kernels.ring import Place, bytes_sent
-from minilib.losses.contrastive_ring import ring_clip_loss
+from minilib.distributed.ring_comm import Comm, LocalRing
+from minilib.kernels import contrastive_tiled
+from minilib.losses.contrastive_ring import Local, clip_share, ring_clip_loss
 from minilib.losses.feature_grads import row_dots
 from minilib.teaching import real_ranks
 from minilib.teaching.repro import random_features
+from minilib.teaching.ring_bytes import bytes_sent
 
 
 def holds(rank, step, ranks):
-    return Place(rank, [1] * ranks).holds(step)
+    return Comm(rank, ranks, None).owner(step)
 
 
 def library_rows(images, texts, scale):
-    scale, counts, local = images[0].new_tensor(scale), [len(i) for i in images], ring_visits.Local(tiled, None, {})
-    programs = [
-        ring_visits.clip_sums(Place(p, counts), img, txt, scale, scale * row_dots(img, txt), None, local)
-        for p, (img, txt) in enumerate(zip(images, texts))
-    ]
-    return [sums.rows for sums in VirtualRing(len(counts)).run(programs)]
+    shared = {"scale": images[0].new_tensor(scale), "bias": None, "local": Local("tiled", contrastive_tiled, None, {})}
+
+    def rows_of(comm, img, txt):
+        return clip_share(comm, img, txt, (True, True, True), **shared)[2][2]
+
+    return LocalRing(len(images)).run(rows_of, images, texts)
 
 
 def rows(images, texts, scale, start=0, stop=0, masked=lambda owner, p: owner == p, way=-1, fold=lse.update):
     """The sweep of every rank over steps `start` to `ranks + stop`; the defaults are right."""
     answers = []
     for p, img in enumerate(images):
-        pair = lse.empty((len(img),), dtype=img.dtype)
+        state = lse.empty((len(img),), dtype=img.dtype)
         for step in range(start, len(texts) + stop):
             owner = (p + way * step) % len(texts)
             logits = scale * img @ texts[owner].T  # (m, rows of owner)
-            pair = fold(pair, logits.fill_diagonal_(-torch.inf) if masked(owner, p) else logits)
-        answers.append(lse.value(pair))
+            state = fold(state, logits.fill_diagonal_(-torch.inf) if masked(owner, p) else logits)
+        answers.append(lse.value(state))
     return answers
 
 
-def plain_sums(pair, logits):
-    return torch.zeros_like(pair[0]), pair[1] + torch.exp(logits).sum(1)
+def plain_sums(state, logits):
+    return torch.zeros_like(state[0]), state[1] + torch.exp(logits).sum(1)
 
 
 def columns(images, texts, scale):
@@ -94,8 +93,8 @@ MISTAKES = [
     ("ring_row_lse", lambda i, t, s: rows(i, t, s, fold=plain_sums), "not finite"),
     ("ring_row_lse", columns, "down the columns"),
     ("ring_row_lse", lambda i, t, s: torch.cat(rows(i, t, s)), "one tensor per rank"),
-    ("bytes_per_rank", lambda b, d, n: 3 * 4 * b * d, "one hop too many: the last step"),
-    ("bytes_per_rank", lambda b, d, n: 4 * b * d * (2 * (n - 1) / n + 1), "the gradient makes one hop too many"),
+    ("bytes_per_rank", lambda b, d, n: 3 * 4 * b * d, "one ring step too many: the last step"),
+    ("bytes_per_rank", lambda b, d, n: 4 * b * d * (2 * (n - 1) / n + 1), "the gradient makes one ring step too many"),
     ("bytes_per_rank", lambda b, d, n: 8 * b * d * (2 * (n - 1) / n + 1), "both directions"),
     ("bytes_per_rank", lambda b, d, n: 4 * b * d * (n - 1) / n, "only the forward pass"),
     ("bytes_per_rank", lambda b, d, n: 8 * b * d * (n - 1) / n, "in the backward pass too"),
@@ -129,21 +128,21 @@ def test_the_sweep_that_the_mistakes_are_made_from_is_right(capsys):
 
 
 @pytest.mark.slow
-def test_real_processes_find_what_virtual_ranks_find():
+def test_real_processes_find_what_local_ranks_find():
     counts, sides = [3, 5, 2], random_features(10, 4, dtype=torch.float64)
-    shards, ring = [side.requires_grad_().split(counts) for side in sides], VirtualRing(3)
+    shards, ring = [side.requires_grad_().split(counts) for side in sides], LocalRing(3)
     shares = ring_clip_loss(ring, *shards, 14.3)
     grads = [grad.split(counts) for grad in torch.autograd.grad(shares.sum(), sides)]
     for rank, found in enumerate(real_ranks.run(*shards, 14.3)):
         assert abs(found.share - shares[rank]) < 1e-12
         for got, want in zip((found.img_grad, found.txt_grad), grads):
             assert torch.allclose(got, want[rank], rtol=0, atol=1e-12)
-        assert found.sent == ring.diary.sent(rank)
+        assert found.sent == ring.trace.sent(rank)
 
 
 def test_processes_that_take_too_long_are_given_up_in_one_sentence():
     started = time.monotonic()
-    with pytest.raises(RuntimeError, match=r"rank 0 brought nothing within 0.1 s: read on with the virtual ranks\."):
+    with pytest.raises(RuntimeError, match=r"rank 0 brought nothing within 0.1 s: read on with the local ranks\."):
         real_ranks.run(*(side.split(2) for side in random_features(4, 3)), 14.3, patience=0.1)
     assert time.monotonic() - started < 20
 

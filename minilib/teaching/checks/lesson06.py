@@ -1,7 +1,7 @@
 """Checks of lesson 06, pass the tiles around a ring: the schedule, the travelling blocks, the bytes, and the shares.
 
-Solutions: `minilib.kernels.ring.Place.holds` and `bytes_sent`, the sweep of `minilib.kernels.ring_visits`, the share of
-`minilib.losses.contrastive_ring`. The judge of sums and shares is the dense matrix in fp64.
+Solutions: `Comm.owner` in `minilib.distributed.ring_comm`, `bytes_sent` in `minilib.teaching.ring_bytes`, and the loop
+and the share of `minilib.losses.contrastive_ring`. The judge of sums and shares is the dense matrix in fp64.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ def check_ring_row_lse(learner: Callable[[Sequence[Tensor], Sequence[Tensor], fl
         "for one rank": lambda fn: _rows(fn, [5]),
         "for logits up to 1,000 in fp32": _large_logits,
     }
-    run(learner, cases, "the rows stay where they are, and the running pair meets every block once")
+    run(learner, cases, "the rows stay where they are, and the running state meets every block once")
 
 
 def check_bytes_per_rank(learner: Callable[[int, int, int], float]) -> None:
@@ -45,7 +45,7 @@ def check_bytes_per_rank(learner: Callable[[int, int, int], float]) -> None:
         "for 4,096 pairs of width 64 on 8 ranks": lambda fn: _bytes(fn, 4096, 64, 8),
         "for one rank": lambda fn: _bytes(fn, 256, 512, 1),
     }
-    run(learner, cases, "three journeys of W - 1 hops, and the number of bytes hardly grows with the ranks")
+    run(learner, cases, "three journeys of W - 1 ring steps, and the number of bytes hardly grows with the ranks")
 
 
 def check_rank_share(learner: Callable[[Tensor, Tensor, Tensor, int, int], Tensor]) -> None:
@@ -60,7 +60,7 @@ def check_rank_share(learner: Callable[[Tensor, Tensor, Tensor, int, int], Tenso
 
 
 def check_scale_part(learner: Callable[[int, Sequence[Tensor], Sequence[Tensor], float], Tensor]) -> None:
-    """Exercise: `scale_part(rank, images, image_grads, scale)`, the part of dL/dscale that a rank hands back."""
+    """Exercise: `scale_part(rank, images, image_grads, scale)`, the part of dL/dscale that a rank returns."""
     cases = {
         "for rank 1 of 3": lambda fn: _part(fn, 1, [2, 4, 3]),
         "for rank 0 of 4": lambda fn: _part(fn, 0, [3, 3, 3, 3]),
@@ -124,8 +124,8 @@ def _bytes(fn: Callable, batch: int, dim: int, ranks: int) -> str | None:
     hops = ranks - 1
     suspects = {
         "that is in numbers: one takes 4 bytes in fp32": 3 * hops * block / 4,
-        "a journey has one hop too many: the last step hands nothing on": 3 * ranks * block,
-        "the gradient makes one hop too many: that of the own block stays at home": (2 * hops + ranks) * block,
+        "a journey has one ring step too many: the last step sends nothing on": 3 * ranks * block,
+        "the gradient makes one ring step too many: that of the own block stays at home": (2 * hops + ranks) * block,
         "both sides travel there: one sweep of the texts serves both directions": 2 * (2 * hops + ranks) * block,
         "only the forward pass is there: texts travel again backward, with their gradients": hops * block,
         "the texts travel in the backward pass too: each tile is computed again": 2 * hops * block,

@@ -1,7 +1,7 @@
-"""Pictures of a ring of ranks: who holds whose texts at which step, what is sent, what is held, what waits for what.
+"""Pictures of a ring of ranks: whose texts are where at each step, what is sent, what is held, what waits for what.
 
-The chart and the film are drawn from the diary that the ring wrote while it ran
-(`minilib.distributed.ring_comm.Diary`), never from a formula that could disagree with it. A rank has one colour in the
+The chart and the film are drawn from the trace that the ring kept while it ran
+(`minilib.distributed.ring_comm.Trace`), never from a formula that could disagree with it. A rank has one colour in the
 whole course, and its number beside it. `ring_timeline` is a model and says so in its title.
 
 Drawn in notebook 06.
@@ -28,7 +28,7 @@ from minilib.teaching.plots.canvas import (
     SKY,
     VERMILLION,
     axes,
-    card,
+    canvas,
     label,
     same_length,
 )
@@ -38,14 +38,16 @@ SWEEPS = {"sums": "forward", "gradients": "backward", "sigmoid": "both at once"}
 KINDS = {"texts": ("", BLUE), "gradients": ("//", ORANGE), "columns": ("..", GREY)}
 
 
-def ring_chart(diary: Sequence, *, title: str | None = None) -> Figure:
-    """Rank by step: whose texts each rank works on, what it hands on, and the most that a rank holds of others' blocks.
+def ring_chart(trace: Sequence, *, title: str | None = None) -> Figure:
+    """Rank by step: whose texts each rank works on, what it sends, and the most that a rank holds of others' blocks.
 
-    `diary` is that of one loss with its backward pass, or without.
+    `trace` is that of one loss with its backward pass, or without.
     """
-    sweeps = _sweeps(diary)
-    ranks, columns = 1 + max(entry.rank for entry in diary), [(n, k) for n, steps in enumerate(sweeps) for k in steps]
-    figure = card(title or f"Each of {ranks} ranks meets every block once per sweep", "", size=(8.0, 2.6 + 0.5 * ranks))
+    sweeps = _sweeps(trace)
+    ranks, columns = 1 + max(entry.rank for entry in trace), [(n, k) for n, steps in enumerate(sweeps) for k in steps]
+    figure = canvas(
+        title or f"Each of {ranks} ranks meets every block once per sweep", "", size=(8.0, 2.6 + 0.5 * ranks)
+    )
     grid = figure.add_gridspec(2, 1, height_ratios=(ranks, 2.4))
     upper, lower = axes(figure, grid[0], ylabel="rank"), axes(figure, grid[1], ylabel="blocks held", xlabel="step")
     for x, (n, k) in enumerate(columns):
@@ -63,22 +65,22 @@ def ring_chart(diary: Sequence, *, title: str | None = None) -> Figure:
     figure.alt_text = (
         f"Chart of {ranks} ranks by {len(columns)} steps in {told}, each square coloured and numbered by "
         "the rank whose texts are worked on; step by step the numbers move down to the next rank. Below, what is "
-        "handed on, and bars of the bytes of travelling blocks that a rank holds, beside a line at those of all blocks."
+        "sent, and bars of the bytes of travelling blocks that a rank holds, with a line at those of all blocks."
     )
     return figure
 
 
-def ring_film(diary: Sequence, *, title: str | None = None) -> Figure:
-    """One frame per step of the first sweep: ranks on a circle, the texts that each holds, and the hop that follows."""
-    sweep = _sweeps(diary)[0]
+def ring_film(trace: Sequence, *, title: str | None = None) -> Figure:
+    """One frame per step of the first sweep: ranks on a circle, the texts of each, and the transfer that follows."""
+    sweep = _sweeps(trace)[0]
     ranks = len(sweep[0]["work"])
     if not 2 <= ranks <= 8:
-        raise ValueError(f"diary has {ranks} ranks, but the film shows 2 to 8: run a ring of that size")
+        raise ValueError(f"trace has {ranks} ranks, but the film shows 2 to 8: run a ring of that size")
     alt = (
         f"Film strip of {len(sweep)} frames with {ranks} ranks on a circle, each holding the texts of one rank. From "
         "frame to frame every text block moves on to the next rank; after the last frame all have met all."
     )
-    figure = card(title or "Images stay, texts move on by one rank per step", alt, size=(8.0, 6.2 / len(sweep) + 0.7))
+    figure = canvas(title or "Images stay, texts move on by one rank per step", alt, size=(8.0, 6.2 / len(sweep) + 0.7))
     for k, step in sweep.items():
         panel = axes(figure, 1, len(sweep), k + 1, xlabel=f"step {k}")
         places = [(math.sin(2 * math.pi * p / ranks), math.cos(2 * math.pi * p / ranks)) for p in range(ranks)]
@@ -104,7 +106,7 @@ def ring_bytes(schemes: Mapping[str, Mapping[str, float]], per: float, *, title:
     least, most = min(totals, key=totals.get), max(totals, key=totals.get)
     alt = f"Bars of bytes sent per element for {', '.join(schemes)}, cut into texts and gradients. "
     alt += f"The longest bar is {most}, the shortest {least}."
-    figure = card(title or f"{least}: {totals[least]:.3g} bytes per element, {most}: {totals[most]:.3g}", alt,
+    figure = canvas(title or f"{least}: {totals[least]:.3g} bytes per element, {most}: {totals[most]:.3g}", alt,
                   size=(6.4, 1.6 + 0.45 * len(schemes)))  # fmt: skip
     panel = axes(figure, xlabel="bytes that a rank sends, per element of b x d")
     for name, kinds in schemes.items():
@@ -121,20 +123,20 @@ def ring_bytes(schemes: Mapping[str, Mapping[str, float]], per: float, *, title:
     return figure
 
 
-def ring_timeline(work: float, hop: float, steps: int, *, title: str | None = None) -> Figure:
-    """A model, not a measurement: `steps` blocks of `work` seconds each, with hops of `hop` seconds beside or between.
+def ring_timeline(work: float, transfer: float, steps: int, *, title: str | None = None) -> Figure:
+    """A model, not a measurement: `steps` blocks of `work` seconds, and transfers of `transfer` seconds meanwhile or between.
 
-    The upper panel posts a hop before the work on the block begins, the lower one after it.
+    The upper panel posts a transfer before the work on the block begins, the lower one after it.
     """
-    together = (steps - 1) * max(work, hop) + work
-    apart = (steps - 1) * (work + hop) + work
-    waits = (steps - 1) * max(0.0, hop - work)
-    told = "the wire is hidden" if not waits else f"the arithmetic waits for {waits / together:.0%} of the time"
+    together = (steps - 1) * max(work, transfer) + work
+    apart = (steps - 1) * (work + transfer) + work
+    waits = (steps - 1) * max(0.0, transfer - work)
+    told = "the transfer is hidden" if not waits else f"the arithmetic waits for {waits / together:.0%} of the time"
     alt = (
-        f"Model of {steps} steps as bars on two lanes, hops and work, posted before and after the work. Posted before, "
-        f"{told}; posted after, every hop is waited for."
+        f"Model of {steps} steps as bars on two lanes, transfers and work, posted before and after it. Posted before, "
+        f"{told}; posted after, every transfer is waited for."
     )
-    figure = card(title or f"Model: posted before the work, {told}", alt, size=(6.4, 3.4))
+    figure = canvas(title or f"Model: posted before the work, {told}", alt, size=(6.4, 3.4))
     for row, (name, end) in enumerate((("before", together), ("after", apart))):
         panel = axes(figure, 2, 1, row + 1, xlabel="milliseconds (model)" if row else "")
         start = 0.0
@@ -142,10 +144,12 @@ def ring_timeline(work: float, hop: float, steps: int, *, title: str | None = No
             _bar(panel, 1, start, work, RANKS[-k % steps % len(RANKS)], str(k) if work > 0.03 * apart else "")
             posted = start if name == "before" else start + work
             if k + 1 < steps:
-                _bar(panel, 0, posted, hop, GREY, str(k + 1) if hop > 0.03 * apart else "")
-            start = max(start + work, posted + hop)
-        panel.set(xlim=(0, 1e3 * 1.02 * apart), ylim=(1.5, -0.5), yticks=[0, 1], yticklabels=["hop", "work on block"])
-        panel.set_title(f"hop posted {name} the work: {1e3 * end:.3g} ms", fontsize=FONT, color=INK, loc="left")
+                _bar(panel, 0, posted, transfer, GREY, str(k + 1) if transfer > 0.03 * apart else "")
+            start = max(start + work, posted + transfer)
+        panel.set(
+            xlim=(0, 1e3 * 1.02 * apart), ylim=(1.5, -0.5), yticks=[0, 1], yticklabels=["transfer", "work on block"]
+        )
+        panel.set_title(f"transfer posted {name} the work: {1e3 * end:.3g} ms", fontsize=FONT, color=INK, loc="left")
     return figure
 
 
@@ -168,11 +172,11 @@ def _gathered(sweep: Mapping[int, Mapping]) -> int:
     return texts + gradients
 
 
-def _sweeps(diary: Sequence) -> list[dict[int, dict[str, list]]]:
-    """The diary as sweeps, each a dictionary from step to its work, texts and gradients over all ranks."""
-    same_length(diary=diary)
+def _sweeps(trace: Sequence) -> list[dict[int, dict[str, list]]]:
+    """The trace as sweeps, each a dictionary from step to its work, texts and gradients over all ranks."""
+    same_length(trace=trace)
     sweeps, before = [], math.inf
-    for entry in (entry for entry in diary if entry.step is not None):
+    for entry in (entry for entry in trace if entry.step is not None):
         again = entry.step == before == 0 and entry.rank in [e.rank for e in sweeps[-1][0]["work"]]  # one rank alone
         if entry.step < before or again:
             sweeps.append({})
@@ -180,7 +184,7 @@ def _sweeps(diary: Sequence) -> list[dict[int, dict[str, list]]]:
         step = sweeps[-1].setdefault(entry.step, {"work": [], "texts": [], "gradients": []})
         step["work" if entry.what.startswith("work on") else entry.what].append(entry)
     if not sweeps:
-        raise ValueError("diary tells of no step: run a loss over a ring first and pass its diary")
+        raise ValueError("trace tells of no step: run a loss over a ring first and pass its trace")
     return sweeps
 
 
@@ -190,15 +194,15 @@ def _told(sweep: Mapping[int, Mapping]) -> str:
 
 
 def _draw_step(panel: Axes, x: float, ranks: int, step: Mapping[str, list]) -> None:
-    """One column of the chart: whose texts every rank works on, and what rank 0 hands on."""
+    """One column of the chart: whose texts every rank works on, and what rank 0 sends."""
     for entry in step["work"]:
         colour = _pale(RANKS[entry.owner % len(RANKS)])
         panel.add_patch(Rectangle((x - 0.4, entry.rank - 0.4), 0.8, 0.8, facecolor=colour))
         label(panel, f"texts {entry.owner}", x, entry.rank, xytext=(0, 0), ha="center")
     short = {"texts": "texts", "gradients": "grads"}
-    handed = [f"{name} {format_bytes(step[kind][0].sent)}" for kind, name in short.items() if step[kind]]
+    sent = [f"{name} {format_bytes(step[kind][0].sent)}" for kind, name in short.items() if step[kind]]
     options = {"xytext": (0, 0), "ha": "center", "va": "top", "fontsize": 9}
-    label(panel, "\n".join(handed) or "nothing", x, ranks - 0.45, **options)
+    label(panel, "\n".join(sent) or "nothing", x, ranks - 0.45, **options)
 
 
 def _draw_held(panel: Axes, xs: list[float], sizes: list[int], sweep: Mapping[int, Mapping]) -> None:

@@ -201,7 +201,7 @@ def _trainer(
     return ContrastiveTrainer(
         model, _pictures(size, at_least=batch)[0], batch_size=batch, steps=steps, micro_batch_size=size["micro"],
         lr=lr or learning_rate(batch), warmup=min(20, steps // 5), seed=seed, backend=backend,
-        output_dir=_folder(output, name), save_every=max(1, 2**15 // batch), description=name,
+        output_dir=_folder(output, name), save_every=max(1, 2**15 // batch), progress=name,
     )  # fmt: skip
 
 
