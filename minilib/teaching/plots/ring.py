@@ -28,7 +28,7 @@ from minilib.teaching.plots.canvas import (
     SKY,
     VERMILLION,
     axes,
-    card,
+    canvas,
     label,
     same_length,
 )
@@ -45,7 +45,9 @@ def ring_chart(diary: Sequence, *, title: str | None = None) -> Figure:
     """
     sweeps = _sweeps(diary)
     ranks, columns = 1 + max(entry.rank for entry in diary), [(n, k) for n, steps in enumerate(sweeps) for k in steps]
-    figure = card(title or f"Each of {ranks} ranks meets every block once per sweep", "", size=(8.0, 2.6 + 0.5 * ranks))
+    figure = canvas(
+        title or f"Each of {ranks} ranks meets every block once per sweep", "", size=(8.0, 2.6 + 0.5 * ranks)
+    )
     grid = figure.add_gridspec(2, 1, height_ratios=(ranks, 2.4))
     upper, lower = axes(figure, grid[0], ylabel="rank"), axes(figure, grid[1], ylabel="blocks held", xlabel="step")
     for x, (n, k) in enumerate(columns):
@@ -78,7 +80,7 @@ def ring_film(diary: Sequence, *, title: str | None = None) -> Figure:
         f"Film strip of {len(sweep)} frames with {ranks} ranks on a circle, each holding the texts of one rank. From "
         "frame to frame every text block moves on to the next rank; after the last frame all have met all."
     )
-    figure = card(title or "Images stay, texts move on by one rank per step", alt, size=(8.0, 6.2 / len(sweep) + 0.7))
+    figure = canvas(title or "Images stay, texts move on by one rank per step", alt, size=(8.0, 6.2 / len(sweep) + 0.7))
     for k, step in sweep.items():
         panel = axes(figure, 1, len(sweep), k + 1, xlabel=f"step {k}")
         places = [(math.sin(2 * math.pi * p / ranks), math.cos(2 * math.pi * p / ranks)) for p in range(ranks)]
@@ -104,7 +106,7 @@ def ring_bytes(schemes: Mapping[str, Mapping[str, float]], per: float, *, title:
     least, most = min(totals, key=totals.get), max(totals, key=totals.get)
     alt = f"Bars of bytes sent per element for {', '.join(schemes)}, cut into texts and gradients. "
     alt += f"The longest bar is {most}, the shortest {least}."
-    figure = card(title or f"{least}: {totals[least]:.3g} bytes per element, {most}: {totals[most]:.3g}", alt,
+    figure = canvas(title or f"{least}: {totals[least]:.3g} bytes per element, {most}: {totals[most]:.3g}", alt,
                   size=(6.4, 1.6 + 0.45 * len(schemes)))  # fmt: skip
     panel = axes(figure, xlabel="bytes that a rank sends, per element of b x d")
     for name, kinds in schemes.items():
@@ -134,7 +136,7 @@ def ring_timeline(work: float, hop: float, steps: int, *, title: str | None = No
         f"Model of {steps} steps as bars on two lanes, hops and work, posted before and after the work. Posted before, "
         f"{told}; posted after, every hop is waited for."
     )
-    figure = card(title or f"Model: posted before the work, {told}", alt, size=(6.4, 3.4))
+    figure = canvas(title or f"Model: posted before the work, {told}", alt, size=(6.4, 3.4))
     for row, (name, end) in enumerate((("before", together), ("after", apart))):
         panel = axes(figure, 2, 1, row + 1, xlabel="milliseconds (model)" if row else "")
         start = 0.0
