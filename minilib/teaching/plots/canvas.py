@@ -4,7 +4,7 @@ Figures are `matplotlib.figure.Figure` objects made directly, so there is no pyp
 next and no display is needed. The canvas is white on purpose: it stays readable on a dark page.
 
 Two families of colour run through the course, Okabe and Ito's palette for colour-blind readers in both: PREDICTED is
-light, hatched or dashed, MEASURED is dark and solid. Methods have their own marker too: nothing is told by colour alone.
+light, hatched or dashed, MEASURED is dark and solid. Methods have a marker of their own, too: colour is never alone.
 
 Alt text says what the picture shows, then what to notice. It becomes the text form of the output, which the notebook
 tests compare word for word: it therefore quotes no measured digits, only what a second run would find again.

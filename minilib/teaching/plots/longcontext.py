@@ -146,7 +146,7 @@ def lost_in_the_middle(curves: Mapping[str, Curve], *, title: str | None = None)
 
 
 def perplexity_by_position(buckets: Mapping[int, float], window: int, *, title: str | None = None) -> Figure:
-    """Perplexity of running text by buckets of positions `{first position: perplexity}`; the trained window is marked."""
+    """Perplexity of running text by buckets of positions `{first position: perplexity}`, and the trained window."""
     if len(buckets) < 2:
         raise ValueError(f"buckets has {len(buckets)}: pass at least two, so that their width is known")
     starts, values = numbers(list(buckets)), numbers(list(buckets.values()))
