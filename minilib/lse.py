@@ -1,6 +1,6 @@
-"""The running log-sum-exp pair and its merge: the one idea of this library.
+"""The running log-sum-exp state and its merge: the one idea of this library.
 
-A sum of exponentials is carried as a pair (m, s) and never as a plain number:
+A sum of exponentials is carried as a state (m, s) and never as a plain number:
 
     log sum_j exp(x_j)  =  m + log s,      s = sum_j exp(x_j - m)
 
@@ -9,7 +9,7 @@ where
     m     running maximum of the logits seen so far
     s     their sum, rescaled by exp(-m), so that no exponential exceeds 1
 
-Two pairs merge into the pair of the union, in any order and any grouping:
+Two states merge into the state of the union, in any order and any grouping:
 
     m = max(m_a, m_b),      s = s_a exp(m_a - m) + s_b exp(m_b - m)
 
@@ -37,14 +37,14 @@ class LSEState(NamedTuple):
 def empty(
     shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> LSEState:
-    """The identity of `merge`: the pair of a sum without terms, (-inf, 0)."""
+    """The identity of `merge`: the state of a sum without terms, (-inf, 0)."""
     return LSEState(
         torch.full(shape, float("-inf"), dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
     )
 
 
 def of_block(x: Tensor, dim: int = -1) -> LSEState:
-    """The pair of one block of logits, reduced over `dim`; a row of -inf, or none at all, gives the identity."""
+    """The state of one block of logits, reduced over `dim`; a row of -inf, or none at all, gives the identity."""
     if x.shape[dim] == 0:
         return empty(x.sum(dim).shape, dtype=x.dtype, device=x.device)
     m = x.amax(dim)
@@ -52,7 +52,7 @@ def of_block(x: Tensor, dim: int = -1) -> LSEState:
 
 
 def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> LSEState:
-    """Merge two pairs `(m, s)` of equal shape into the pair of both sums together.
+    """Merge two states `(m, s)` of equal shape into the state of both sums together.
 
     Associative and commutative up to rounding; the identity is `(-inf, 0)`, and no combination of identities gives NaN.
     """
@@ -61,14 +61,14 @@ def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> LSEState:
     return LSEState(m, a[1] * torch.exp(a[0] - reference) + b[1] * torch.exp(b[0] - reference))
 
 
-def update(pair: tuple[Tensor, Tensor], x: Tensor, dim: int = -1) -> LSEState:
-    """The running step: merge one more block of logits, reduced over `dim`, into `pair`."""
-    return merge(pair, of_block(x, dim))
+def update(state: tuple[Tensor, Tensor], x: Tensor, dim: int = -1) -> LSEState:
+    """The running step: merge one more block of logits, reduced over `dim`, into `state`."""
+    return merge(state, of_block(x, dim))
 
 
-def value(pair: tuple[Tensor, Tensor]) -> Tensor:
-    """The number that the pair stands for, m + log s; -inf for the identity."""
-    return pair[0] + torch.log(pair[1])
+def value(state: tuple[Tensor, Tensor]) -> Tensor:
+    """The number that the state stands for, m + log s; -inf for the identity."""
+    return state[0] + torch.log(state[1])
 
 
 def _reference(m: Tensor) -> Tensor:

@@ -92,8 +92,8 @@ def _lesson(cell):
 
 def _test(cell):
     found = re.fullmatch(r"`(test_\w+)` `(test_\w+)`", cell)
-    path = ROOT / "tests" / f"{found[1] if found else ''}.py"
-    there = found and path.exists() and re.search(rf"^def {found[2]}\(", path.read_text(), re.MULTILINE)
+    paths = list((ROOT / "tests").rglob(f"{found[1]}.py")) if found else []
+    there = len(paths) == 1 and re.search(rf"^def {found[2]}\(", paths[0].read_text(), re.MULTILINE)
     return [] if there else [f"no test in {cell!r}"]
 
 

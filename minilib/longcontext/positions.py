@@ -196,13 +196,13 @@ def count_positions(samples: Iterable[Tensor], target: int) -> Tensor:
     return counts
 
 
-def count_distances(samples: Iterable[Tensor], target: int, *, asker: int | None = None) -> Tensor:
+def count_distances(samples: Iterable[Tensor], target: int, *, query: int | None = None) -> Tensor:
     """How many token pairs of the samples lie each distance apart, a token and itself included: `(target,)` int64."""
     counts = torch.zeros(target, dtype=torch.long)
     for positions in samples:
         positions = _below(positions, target)
-        if asker is not None:
-            back = positions[asker] - positions
+        if query is not None:
+            back = positions[query] - positions
             counts += torch.bincount(back[back >= 0], minlength=target)
             continue
         present = torch.zeros(2 * target, dtype=torch.float64)  # the zeros above keep the correlation from wrapping

@@ -1,13 +1,13 @@
 """Predict bytes on paper, then measure them: what autograd keeps, and what a process adds at its peak.
 
-Extra memory of one loss, forward and backward, beside the two feature matrices it is given:
+Extra memory of one loss, forward and backward, in addition to the two feature matrices it is given:
 
     dense   4 b^2 + b d        numbers
-    tiled   2 b d + 2 p q + 2 p d + 8 b + keep
+    tiled   2 b d + 2 p q + 2 p d + 8 b + cache
 
 where
     b, d    pairs and feature width                p, q    rows and columns of a tile
-    keep    numbers in the tiles kept for the backward pass (0 by default)
+    cache   numbers in the tiles kept for the backward pass (0 here; `clip_loss` takes up to 256 MiB by default)
 
 The dense 4 are two matrices of log-probabilities, one per direction, that wait for the backward pass, and two gradient
 matrices made there.
@@ -40,12 +40,12 @@ def predict_bytes(
     dtype_bytes: int = 4,
     tile_rows: int = TILE_ROWS,
     tile_cols: int = TILE_COLS,
-    keep: float = 0,
+    cache_bytes: float = 0,
 ) -> dict[str, int]:
     """Bytes that `clip_loss` adds, forward and backward, as named parts and their `total` (equations above).
 
-    `keep` is in bytes, as in `clip_loss`; the loss keeps whole tiles, at most all of them. The smallest batches differ:
-    what the framework itself needs, about a megabyte, is not in the sum.
+    `cache_bytes` is that of `clip_loss`, a number and not "auto": the loss keeps whole tiles, at most all of them. The
+    smallest batches differ: what the framework itself needs, about a megabyte, is not in the sum.
     """
     _positive(batch=batch, dim=dim, dtype_bytes=dtype_bytes, tile_rows=tile_rows, tile_cols=tile_cols)
     _one_of("backend", backend, BACKENDS)
@@ -67,13 +67,13 @@ def predict_bytes(
             "two tile buffers": 2 * tile,
             "scaled rows, one block and the next": 2 * rows * dim * dtype_bytes,
             "sums and positives": 8 * batch * dtype_bytes,
-            "kept tiles": int(min(keep, tiles * tile) // tile) * tile,
+            "cached tiles": int(min(cache_bytes, tiles * tile) // tile) * tile,
         }
     return {**parts, "total": sum(parts.values())}
 
 
 def saved_numbers(batch: int, dim: int) -> int:
-    """Numbers that the dense `clip_loss` keeps for its backward pass beside the features: 2 b^2 + b d.
+    """Numbers that the dense `clip_loss` keeps for its backward pass, without the features: 2 b^2 + b d.
 
     Two matrices of log-probabilities and the scaled image features. `saved_bytes` measures the same and finds some
     2 b numbers more (the labels), which do not matter next to b^2.
@@ -118,7 +118,7 @@ def measure_loss_peak(
     backend: str,
     *,
     loss: str = "clip",
-    keep: float = 0,
+    cache_bytes: float = 0,
     tile_size: int | None = None,
     grad_dtype: str | None = None,
     scale: float = 14.3,
@@ -127,12 +127,14 @@ def measure_loss_peak(
     """Measured extra bytes of one loss, forward and backward, on `(batch, dim)` fp32 features, in a fresh process.
 
     The features exist before the measurement and do not count; their two gradients are made during it and do.
-    `keep` (bytes) and `grad_dtype` ("bfloat16") are those of `clip_loss`; leave them alone for `loss="siglip"`.
+    `cache_bytes` and `grad_dtype` ("bfloat16") are those of `clip_loss`; leave them alone for `loss="siglip"`.
     """
     _positive(batch=batch, dim=dim, threads=threads)
     _one_of("backend", backend, BACKENDS)
     _one_of("loss", loss, LOSSES)
-    extra = f", cache_bytes=float({str(float(keep))!r}), grad_dtype={'torch.' + grad_dtype if grad_dtype else None}"
+    extra = (
+        f", cache_bytes=float({str(float(cache_bytes))!r}), grad_dtype={'torch.' + grad_dtype if grad_dtype else None}"
+    )
     options = f"backend={backend!r}, tile_size={tile_size!r}{extra if loss == 'clip' else ''}"
     call = f"{loss}_loss(img, txt, {scale!r}, {'-10.0, ' if loss == 'siglip' else ''}{options}).backward()"
     setup = _LOSS_SOURCE.format(batch=batch, dim=dim, warm=min(64, batch), call=call)

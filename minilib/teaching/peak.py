@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 # Linux keeps the peak of this very process in VmHWM and can lower it to the present level. The peak in getrusage is
-# second choice: it starts at the peak of the parent, so beside a large notebook a small child would show no rise.
+# second choice: it starts at the peak of the parent, so a small child of a large notebook would show no rise.
 _PEAK_SOURCE = """
 import json, resource, sys
 def read_peak():

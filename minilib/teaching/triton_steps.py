@@ -1,4 +1,4 @@
-"""Run the library's sums kernel at sizes small enough to draw, and keep a diary of what its programs did.
+"""Run the library's sums kernel at sizes small enough to draw, and keep a trace of what its programs did.
 
     row_table (GN, rows)    line gn: what the programs (., gn) added to each row
     col_table (GM, cols)    line gm: what the programs (gm, .) added to each column
@@ -7,7 +7,7 @@ where GM x GN is the grid of programs; the sums of exp(scale <img_i, txt_j> - sh
 chooses grid and tile itself (`minilib.kernels.triton_launch`); here they are arguments, because a lesson wants 16 x 16
 tiles.
 
-Needs Triton with TRITON_INTERPRET=1: the diary is written by the interpreter, while the real kernel runs. Used in
+Needs Triton with TRITON_INTERPRET=1: the trace is written by the interpreter, while the real kernel runs. Used in
 notebooks/05_fuse_it_in_triton.ipynb.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from minilib.kernels import triton_launch as launch
 from minilib.kernels import triton_tiles
 
-STEP = 16  # features of one step along d, the least that a card's matrix units take
+STEP = 16  # features of one step along d, the least that a GPU's matrix units take
 
 
 def partial_tables(
@@ -46,11 +46,11 @@ def visits(rows: int, cols: int, grid: tuple[int, int], tile: int) -> list[tuple
     """Who visits what: `((gm, gn), row slice, column slice)` for every tile, in the order of the visits."""
     import triton.language as tl
 
-    diary, original = [], triton_tiles.logits_tile
+    trace, original = [], triton_tiles.logits_tile
 
     def noted(img, txt, scale, shift, i, j, *rest):
         program = tuple(map(index, (tl.program_id(0), tl.program_id(1))))
-        diary.append((program, slice(int(i), min(int(i) + tile, rows)), slice(int(j), min(int(j) + tile, cols))))
+        trace.append((program, slice(int(i), min(int(i) + tile, rows)), slice(int(j), min(int(j) + tile, cols))))
         return original(img, txt, scale, shift, i, j, *rest)
 
     triton_tiles.logits_tile = noted
@@ -58,4 +58,4 @@ def visits(rows: int, cols: int, grid: tuple[int, int], tile: int) -> list[tuple
         partial_tables(torch.zeros(rows, STEP), torch.zeros(cols, STEP), 1.0, 0.0, grid, tile)
     finally:
         triton_tiles.logits_tile = original
-    return diary
+    return trace

@@ -54,7 +54,7 @@ def tile_size(batch: int = 96):
 
 
 def running_max(logits, sizes: tuple[int, ...] = (2, 3, 4, 6)):
-    """A slider for the block size with which one row of logits `(n,)` is folded into the running pair."""
+    """A slider for the block size with which one row of logits `(n,)` is folded into the running state."""
     row = torch.as_tensor(logits, dtype=torch.float64)
     return explore(lambda block: running_max_figure(row, block), block=(list(sizes), sizes[len(sizes) // 2]))
 
@@ -75,17 +75,17 @@ def temperature_figure(similarities, scale: float) -> Figure:
 def tile_figure(batch: int, tile: int, visits: int) -> Figure:
     """The static twin of `tile_size`: the tiles of a `(batch, batch)` matrix after `visits` of them."""
     rows, cols = tile_grid(batch, batch, tile)
-    diary = [(i, j) for i in rows for j in cols]
-    return plots.tile_order(batch, batch, diary, upto=min(visits, len(diary)))
+    order = [(i, j) for i in rows for j in cols]
+    return plots.tile_order(batch, batch, order, upto=min(visits, len(order)))
 
 
 def running_max_figure(logits, block: int) -> Figure:
-    """The static twin of `running_max`: the first eight blocks of `block` logits and the pair after each."""
+    """The static twin of `running_max`: the first eight blocks of `block` logits and the state after each."""
     blocks = list(torch.as_tensor(logits, dtype=torch.float64).split(block))[: plots.LARGEST_FILM]
-    pairs = [lse.of_block(blocks[0])]
+    states = [lse.of_block(blocks[0])]
     for part in blocks[1:]:
-        pairs.append(lse.update(pairs[-1], part))
-    return plots.running_max_film(blocks, pairs)
+        states.append(lse.update(states[-1], part))
+    return plots.running_max_film(blocks, states)
 
 
 def _total(batch: int, dim: int, backend: str) -> int:

@@ -198,7 +198,7 @@ def test_counts_equal_a_plain_count(first, second):
                     distances[p - q] += 1
     assert torch.equal(count_positions(tensors, 30), positions)
     assert torch.equal(count_distances(tensors, 30), distances)
-    assert torch.equal(count_distances(tensors, 30, asker=-1), asked)
+    assert torch.equal(count_distances(tensors, 30, query=-1), asked)
     assert share(positions) == len(first | second) / 30
 
 

@@ -1,4 +1,4 @@
-"""The pictures of lesson 05 hold the diary, offsets and tables that went in, and keep the promises of all figures.
+"""The pictures of lesson 05 hold the trace, offsets and tables that went in, and keep the promises of all figures.
 
 Drawn from small known data and read back through matplotlib's own artists.
 """
@@ -54,22 +54,22 @@ class TestFigures(FiguresKeepTheRules):
     figures = FIGURES
 
 
-def test_every_visit_lies_where_the_diary_says_with_its_program_and_its_number():
-    diary = visits(80, 112, (2, 3), 16)
+def test_every_visit_lies_where_the_trace_says_with_its_program_and_its_number():
+    trace = visits(80, 112, (2, 3), 16)
     panel = FIGURES["program_map"]().axes[0]
     boxes = [(b.get_y(), b.get_x(), b.get_height(), b.get_width()) for b in panel.patches]
-    assert boxes == [(i.start, j.start, i.stop - i.start, j.stop - j.start) for _, i, j in diary]
+    assert boxes == [(i.start, j.start, i.stop - i.start, j.stop - j.start) for _, i, j in trace]
     assert texts(panel)[:4] == ["0,0\nvisit 1", "0,0\nvisit 2", "0,0\nvisit 3", "0,0\nvisit 4"]
     assert texts(panel)[-1] == "1,2\nvisit 4"
-    colours = {program: box.get_facecolor() for (program, _, _), box in zip(diary, panel.patches)}
+    colours = {program: box.get_facecolor() for (program, _, _), box in zip(trace, panel.patches)}
     assert len(set(colours.values())) == 6
 
 
 def test_the_map_says_whether_every_tile_has_one_owner():
-    diary = visits(32, 32, (2, 2), 16)
-    assert "Every tile has one owner; the 4 programs" in plots.program_map(32, 32, diary).alt_text
-    assert plots.program_map(32, 32, diary).alt_text.endswith("visits per program: 1.")
-    assert "visited more than once" in plots.program_map(32, 32, diary + diary[:1]).alt_text
+    trace = visits(32, 32, (2, 2), 16)
+    assert "Every tile has one owner; the 4 programs" in plots.program_map(32, 32, trace).alt_text
+    assert plots.program_map(32, 32, trace).alt_text.endswith("visits per program: 1.")
+    assert "visited more than once" in plots.program_map(32, 32, trace + trace[:1]).alt_text
 
 
 def test_every_lane_shows_its_offset_and_masked_lanes_are_hatched():

@@ -1,4 +1,4 @@
-"""Lesson 05: its checks can fail, its folded solutions pass, its diary is the kernel's, and it can be read anywhere.
+"""Lesson 05: its checks can fail, its folded solutions pass, its trace is the kernel's, and it can be read anywhere.
 
 The kernels under test are those that a reader sees: the stubs and the folded solutions are taken from the notebook, and
 a typical mistake is a small edit of a solution. So neither can drift from what the lesson shows. Triton wants the
@@ -181,7 +181,7 @@ def test_the_kernels_of_the_library_pass_the_exercises_that_they_solve(capsys):
 @pytest.mark.parametrize(
     ("rows", "cols", "grid", "tile"), [(80, 112, (2, 3), 16), (12, 10, (2, 3), 4), (20, 7, (4, 1), 16)]
 )
-def test_the_diary_of_the_kernel_is_what_its_index_arithmetic_says(rows, cols, grid, tile):
+def test_the_trace_of_the_kernel_is_what_its_index_arithmetic_says(rows, cols, grid, tile):
     said = triton_steps.visits(rows, cols, grid, tile)
     meant = [
         ((gm, gn), slice(i, min(i + tile, rows)), slice(j, min(j + tile, cols)))
@@ -193,7 +193,7 @@ def test_the_diary_of_the_kernel_is_what_its_index_arithmetic_says(rows, cols, g
     assert said == meant
 
 
-def test_the_diary_leaves_the_kernel_as_it_was():
+def test_the_trace_leaves_the_kernel_as_it_was():
     before = triton_tiles.logits_tile
     triton_steps.visits(16, 16, (1, 1), 16)
     assert triton_tiles.logits_tile is before

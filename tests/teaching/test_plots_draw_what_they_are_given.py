@@ -33,7 +33,7 @@ def film():
     return plots.running_max_film(blocks, pairs)
 
 
-def diary(size, tile):
+def visits(size, tile):
     cuts = [slice(k, min(k + tile, size)) for k in range(0, size, tile)]
     return [(i, j) for i in cuts for j in cuts]
 
@@ -48,7 +48,7 @@ FIGURES = {
     "temperature_effect": lambda: plots.temperature_effect({1.0: [0.5, 0.3, 0.2], 10.0: [0.9, 0.08, 0.02]}),
     "loss_vs_batch": lambda: plots.loss_vs_batch(BATCHES, {"trained": [1, 2, 3, 4]}),
     "running_max_film": film,
-    "tile_order": lambda: plots.tile_order(10, 10, diary(10, 4), upto=5),
+    "tile_order": lambda: plots.tile_order(10, 10, visits(10, 4), upto=5),
     "overflow_curve": lambda: plots.overflow_curve([10, 80, 90], [12, 82, np.inf], [12, 82, 92]),
     "loss_curves": lambda: plots.loss_curves({"dense": [3, 2, 1], "tiled": [3, 2, 1]}),
     "recall_vs_batch": lambda: plots.recall_vs_batch(BATCHES, {"recall@1": ([0.1, 0.2, 0.3, 0.4],) * 3}, chance=0.001),
@@ -155,11 +155,11 @@ def test_each_frame_of_the_film_shows_its_pair_and_all_logits_so_far():
     assert "Frames 2, 4 raise m" in figure.alt_text
 
 
-def test_tiles_lie_where_the_diary_says_in_its_order():
+def test_tiles_lie_where_the_visits_say_in_its_order():
     figure = FIGURES["tile_order"]()
     boxes = figure.axes[0].patches
     assert [(b.get_y(), b.get_x(), b.get_height(), b.get_width()) for b in boxes] == [
-        (i.start, j.start, i.stop - i.start, j.stop - j.start) for i, j in diary(10, 4)
+        (i.start, j.start, i.stop - i.start, j.stop - j.start) for i, j in visits(10, 4)
     ]
     assert sum(b.get_facecolor() != (1.0, 1.0, 1.0, 1.0) for b in boxes) == 5
     assert "After 5 visits 72%" in figure.alt_text

@@ -27,7 +27,7 @@ from minilib.teaching.checks.lesson06 import (
     check_ring_row_lse,
     check_scale_part,
 )
-from minilib.teaching.checks.lesson07 import check_embedding_cache_grads, check_lr_for_batch
+from minilib.teaching.checks.lesson07 import check_gradient_cache_grads, check_lr_for_batch
 from minilib.teaching.checks.lesson08 import (
     check_cells_in_reach,
     check_copy_score,
@@ -77,7 +77,7 @@ __all__ = [
     "check_copy_score",
     "check_coverage_share",
     "check_critical_chunks",
-    "check_embedding_cache_grads",
+    "check_gradient_cache_grads",
     "check_gradient_chunk",
     "check_holds",
     "check_info_nce",

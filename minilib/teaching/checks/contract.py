@@ -1,7 +1,7 @@
 """How an exercise is checked: run the learner's function on one case after another and print one line.
 
 An exercise is a dictionary of cases, from the words that describe a case to a function `learner -> None or hint`. The
-first hint ends the check, so that the learner mends one thing at a time. Three lines are possible, and they are the
+first hint ends the check, so that the learner fixes one thing at a time. Three lines are possible, and they are the
 same on every machine:
 
     Not attempted yet: ...    the function still raises NotImplementedError

@@ -32,7 +32,7 @@ def check_log_b_bound(learner: Callable[[int], float]) -> None:
         "for 65,536 pairs": lambda fn: _log_b(fn, 65536),
         "for one pair, where there is nothing to choose": lambda fn: compare(fn(1), 0.0),
     }
-    run(learner, cases, "a loss is only large or small beside log b, the loss of a guess")
+    run(learner, cases, "compare a loss with log b, the loss of a guess, before you call it large or small")
 
 
 def check_recall_at_1(learner: Callable[[Tensor], float]) -> None:

@@ -28,20 +28,20 @@ def check_stable_lse(learner: Callable[[Tensor], Tensor]) -> None:
 
 
 def check_merge(learner: Callable[[tuple, tuple], tuple]) -> None:
-    """Exercise: `merge(a, b)`, two pairs `(m, s)` of equal shape into the pair of both sums."""
+    """Exercise: `merge(a, b)`, two states `(m, s)` of equal shape into the state of both sums."""
     cases = {
-        "for the pairs (log 2, 1) and (log 4, 1), whose sums are 2 and 4": _merge_by_hand,
-        "for random pairs, in both orders": _merge_random,
+        "for the states (log 2, 1) and (log 4, 1), whose sums are 2 and 4": _merge_by_hand,
+        "for random states, in both orders": _merge_random,
         "for maxima of -1,000 and 1,000": _merge_far_apart,
         "for the identity (-inf, 0)": _merge_identity,
     }
-    run(learner, cases, "pairs merge in any order, so the sum may be cut anywhere")
+    run(learner, cases, "states merge in any order, so the sum may be cut anywhere")
 
 
 def check_update(learner: Callable[[tuple, Tensor], tuple]) -> None:
-    """Exercise: `update(pair, block)`, the pair of each row `(rows,)` after one more block `(rows, n)` of logits."""
+    """Exercise: `update(state, block)`, the state of each row `(rows,)` after one more block `(rows, n)` of logits."""
     cases = {
-        "for the pair (0, 1) and the block (log 2, 0), whose exponentials are 1, 2 and 1": _update_by_hand,
+        "for the state (0, 1) and the block (log 2, 0), whose exponentials are 1, 2 and 1": _update_by_hand,
         "for the first block, from (-inf, 0)": _update_from_nothing,
         "for 10 logits in blocks of 4, 4 and 2": _update_folded,
         "for logits of 1,000 after logits of 0": _update_large,
@@ -82,14 +82,14 @@ def _lse_of_nothing(fn: Callable) -> str | None:
 
 
 def _merge_by_hand(fn: Callable) -> str | None:
-    got, want = _values(fn(_pair(math.log(2), 1), _pair(math.log(4), 1))), _pair(math.log(4), 1.5)
+    got, want = _values(fn(_state(math.log(2), 1), _state(math.log(4), 1))), _state(math.log(4), 1.5)
     maxima = {
         "the maxima are added: keep the larger one": [math.log(8)],
         "the smaller maximum was kept: the larger one keeps every exponential below 1": [math.log(2)],
     }
     sums = {
         "the sums are added as they stand: rescale each to the new maximum first": [2.0],
-        "the rescaling has the wrong sign: the smaller pair must shrink": [3.0],
+        "the rescaling has the wrong sign: the smaller sum must shrink": [3.0],
     }
     return compare(got[0], want.m, maxima) or compare(got[1], want.s, sums)
 
@@ -101,7 +101,7 @@ def _merge_random(fn: Callable) -> str | None:
 
 
 def _merge_far_apart(fn: Callable) -> str | None:
-    low, high = _pair(-1000, 3), _pair(1000, 2)
+    low, high = _state(-1000, 3), _state(1000, 2)
     overflow = "exp(2000) overflowed: shift both by the larger maximum, whoever has it"
     for got in (_values(fn(low, high)), _values(fn(high, low))):
         hint = not_finite(got, overflow) or compare(got, high)
@@ -111,7 +111,7 @@ def _merge_far_apart(fn: Callable) -> str | None:
 
 
 def _merge_identity(fn: Callable) -> str | None:
-    nothing, something = _pair(-INF, 0), _pair(2, 3)
+    nothing, something = _state(-INF, 0), _state(2, 3)
     got = _values(fn(nothing, nothing))
     if any(part.isnan().any() for part in got):
         return NAN_HINT
@@ -121,11 +121,11 @@ def _merge_identity(fn: Callable) -> str | None:
 def _update_by_hand(fn: Callable) -> str | None:
     block = torch.tensor([[math.log(2), 0.0]], dtype=torch.float64)
     suspects = {
-        "the old sum keeps its old scale: multiply it by exp(old m - new m)": _pair(math.log(2), 2.5),
-        "the old sum is lost: add it, rescaled, to the sum of the block": _pair(math.log(2), 1.5),
-        "the block is not shifted by the new maximum": _pair(math.log(2), 3.5),
+        "the old sum keeps its old scale: multiply it by exp(old m - new m)": _state(math.log(2), 2.5),
+        "the old sum is lost: add it, rescaled, to the sum of the block": _state(math.log(2), 1.5),
+        "the block is not shifted by the new maximum": _state(math.log(2), 3.5),
     }
-    return compare(_values(fn(_pair(0, 1), block)), _pair(math.log(2), 2), suspects)
+    return compare(_values(fn(_state(0, 1), block)), _state(math.log(2), 2), suspects)
 
 
 def _update_from_nothing(fn: Callable) -> str | None:
@@ -143,22 +143,22 @@ def _update_from_nothing(fn: Callable) -> str | None:
 
 def _update_folded(fn: Callable) -> str | None:
     x = 5 * torch.randn(3, 10, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    pair = lse.empty((3,), dtype=torch.float64)
+    state = lse.empty((3,), dtype=torch.float64)
     for block in x.split(4, dim=1):
-        pair = fn(pair, block)
-    return compare(lse.value(_values(pair)), torch.logsumexp(x, 1))
+        state = fn(state, block)
+    return compare(lse.value(_values(state)), torch.logsumexp(x, 1))
 
 
 def _update_large(fn: Callable) -> str | None:
-    got = _values(fn(_pair(0, 2), torch.tensor([[1000.0, 1000.0]], dtype=torch.float64)))
-    return not_finite(got, "exp(1000) overflowed: shift by the new maximum") or compare(got, _pair(1000, 2))
+    got = _values(fn(_state(0, 2), torch.tensor([[1000.0, 1000.0]], dtype=torch.float64)))
+    return not_finite(got, "exp(1000) overflowed: shift by the new maximum") or compare(got, _state(1000, 2))
 
 
-def _pair(m: float, s: float) -> lse.LSEState:
+def _state(m: float, s: float) -> lse.LSEState:
     return lse.LSEState(*(torch.tensor([float(x)], dtype=torch.float64) for x in (m, s)))
 
 
-def _values(pair: tuple) -> lse.LSEState:
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise TypeError(f"a pair (m, s) was expected, not {type(pair).__name__}")
-    return lse.LSEState(*map(as_tensor, pair))
+def _values(state: tuple) -> lse.LSEState:
+    if not isinstance(state, tuple | list) or len(state) != 2:
+        raise TypeError(f"a state (m, s) was expected, not {type(state).__name__}")
+    return lse.LSEState(*map(as_tensor, state))

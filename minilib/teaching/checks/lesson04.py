@@ -25,7 +25,7 @@ def check_tiled_row_lse(learner: Callable[[Tensor, Tensor, float, int], Tensor])
         "for 40 pairs in tiles of 8": _holds_no_matrix,
         "for aligned pairs at scale 100 in fp32": _large_logits,
     }
-    run(learner, cases, "a row needs only its running pair, so its tiles may come and go")
+    run(learner, cases, "a row needs only its running state, so no tile has to stay in memory")
 
 
 def check_tiled_forward(learner: Callable[[Tensor, Tensor, float, int], Tensor]) -> None:

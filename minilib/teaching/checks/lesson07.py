@@ -1,4 +1,4 @@
-"""Checks of lesson 07, train with giant batches: the embedding cache, and the learning rate for another batch size.
+"""Checks of lesson 07, train with giant batches: the gradient cache, and the learning rate for another batch size.
 
 Solution of the first: `minilib.trainers.grad_cache.cached_backward([encoder], inputs.split(micro), loss_fn)`.
 """
@@ -15,23 +15,23 @@ from minilib.teaching.checks.contract import compare, run
 from minilib.teaching.repro import random_features
 
 
-class DiaryEncoder(nn.Module):
+class RecordingEncoder(nn.Module):
     """A linear map with one random factor per call, like dropout, that writes down what it was asked to do."""
 
     def __init__(self, noisy: bool) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(5)
         self.weight = nn.Parameter(torch.randn(6, 4, generator=generator, dtype=torch.float64))
-        self.noisy, self.diary = noisy, []
+        self.noisy, self.calls = noisy, []
 
     def forward(self, x: Tensor) -> Tensor:
         factor = 1.0 + torch.rand(()).item() if self.noisy else 1.0
-        self.diary.append((len(x), torch.is_grad_enabled(), factor))
+        self.calls.append((len(x), torch.is_grad_enabled(), factor))
         return factor * x @ self.weight  # (k, 4)
 
 
-def check_embedding_cache_grads(learner: Callable) -> None:
-    """Exercise: `embedding_cache_grads(encoder, inputs, loss_fn, micro)`: fill `.grad` of the encoder's parameters.
+def check_gradient_cache_grads(learner: Callable) -> None:
+    """Exercise: `gradient_cache_grads(encoder, inputs, loss_fn, micro)`: fill `.grad` of the encoder's parameters.
 
     `inputs (b, n)` go through `encoder` in micro-batches of `micro` rows; `loss_fn` takes the features of all b rows.
     The gradient must be that of the whole batch.
@@ -68,7 +68,7 @@ def _rate(fn: Callable, batch: int) -> str | None:
 def _small_graphs(fn: Callable) -> str | None:
     encoder, inputs, loss_fn = _problem(8)
     fn(encoder, inputs, loss_fn, 2)
-    graphs = [rows for rows, graph, _ in encoder.diary if graph]
+    graphs = [rows for rows, graph, _ in encoder.calls if graph]
     if max(graphs) > 2:
         return f"the encoder held a graph of {max(graphs)} rows: its memory would grow with the batch"
     if sum(graphs) > 8:
@@ -79,20 +79,20 @@ def _small_graphs(fn: Callable) -> str | None:
 def _same_noise(fn: Callable) -> str | None:
     encoder, inputs, loss_fn = _problem(8, noisy=True)
     fn(encoder, inputs, loss_fn, 2)
-    first, second = ([factor for _, graph, factor in encoder.diary if graph is kept] for kept in (False, True))
+    first, second = ([factor for _, graph, factor in encoder.calls if graph is kept] for kept in (False, True))
     if sorted(first) == sorted(second):
         return None
     return "the second pass drew other masks: save the random state before each micro-batch and restore it"
 
 
-def _problem(rows: int, noisy: bool = False) -> tuple[DiaryEncoder, Tensor, Callable[[Tensor], Tensor]]:
+def _problem(rows: int, noisy: bool = False) -> tuple[RecordingEncoder, Tensor, Callable[[Tensor], Tensor]]:
     inputs, _ = random_features(rows, 6, seed=1, dtype=torch.float64)
     txt, _ = random_features(rows, 4, seed=2, dtype=torch.float64)
 
     def loss_fn(features: Tensor) -> Tensor:
         return clip_loss(F.normalize(features, dim=-1), txt[: len(features)], 10.0, backend="dense")
 
-    return DiaryEncoder(noisy), inputs, loss_fn
+    return RecordingEncoder(noisy), inputs, loss_fn
 
 
 def _cache_gradient(fn: Callable, rows: int, micro: int) -> str | None:

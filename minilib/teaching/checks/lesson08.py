@@ -35,7 +35,7 @@ def check_cells_in_reach(learner: Callable[[Tensor, Tensor, int, int], Tensor]) 
         "for a fact in the middle": lambda fn: _reach(fn, (0.5,), range(484, 508, 2)),
         "for a question of 100 tokens": lambda fn: _reach(fn, DEPTHS, (100, 156, 157, 158, 300), question=100),
     }
-    run(learner, cases, "the distance decides, not the length: a fact beside the question is in reach in any text")
+    run(learner, cases, "the distance decides, not the length: a fact next to the question is in reach in any text")
 
 
 def check_perplexity(learner: Callable[[Tensor, int], Tensor]) -> None:

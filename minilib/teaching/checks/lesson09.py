@@ -98,7 +98,7 @@ def _simpo_far(fn: Callable) -> str | None:
     return not_finite(got, _ZERO) or compare(got, 10_003.0, tol=1e-6)
 
 
-_ZERO = "the loss is not finite: the sigmoid is 0 before its logarithm is taken, F.logsigmoid or F.softplus mends it"
+_ZERO = "the loss is not finite: the sigmoid is 0 before its logarithm is taken, use F.logsigmoid or F.softplus"
 
 
 def _logo(fn: Callable, chosen: Tensor, rejected: Tensor, beta: float, gamma: float) -> str | None:

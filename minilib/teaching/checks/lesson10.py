@@ -25,7 +25,7 @@ def check_label_logp(learner: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -
         "for logits up to 1,000 in fp32": _large_logits,
         "for 64 words in chunks of 8": _holds_no_logits,
     }
-    run(learner, cases, "a running pair for the sum, and the label's logit picked up as its chunk comes by")
+    run(learner, cases, "a running state for the sum, and the label's logit taken from the chunk that holds it")
 
 
 def check_logp_and_gradient(learner: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]) -> None:

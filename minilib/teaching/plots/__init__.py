@@ -1,7 +1,7 @@
 """Figures of the lessons and of the tour: data in, `matplotlib.figure.Figure` out, nothing printed, nothing global.
 
 Every figure carries `figure.alt_text`. `show` displays one in a notebook, `to_png` gives its bytes for a page.
-One file per subject: `card` (the sheet they are drawn on), `ablation`, `alignment` (`alignment_lesson` for one run),
+One file per subject: `canvas` (what they are drawn on), `ablation`, `alignment` (`alignment_lesson` for one run),
 `costs`, `sums`, `contrast`, `kernels`, `ring`, `training`, `longcontext`, `pairs`, `positions`, `preference`,
 `stretch`, `vocabulary`.
 """

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.canvas import BLUE, GREY, VERMILLION, axes, card
+from minilib.teaching.plots.canvas import BLUE, GREY, VERMILLION, axes, canvas
 
 Spread = tuple[float, float, float]  # mean, smallest, largest over the seeds
 
@@ -19,7 +19,7 @@ def arm_gains(gains: Mapping[str, Spread], *, marked: Sequence[str] = (), title:
     best, least = max(gains, key=lambda n: gains[n][0]), min(gains, key=lambda n: gains[n][0])
     alt = f"Change of accuracy beyond the window against the base for {len(gains)} arms, a dot for the mean and a line "
     alt += f"over the seeds. The most gains {best}, the least {least}."
-    figure = card(title or f"{best} gains the most", alt, size=(6.8, 1.2 + 0.24 * len(gains)))
+    figure = canvas(title or f"{best} gains the most", alt, size=(6.8, 1.2 + 0.24 * len(gains)))
     panel = axes(figure, xlabel="points of accuracy gained beyond the window", ylabel="")
     for row, (name, (mean, low, high)) in enumerate(gains.items()):
         colour, marker = (VERMILLION, "D") if name in marked else (BLUE, "o")

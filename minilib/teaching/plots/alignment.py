@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.canvas import FONT, GREY, INK, LINES, axes, card, label, numbers, same_length
+from minilib.teaching.plots.canvas import FONT, GREY, INK, LINES, axes, canvas, label, numbers, same_length
 from minilib.teaching.plots.costs import COUNT
 from minilib.teaching.plots.longcontext import _outline, in_reach
 
@@ -43,7 +43,7 @@ def needle_maps(maps: Mapping[str, NeedleMap], window: int, *, question: int = 1
     told = ", ".join(f"{name} {share:.0%}" for name, share in far.items())
     columns = len(maps) if len(maps) <= 3 else 2
     rows = -(-len(maps) // columns)
-    figure = card(title or f"Right beyond {window} positions: {told}", alt, size=(7.6, 0.9 + 2.5 * rows))
+    figure = canvas(title or f"Right beyond {window} positions: {told}", alt, size=(7.6, 0.9 + 2.5 * rows))
     panels = []
     for place, (name, found) in enumerate(maps.items()):
         panel = axes(figure, rows, columns, place + 1, xlabel="tokens of the text")
@@ -73,7 +73,7 @@ def margin_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     )
     alt += f"The margin {', '.join(f'{move} under {name}' for name, move in moves.items())}."
     still = set(moves.values()) == {"hardly moves"}
-    figure = card(title or ("The margin hardly moves" if still else f"Under {first} the margin ends widest"), alt)
+    figure = canvas(title or ("The margin hardly moves" if still else f"Under {first} the margin ends widest"), alt)
     panel = axes(figure, xlabel="training step", ylabel="margin (nats per token)")
     for (name, (steps, margins)), (colour, marker, line) in zip(curves.items(), LINES):
         every = max(1, len(steps) // 8)
@@ -104,7 +104,7 @@ def accuracy_by_length(
     alt += f"bands span the seeds. Beyond the window of {window:,}: {_compared(far)}."
     best = max(far, key=far.get)
     drawn = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
-    figure = card(title or f"Beyond the window {best} is right most often ({drawn})", alt)
+    figure = canvas(title or f"Beyond the window {best} is right most often ({drawn})", alt)
     panel = axes(figure, xlabel="tokens of the text", ylabel="right answers")
     for (name, runs), (colour, marker, line) in zip(shares.items(), LINES):
         panel.plot(lengths, runs.mean(0), color=colour, marker=marker, linestyle=line, label=name)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.canvas import BLUE, FONT, GREEN, INK, LINES, VERMILLION, axes, card, numbers, same_length
+from minilib.teaching.plots.canvas import BLUE, FONT, GREEN, INK, LINES, VERMILLION, axes, canvas, numbers, same_length
 
 Curve = tuple[Sequence[float], Sequence[float]]  # steps, values
 SIDES = ((BLUE, "o", "-"), (VERMILLION, "s", "--"), (GREEN, "^", "-."))
@@ -27,7 +27,7 @@ def logged_curves(runs: Mapping[str, Curve], ylabel: str, *, title: str | None =
     last = max(runs, key=lambda run: float(runs[run][1][-1]))
     alt = f"Curves of {ylabel} over the training steps for {', '.join(runs)}. Compare where each of them begins and "
     alt += "where it ends."
-    figure = card(title or f"{ylabel} ends highest under {last}", alt)
+    figure = canvas(title or f"{ylabel} ends highest under {last}", alt)
     panel = axes(figure, xlabel="training step", ylabel=ylabel)
     for (run, curve), look in zip(runs.items(), LINES):
         _draw(panel, run, curve, look)
@@ -50,7 +50,7 @@ def margin_sides(runs: Mapping[str, Mapping[str, Curve]], *, title: str | None =
     )
     alt = f"Curves of the mean log-probability of {' and '.join(names)} answers over the training steps, a panel for "
     alt += f"each run. {told}. The gap between them is the margin."
-    figure = card(title or told, alt, size=(max(6.4, 2.9 * len(runs)), 3.4))
+    figure = canvas(title or told, alt, size=(max(6.4, 2.9 * len(runs)), 3.4))
     first = None
     for k, (run, sides) in enumerate(runs.items()):
         named = {"xlabel": "training step", "ylabel": "nats per token" if k == 0 else ""}

@@ -1,10 +1,10 @@
-"""The sheet every figure is drawn on: colours, sizes, alt text, and the way into a notebook.
+"""What every figure is drawn on: colours, sizes, alt text, and how a figure is shown in a notebook.
 
 Figures are `matplotlib.figure.Figure` objects made directly, so there is no pyplot state to leak from one cell into the
-next and no display is needed. A sheet is white on purpose: it stays readable on a dark page.
+next and no display is needed. The canvas is white on purpose: it stays readable on a dark page.
 
 Two families of colour run through the course, Okabe and Ito's palette for colour-blind readers in both: PREDICTED is
-light, hatched or dashed, MEASURED is dark and solid. Methods have their own marker, so that colour never speaks alone.
+light, hatched or dashed, MEASURED is dark and solid. Methods have a marker of their own, too: colour is never alone.
 
 Alt text says what the picture shows, then what to notice. It becomes the text form of the output, which the notebook
 tests compare word for word: it therefore quotes no measured digits, only what a second run would find again.
@@ -29,7 +29,7 @@ LARGEST_PNG = 80_000  # bytes, so that a notebook with many figures stays light
 FONT = 9.5  # points; nothing is set smaller than 9
 
 
-def card(title: str, alt_text: str, *, size: tuple[float, float] = (6.4, 3.6)) -> Figure:
+def canvas(title: str, alt_text: str, *, size: tuple[float, float] = (6.4, 3.6)) -> Figure:
     """An empty white figure of `size` inches with its title and its `alt_text` attribute."""
     figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
     figure.suptitle(title, fontsize=11, color=INK)
@@ -48,7 +48,7 @@ def axes(figure: Figure, *where: int, xlabel: str = "", ylabel: str = "") -> Axe
 
 
 def label(panel: Axes, text: str, x: float, y: float, **options) -> None:
-    """Write `text` beside the data point (x, y), in ink: a direct label instead of a legend."""
+    """Write `text` next to the data point (x, y), in ink: a direct label instead of a legend."""
     settings = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": FONT, "color": INK}
     panel.annotate(text, (x, y), **{**settings, **options})
 

@@ -16,7 +16,7 @@ from minilib.teaching.plots.canvas import (
     LINES,
     VERMILLION,
     axes,
-    card,
+    canvas,
     label,
     numbers,
     same_length,
@@ -35,7 +35,7 @@ def similarity_matrix(matrix, captions: Sequence[str] | None = None, *, title: s
     best = (values.argmax(1) == np.arange(len(values))).mean()
     alt = f"Heat map of a {len(values)} by {len(values)} similarity matrix, images as rows, texts as columns. "
     alt += f"The framed diagonal holds the true pairs; it is the largest entry in {best:.0%} of the rows."
-    figure = card(title or f"The true pair wins in {best:.0%} of the rows", alt, size=(5.6, 4.6))
+    figure = canvas(title or f"The true pair wins in {best:.0%} of the rows", alt, size=(5.6, 4.6))
     panel = axes(figure, xlabel="text", ylabel="image")
     image = panel.imshow(values, cmap="cividis")
     figure.colorbar(image, ax=panel, shrink=0.8).ax.tick_params(labelsize=9)
@@ -56,7 +56,7 @@ def pairs_seen(seen, *, title: str | None = None) -> Figure:
     share = values.mean()
     alt = f"A {len(values)} by {values.shape[1]} grid of pairs, filled where one step compares image and text. "
     alt += f"{share:.0%} of it is filled."
-    figure = card(title or f"The step compares {share:.0%} of all pairs", alt, size=(4.4, 4.2))
+    figure = canvas(title or f"The step compares {share:.0%} of all pairs", alt, size=(4.4, 4.2))
     panel = axes(figure, xlabel="text", ylabel="image")
     panel.pcolormesh(values, cmap="Blues", vmin=0, vmax=1.4, edgecolors=GREY, linewidth=0.4 if len(values) <= 64 else 0)
     panel.set(aspect="equal", ylim=(len(values), 0))
@@ -77,7 +77,7 @@ def temperature_effect(
     told = ", ".join(f"{scale:g}" for scale in scales)
     alt = f"Bars of softmax probability over {len(rows[scales[0]])} texts at scales {told}. "
     alt += f"The true text goes from {first:.2f} to {last:.2f}: a larger scale makes the row more decided."
-    figure = card(
+    figure = canvas(
         title or f"Scale {scales[0]:g} to {scales[-1]:g}: the true text goes from {first:.2f} to {last:.2f}",
         alt,
         size=(8.0, 2.9),
@@ -102,7 +102,7 @@ def loss_vs_batch(batches: Sequence[int], losses: Mapping[str, Sequence[float]],
     same_length(batches=batches, **losses)
     alt = f"Loss against batch size, {batches[0]:,} to {batches[-1]:,}, for {', '.join(losses)}, with the line log b. "
     alt += "The loss grows with the batch although the model stays the same: compare it with log b, not with zero."
-    figure = card(title or "The same model has a larger loss in a larger batch", alt)
+    figure = canvas(title or "The same model has a larger loss in a larger batch", alt)
     panel = axes(figure, xlabel="batch size b (pairs)", ylabel="loss (nats)")
     panel.semilogx(batches, np.log(numbers(batches)), color=INK, linestyle=":", base=2)
     label(panel, "log b", batches[0], np.log(batches[0]), xytext=(-4, 12))

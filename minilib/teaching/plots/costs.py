@@ -22,7 +22,7 @@ from minilib.teaching.plots.canvas import (
     PREDICTED,
     TILED,
     axes,
-    card,
+    canvas,
     label,
     numbers,
     same_length,
@@ -47,7 +47,7 @@ def memory_wall(
     """
     same_length(batches=batches, dense_bytes=dense_bytes, tiled_bytes=tiled_bytes)
     ratio = dense_bytes[-1] / tiled_bytes[-1]
-    figure = card(
+    figure = canvas(
         title or f"At {batches[-1]:,} pairs, dense needs {ratio:,.0f} times the memory of tiled",
         _wall_alt(batches, dense_bytes, limit_bytes),
     )
@@ -81,11 +81,11 @@ def _wall_alt(batches: Sequence[int], dense_bytes: Sequence[float], limit_bytes:
 def predicted_vs_measured(
     labels: Sequence[str], predicted: Sequence[float], measured: Sequence[float], *, title: str | None = None
 ) -> Figure:
-    """Pairs of bars in bytes, predicted (light, hatched) beside measured (dark), with their ratio above."""
+    """Pairs of bars in bytes, predicted (light, hatched) next to measured (dark), with their ratio above."""
     same_length(labels=labels, predicted=predicted, measured=measured)
     ratios = numbers(measured) / numbers(predicted)
     alt = f"Bars of predicted and measured bytes for {', '.join(labels)}. {_agreement(ratios)}"
-    figure = card(title or f"Measured over predicted: {ratios.min():.2f} to {ratios.max():.2f}", alt)
+    figure = canvas(title or f"Measured over predicted: {ratios.min():.2f} to {ratios.max():.2f}", alt)
     panel = axes(figure, ylabel="memory")
     for shift, values, colour, hatch, name in (
         (-0.2, predicted, PREDICTED, "//", "predicted"),
@@ -121,7 +121,7 @@ def memory_parts(parts: Mapping[str, Mapping[str, float]], *, title: str | None 
     largest = max(stacks, key=lambda name: sum(stacks[name].values()))
     alt = f"Stacked bars of predicted bytes for {', '.join(stacks)}. "
     alt += f"The longest is {largest}: {', '.join(stacks[largest])}."
-    figure = card(
+    figure = canvas(
         title or f"{largest.capitalize()} holds {format_bytes(sum(stacks[largest].values()))}",
         alt,
         size=(6.4, 1.5 + 1.1 * len(stacks)),
@@ -161,7 +161,7 @@ def timing_ratios(
     same_length(labels=labels, ratios=ratios, low=low, high=high)
     fastest = min(range(len(ratios)), key=lambda k: ratios[k])
     alt = f"Bars of time relative to {reference} for {', '.join(labels)}; left of the line at 1 is faster."
-    figure = card(
+    figure = canvas(
         title or f"{labels[fastest]} takes {ratios[fastest]:.2f} of the time of {reference}",
         alt,
         size=(6.4, 1.3 + 0.4 * len(labels)),

@@ -1,6 +1,6 @@
 """Pictures of what GPU programs do: who owns which tile, which addresses a tile reads, how partial sums are folded.
 
-Drawn from what kernels recorded: a diary of visits, the offsets and masks that a kernel stored, the tables it filled.
+Drawn from what kernels recorded: a trace of visits, the offsets and masks that a kernel stored, the tables it filled.
 Used in notebook 05.
 """
 
@@ -20,7 +20,7 @@ from minilib.teaching.plots.canvas import (
     SKY,
     VERMILLION,
     axes,
-    card,
+    canvas,
     label,
     numbers,
     same_length,
@@ -41,7 +41,7 @@ def program_map(
     programs = sorted({program for program, _, _ in visits})
     counts = dict.fromkeys(programs, 0)
     size = (6.4, round(1.0 + 5.2 * rows / cols, 1))
-    figure = card(title or f"{len(programs)} programs share {len(visits)} tiles", "", size=size)
+    figure = canvas(title or f"{len(programs)} programs share {len(visits)} tiles", "", size=size)
     panel = axes(figure, xlabel="text (column)", ylabel="image (row)")
     for program, i, j in visits:
         counts[program] += 1
@@ -76,7 +76,7 @@ def masked_pointers(tiles: Mapping[tuple[int, int], tuple], *, title: str | None
         f"{len(tiles)} programs, each with a tile of lanes; every lane shows the offset it points at. "
         f"{masked} of {lanes} lanes jut out of the matrix: they are hatched, because the mask switches them off."
     )
-    figure = card(title or f"{masked} of {lanes} lanes are switched off", alt, size=(2.9 * across, 0.6 + 1.7 * down))
+    figure = canvas(title or f"{masked} of {lanes} lanes are switched off", alt, size=(2.9 * across, 0.6 + 1.7 * down))
     for (i, j), (offsets, inside) in tiles.items():
         panel = axes(figure, down, across, i * across + j + 1, xlabel=f"program ({i}, {j})")
         offsets, inside = numbers(offsets), numbers(inside).astype(bool)
@@ -106,7 +106,9 @@ def partial_tables(row_table, col_table, *, title: str | None = None) -> Figure:
     )
     alt += "was written by two programs, so nothing had to be locked."
     height = 1.6 + 0.36 * sum(len(table) + 1 for table in tables.values())
-    figure = card(title or "Each program writes its own line; the lines are added afterwards", alt, size=(7.4, height))
+    figure = canvas(
+        title or "Each program writes its own line; the lines are added afterwards", alt, size=(7.4, height)
+    )
     grid = figure.add_gridspec(2, 1, height_ratios=[len(table) + 1 for table in tables.values()])
     for where, (name, table), letter in zip(grid, tables.items(), ("gn", "gm")):
         panel = axes(figure, where, xlabel="image (row)" if letter == "gn" else "text (column)")
@@ -140,7 +142,7 @@ def tile_film(frames: Mapping[str, object], *, title: str | None = None) -> Figu
     if rows == cols:
         shares = [np.mean(matrix.argmax(1) == np.arange(rows)) for matrix in matrices.values()]
         alt += f" Rows that are largest on the diagonal: {shares[0]:.0%} in the first, {shares[-1]:.0%} in the last."
-    figure = card(title or " → ".join(frames), alt, size=(0.4 + 2.3 * len(frames), round(1.3 + 2.0 * rows / cols, 1)))
+    figure = canvas(title or " → ".join(frames), alt, size=(0.4 + 2.3 * len(frames), round(1.3 + 2.0 * rows / cols, 1)))
     for k, (name, matrix) in enumerate(matrices.items()):
         panel = axes(figure, 1, len(frames), k + 1, xlabel=f"{name}\nlargest {abs(matrix).max():.2g}")
         panel.imshow(matrix, cmap="RdBu_r", vmin=-abs(matrix).max(), vmax=abs(matrix).max(), interpolation="nearest")

@@ -29,7 +29,7 @@ from minilib.teaching.plots.canvas import (
     SKY,
     VERMILLION,
     axes,
-    card,
+    canvas,
     label,
     numbers,
     same_length,
@@ -67,7 +67,7 @@ def needle_map(
     alt = f"Map of right answers at {len(depths)} depths and {len(lengths)} lengths from {lengths[0]:,} to "
     alt += f"{lengths[-1]:,} tokens. Where the distance fits the trained window, outlined, {least}; beyond, {most}."
     heading = f"Within {window} positions {shares[inside].mean():.0%} right, beyond {shares[~inside].mean():.0%}"
-    figure = card(title or heading, alt, size=(6.8, 3.8))
+    figure = canvas(title or heading, alt, size=(6.8, 3.8))
     panel = axes(figure, xlabel="tokens of the text", ylabel="depth of the fact")
     _cells(panel, shares)
     _outline(panel, inside)
@@ -75,7 +75,7 @@ def needle_map(
     panel.set_yticks(np.arange(len(depths)) + 0.5, [f"{d:.0%}" for d in depths])
     panel.set_ylim(len(depths), 0)
     # The two ends of the axis in words: which of them is next to the question is easily forgotten.
-    for y, words in ((0, "beginning"), (1, "beside the question")):
+    for y, words in ((0, "beginning"), (1, "next to the question")):
         place = {"xycoords": "axes fraction", "rotation": 90, "va": "bottom" if y else "top", "ha": "left"}
         label(panel, words, 1.01, 1 - y, **place)
     return figure
@@ -90,7 +90,7 @@ def head_scores(scores: Mapping[str, Sequence[Sequence[float]]], *, title: str |
     alt = f"Maps of the copy score of every head, by layer and head, for {', '.join(values)}. {few} the score is "
     alt += "near nought."
     heading = "Few heads fetch the fact" if clear <= 3 else "Many heads fetch the fact"
-    figure = card(title or heading, alt, size=(6.8, 2.9))
+    figure = canvas(title or heading, alt, size=(6.8, 2.9))
     for column, (name, score) in enumerate(values.items()):
         panel = axes(figure, 1, len(values), column + 1, xlabel="head", ylabel="" if column else "layer")
         _cells(panel, score)
@@ -108,7 +108,7 @@ def accuracy_by_distance(
     fall = [shares[-1] < shares[0] - 0.3 for _, shares in curves.values()]
     alt = f"Curves of right answers against the distance to the fact, for {', '.join(curves)}. "
     alt += f"{'All fall' if all(fall) else 'Not all fall'} with distance; a line marks the {window} trained."
-    figure = card(title or "What breaks the answer is the distance", alt)
+    figure = canvas(title or "What breaks the answer is the distance", alt)
     panel = axes(figure, xlabel="positions from the fact to the answer", ylabel="right answers")
     for (name, (x, shares)), (colour, marker, line) in zip(curves.items(), LINES):
         same_length(distances=x, shares=shares)
@@ -128,8 +128,8 @@ def lost_in_the_middle(curves: Mapping[str, Curve], *, title: str | None = None)
     ends = [(c.accuracy[0] + c.accuracy[-1]) / 2 - min(c.accuracy[1:-1]) > 0.2 for c in curves.values()]
     alt = f"Curves of right answers against the depth of the fact for {', '.join(curves)}, with intervals, between the "
     alt += f"anchors of no document and only the facts. {'A' if any(ends) else 'No'} curve sags in the middle."
-    figure = card(title or f"{'A' if any(ends) else 'No'} curve sags in the middle", alt)
-    panel = axes(figure, xlabel="depth of the fact (0 beginning, 1 beside the question)", ylabel="right answers")
+    figure = canvas(title or f"{'A' if any(ends) else 'No'} curve sags in the middle", alt)
+    panel = axes(figure, xlabel="depth of the fact (0 beginning, 1 next to the question)", ylabel="right answers")
     for (name, curve), (colour, marker, line) in zip(curves.items(), LINES):
         shares = numbers(curve.accuracy)
         low, high = numbers(curve.intervals).T
@@ -146,7 +146,7 @@ def lost_in_the_middle(curves: Mapping[str, Curve], *, title: str | None = None)
 
 
 def perplexity_by_position(buckets: Mapping[int, float], window: int, *, title: str | None = None) -> Figure:
-    """Perplexity of running text in buckets of positions `{first position: perplexity}`, beside the trained window."""
+    """Perplexity of running text by buckets of positions `{first position: perplexity}`, and the trained window."""
     if len(buckets) < 2:
         raise ValueError(f"buckets has {len(buckets)}: pass at least two, so that their width is known")
     starts, values = numbers(list(buckets)), numbers(list(buckets.values()))
@@ -157,7 +157,7 @@ def perplexity_by_position(buckets: Mapping[int, float], window: int, *, title: 
         f"Bars of perplexity in {len(values)} buckets of positions up to {starts[-1] + width:,.0f}. Beyond the trained "
     )
     alt += f"window they are on average {trend} inside."
-    figure = card(title or f"Beyond the window perplexity is {trend} inside", alt)
+    figure = canvas(title or f"Beyond the window perplexity is {trend} inside", alt)
     panel = axes(figure, xlabel="position in the text (tokens)", ylabel="perplexity")
     for mask, colour, hatch in ((inside, BLUE, ""), (~inside, VERMILLION, "//")):
         style = {"width": 0.9 * width, "align": "edge", "color": colour, "hatch": hatch, "edgecolor": "white"}
@@ -176,7 +176,7 @@ def found_and_right(counts: Mapping[str, Sequence[int]], *, title: str | None = 
     last = list(counts.values())[-1]
     gap = "a part" if last[1] > 0 else "no part"
     alt += f" In the last bar {gap} is found by a head and answered wrongly."
-    figure = card(title or f"In the last bar {gap} is found and still wrong", alt, size=(6.8, 2.9))
+    figure = canvas(title or f"In the last bar {gap} is found and still wrong", alt, size=(6.8, 2.9))
     panel = axes(figure, xlabel="answers", ylabel="tokens of the text")
     for row, values in enumerate(counts.values()):
         same_length(outcomes=OUTCOMES, values=values)

@@ -24,7 +24,7 @@ from minilib.teaching.plots.canvas import (
     SKY,
     VERMILLION,
     axes,
-    card,
+    canvas,
     label,
     same_length,
 )
@@ -57,7 +57,7 @@ def context_strips(
         f"A document as a strip of chunks, the critical ones dark and hatched with their scores. Below it strips for "
         f"{', '.join(reads)}: chunks that are read are filled, others are white. Compare how many dark ones each holds."
     )
-    figure = card(title or "What is read decides what is said", alt, size=(8.0, 1.5 + 0.62 * (1 + len(reads))))
+    figure = canvas(title or "What is read decides what is said", alt, size=(8.0, 1.5 + 0.62 * (1 + len(reads))))
     panel = axes(figure, xlabel="chunk of the document")
     rows = {"document": range(len(scores)), **reads}
     for row, (name, chunks) in enumerate(rows.items()):
@@ -97,7 +97,7 @@ def chunk_scores(
         f"Bars of the score of each chunk by {', '.join(scores)}, with thresholds as dashed lines. Chunks that hold a "
         "piece of what is asked for are dark and hatched, all others light: see which bars rise above their line."
     )
-    figure = card(title or f"Chunks with a fact that are found: {told}", alt, size=(7.0, 1.0 + 1.3 * len(scores)))
+    figure = canvas(title or f"Chunks with a fact that are found: {told}", alt, size=(7.0, 1.0 + 1.3 * len(scores)))
     for row, (name, values) in enumerate(scores.items()):
         panel = axes(figure, len(scores), 1, row + 1, ylabel=name)
         for i, score in enumerate(values):
@@ -123,7 +123,7 @@ def answers_kept(counts: Mapping[str, Mapping[str, int]], *, title: str | None =
         f"Bars of the rejected answers for {', '.join(counts)}, each cut into the share that is kept and the shares "
         "dropped for each reason. A bar with little dark at its left end offers little contrast."
     )
-    figure = card(
+    figure = canvas(
         title or f"Kept most often: {most}, {shares[most]:.0%} of the answers",
         alt,
         size=(7.4, 1.7 + 0.45 * len(counts)),

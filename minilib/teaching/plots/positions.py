@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.canvas import FONT, GREY, INK, LINES, SKY, axes, card, label, numbers, same_length
+from minilib.teaching.plots.canvas import FONT, GREY, INK, LINES, SKY, axes, canvas, label, numbers, same_length
 from minilib.teaching.plots.costs import COUNT
 
 LARGEST_MASK = 64  # tokens; a larger grid cannot be read
@@ -32,7 +32,7 @@ def position_strips(
     alt = f"Strips of {target:,} positions for {', '.join(strips)}, with the same {total:,} tokens in "
     alt += f"{len(lengths)} chunks coloured on each. {farthest.capitalize()} reaches farthest; white is gaps."
     heading = title or f"{total:,} tokens reach position {int(max(strips[farthest])):,}"
-    figure = card(heading, alt, size=(7.0, 1.2 + 0.55 * len(strips)))
+    figure = canvas(heading, alt, size=(7.0, 1.2 + 0.55 * len(strips)))
     panel = axes(figure, xlabel="position")
     for row, positions in enumerate(strips.values()):
         panel.broken_barh([(0, target)], (row - 0.3, 0.6), facecolor="white", edgecolor=GREY, linewidth=0.6)
@@ -56,7 +56,7 @@ def coverage_curves(
     best = max(shares, key=lambda name: shares[name][-1])
     alt = f"Curves of the share seen after {samples[0]:,} to {samples[-1]:,} samples for {', '.join(shares)}. "
     alt += f"The one that ends highest is {best}."
-    figure = card(title or f"After {samples[-1]:,} samples {best} has seen {shares[best][-1]:.0%}", alt)
+    figure = canvas(title or f"After {samples[-1]:,} samples {best} has seen {shares[best][-1]:.0%}", alt)
     panel = axes(figure, xlabel="samples", ylabel="share of the target seen")
     for (name, values), (colour, marker, line) in zip(shares.items(), LINES):
         same_length(samples=samples, **{name: values})
@@ -74,7 +74,7 @@ def distances_seen(counts: Mapping[str, Sequence[int]], *, bins: int = 32, title
     same_length(counts=counts)
     target = len(next(iter(counts.values())))
     far = {name: np.flatnonzero(numbers(values)).max(initial=0) for name, values in counts.items()}
-    figure = card(
+    figure = canvas(
         title or f"Farthest distance seen: {', '.join(f'{name} {d:,}' for name, d in far.items())}",
         f"Outlines of how often each distance up to {target:,} is seen, for {', '.join(counts)}. "
         f"The one that looks back farthest is {max(far, key=far.get)}.",
@@ -101,7 +101,7 @@ def who_sees_whom(mask, segment_ids: Sequence[int], *, title: str | None = None)
     parts = ["prompt", "chosen", *(f"rejected {s}" for s in range(1, segments.max()))]
     alt = f"A {len(segments)} by {len(segments)} grid, filled where the token of the row sees the token of the column: "
     alt += f"{seen.mean():.0%} of it. Rows of an answer are filled under the prompt and under their own past only."
-    figure = card(title or "Answers read the prompt and themselves, never each other", alt, size=(5.2, 4.8))
+    figure = canvas(title or "Answers read the prompt and themselves, never each other", alt, size=(5.2, 4.8))
     panel = axes(figure, xlabel="seen token", ylabel="asking token")
     colours = ListedColormap(["white", SKY, *(LINES[s % len(LINES)][0] for s in range(1, len(parts)))])
     panel.pcolormesh(seen * (segments + 1), cmap=colours, vmin=0, vmax=len(parts), edgecolors=GREY, linewidth=0.3)

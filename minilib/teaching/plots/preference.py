@@ -16,7 +16,7 @@ from minilib.teaching.plots.canvas import (
     LINES,
     VERMILLION,
     axes,
-    card,
+    canvas,
     label,
     numbers,
     same_length,
@@ -36,7 +36,7 @@ def answer_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], *, title: s
     told = ", ".join(f"{move} under {run}" for run, move in moves.items())
     alt = f"Curves of the mean log-probability of {', '.join(names)} while training, a panel each for "
     alt += f"{', '.join(runs)}. The {names[0]} answer {told}."
-    figure = card(title or f"The {names[0]} answer {told}", alt, size=(max(6.4, 2.7 * len(runs)), 3.4))
+    figure = canvas(title or f"The {names[0]} answer {told}", alt, size=(max(6.4, 2.7 * len(runs)), 3.4))
     first = None
     for k, (run, curves) in enumerate(runs.items()):
         panel = figure.add_subplot(1, len(runs), k + 1, sharey=first) if first else axes(figure, 1, len(runs), k + 1)
@@ -68,7 +68,7 @@ def loss_vs_margin(
     alt = f"Two panels against the margin from {margins[0]:g} to {margins[-1]:g}, loss and push, for "
     alt += f"{', '.join(losses)}, with a line at each target margin. All fall with the margin; "
     alt += f"{steepest} is the steepest."
-    figure = card(title or f"{steepest.capitalize()} pushes hardest", alt, size=(8.0, 3.6))
+    figure = canvas(title or f"{steepest.capitalize()} pushes hardest", alt, size=(8.0, 3.6))
     xlabel = "margin: chosen minus rejected (nats per token)"
     for place, (ylabel, curves) in enumerate((("loss", losses), ("push (slope of the loss)", pushes))):
         panel = axes(figure, 1, 2, place + 1, xlabel=xlabel, ylabel=ylabel)
@@ -95,7 +95,7 @@ def push_bars(pushes: Mapping[str, Mapping[str, float]], *, xlabel: str = "push"
     alt = f"Bars of push on {', '.join(items)}, a panel each for {', '.join(pushes)}. "
     alt += "Solid bars push up, hatched ones push down; compare which items each loss pushes most."
     size = (max(6.4, 2.6 * len(pushes)), 1.5 + 0.32 * len(items))
-    figure = card(title or f"{first} and the others push different items most", alt, size=size)
+    figure = canvas(title or f"{first} and the others push different items most", alt, size=size)
     for k, (name, bars) in enumerate(pushes.items()):
         panel = axes(figure, 1, len(pushes), k + 1, xlabel=xlabel)
         panel.set_title(name, fontsize=FONT, color=INK)
@@ -129,7 +129,7 @@ def mean_inside(
     inside = float(np.interp(x, numbers(margins), numbers(losses)))
     alt = f"The loss falls along the margin. Points {', '.join(pairs)} lie on it. Above the curve the mean of their "
     alt += "losses, on the curve the loss of their mean: averaging inside is never above averaging outside."
-    figure = card(title or "Averaging inside the loss never costs more than averaging outside", alt)
+    figure = canvas(title or "Averaging inside the loss never costs more than averaging outside", alt)
     panel = axes(figure, xlabel="margin (nats per token)", ylabel="loss")
     panel.plot(margins, numbers(losses), color=GREY)
     panel.plot(*zip(*pairs.values()), color=VERMILLION, linestyle="--", marker="s")

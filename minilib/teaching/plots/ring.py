@@ -124,7 +124,7 @@ def ring_bytes(schemes: Mapping[str, Mapping[str, float]], per: float, *, title:
 
 
 def ring_timeline(work: float, transfer: float, steps: int, *, title: str | None = None) -> Figure:
-    """A model, not a measurement: `steps` blocks of `work` seconds, and transfers of `transfer` seconds meanwhile or between.
+    """A model, not a measurement: blocks of `work` seconds, with transfers of `transfer` seconds meanwhile or between.
 
     The upper panel posts a transfer before the work on the block begins, the lower one after it.
     """

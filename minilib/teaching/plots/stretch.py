@@ -19,7 +19,7 @@ from minilib.teaching.plots.canvas import (
     LINES,
     VERMILLION,
     axes,
-    card,
+    canvas,
     label,
     numbers,
     same_length,
@@ -47,7 +47,7 @@ def score_beyond_window(
     size = "stays as small" if np.abs(squeezed).max() < 2 * inside else "grows as well"
     alt = f"A score over {len(score):,} distances as two lines. {finding} larger than inside. The other line, read at "
     alt += f"squeezed distances, {size}."
-    figure = card(title or "A score that fits inside its window explodes behind it", alt)
+    figure = canvas(title or "A score that fits inside its window explodes behind it", alt)
     panel = axes(figure, xlabel="distance (positions)", ylabel="attention score, before the softmax")
     panel.axvspan(0, window, color="#eeeeee", linewidth=0)
     label(panel, "trained window", window / 2, 0.97, xytext=(0, 0), xycoords=("data", "axes fraction"), ha="center")
@@ -67,7 +67,7 @@ def stretched_frequencies(
     low = min(float(np.min(numbers(values))) for values in speeds.values())
     alt = f"Lines of the speed left to each of {len(turns)} rotary pairs for {', '.join(speeds)}, against the turns "
     alt += f"that a pair makes in the trained window. The least that is left to a pair is 1/{1 / low:.0f} of its speed."
-    figure = card(title or "The methods differ in which speeds they leave alone", alt)
+    figure = canvas(title or "The methods differ in which speeds they leave alone", alt)
     panel = axes(figure, xlabel="turns of the pair within the trained window", ylabel="new speed / old speed")
     for (name, values), (colour, marker, line) in zip(speeds.items(), LINES):
         same_length(turns=turns, **{name: values})
@@ -98,7 +98,7 @@ def attention_cut(
         blind = (numbers(values)[own[:, None] > own] == 0).all()
         told.append(f"{name}: {'nothing' if blind else 'something'} is read across a border")
     alt = f"Maps of the attention of {total} tokens in {len(lengths)} chunks. {'; '.join(told)}."
-    figure = card(title or "Without a mask attention ends at every jump", alt, size=(7.6, 3.9))
+    figure = canvas(title or "Without a mask attention ends at every jump", alt, size=(7.6, 3.9))
     middles = [np.flatnonzero(own == c).mean() + 0.5 for c in range(len(lengths))]
     names = [f"chunk {c + 1}" for c in range(len(lengths))]
     for column, (name, values) in enumerate(maps.items()):
@@ -123,7 +123,7 @@ def answers_by_length(
     worst = min(curves, key=lambda name: curves[name][-1])
     alt = f"Curves of the share of right answers for texts of {lengths[0]:,} to {lengths[-1]:,} tokens: "
     alt += f"{', '.join(curves)}. At the longest, {worst} answers worst. All were trained on {window:,} tokens."
-    figure = card(title or f"At {lengths[-1]:,} tokens {worst} answers worst", alt)
+    figure = canvas(title or f"At {lengths[-1]:,} tokens {worst} answers worst", alt)
     panel = axes(figure, xlabel="tokens of the text", ylabel="right answers")
     for (name, values), (colour, marker, line) in zip(curves.items(), LINES):
         same_length(lengths=lengths, **{name: values})

@@ -1,7 +1,7 @@
 """Pictures of the running log-sum-exp and of the tiles it is folded over.
 
-Drawn from what the code recorded: logits and pairs as they came, blocks in the order in which they were visited. Used
-in notebooks 03 and 04.
+Drawn from what the code recorded: the logits, the running states, and the order in which tiles were visited. Used in
+notebooks 03 and 04.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from minilib.teaching.plots.canvas import (
     ORANGE,
     VERMILLION,
     axes,
-    card,
+    canvas,
     label,
     numbers,
     same_length,
@@ -28,25 +28,25 @@ from minilib.teaching.plots.canvas import (
 LARGEST_FILM = 8  # frames; a longer strip cannot be read
 
 
-def running_max_film(blocks: Sequence, pairs: Sequence, *, title: str | None = None) -> Figure:
-    """A film strip: block after block of logits arrives, and the pair (m, s) follows.
+def running_max_film(blocks: Sequence, states: Sequence, *, title: str | None = None) -> Figure:
+    """A film strip: block after block of logits arrives, and the state (m, s) follows.
 
-    `blocks` are one-dimensional logits, at most eight blocks; `pairs[k]` is the pair `(m, s)` after block k.
+    `blocks` are one-dimensional logits, at most eight blocks; `states[k]` is the state `(m, s)` after block k.
     """
-    same_length(blocks=blocks, pairs=pairs)
+    same_length(blocks=blocks, states=states)
     if len(blocks) > LARGEST_FILM:
         raise ValueError(
             f"blocks has {len(blocks)} entries, but a film strip shows 8: pass the first 8 or larger blocks"
         )
-    blocks, pairs = [numbers(b) for b in blocks], [(float(m), float(s)) for m, s in pairs]
-    raised = [k + 1 for k in range(1, len(pairs)) if pairs[k][0] > pairs[k - 1][0]]
+    blocks, states = [numbers(b) for b in blocks], [(float(m), float(s)) for m, s in states]
+    raised = [k + 1 for k in range(1, len(states)) if states[k][0] > states[k - 1][0]]
     alt = (
         f"Film strip of {len(blocks)} frames. In each, one more block of logits joins as bars, with a line at the "
         f"running maximum m. {_told('Frame', raised)} m; there the sum s is rescaled."
     )
-    figure = card(title or "The maximum follows the largest logit; the sum is rescaled to it", alt, size=(8.0, 2.9))
+    figure = canvas(title or "The maximum follows the largest logit; the sum is rescaled to it", alt, size=(8.0, 2.9))
     seen, width, every = np.empty(0), sum(map(len, blocks)), np.concatenate(blocks)
-    for k, (block, (m, s)) in enumerate(zip(blocks, pairs, strict=True)):
+    for k, (block, (m, s)) in enumerate(zip(blocks, states, strict=True)):
         panel = axes(figure, 1, len(blocks), k + 1, ylabel="logit" if k == 0 else "")
         panel.bar(range(len(seen)), seen, color=GREY)
         panel.bar(range(len(seen), len(seen) + len(block)), block, color=BLUE, hatch="//", edgecolor="white")
@@ -59,26 +59,26 @@ def running_max_film(blocks: Sequence, pairs: Sequence, *, title: str | None = N
 
 
 def tile_order(
-    rows: int, cols: int, diary: Sequence[tuple], *, upto: int | None = None, title: str | None = None
+    rows: int, cols: int, visits: Sequence[tuple], *, upto: int | None = None, title: str | None = None
 ) -> Figure:
-    """The `(rows, cols)` logit matrix cut into tiles, numbered in the order of `diary`, a list of `(i, j)` slices.
+    """The `(rows, cols)` logit matrix cut into tiles, numbered in the order of `visits`, a list of `(i, j)` slices.
 
     `upto` draws the state after that many visits: the last one is framed, the later ones stay empty.
     """
-    same_length(diary=diary)
-    upto = len(diary) if upto is None else upto
-    covered = sum((i.stop - i.start) * (j.stop - j.start) for i, j in diary[:upto])
+    same_length(visits=visits)
+    upto = len(visits) if upto is None else upto
+    covered = sum((i.stop - i.start) * (j.stop - j.start) for i, j in visits[:upto])
     alt = (
-        f"A {rows} by {cols} matrix cut into {len(diary)} tiles, numbered in the order of their visit. "
+        f"A {rows} by {cols} matrix cut into {len(visits)} tiles, numbered in the order of their visit. "
         f"After {upto} visits {covered / (rows * cols):.0%} of the matrix has been seen, one tile at a time."
     )
-    figure = card(
-        title or f"{len(diary)} tiles, one in memory at a time", alt, size=(5.2, 0.9 + 4.3 * min(1.0, rows / cols))
+    figure = canvas(
+        title or f"{len(visits)} tiles, one in memory at a time", alt, size=(5.2, 0.9 + 4.3 * min(1.0, rows / cols))
     )
     panel = axes(figure, xlabel="text (column)", ylabel="image (row)")
-    for number, (i, j) in enumerate(diary):
+    for number, (i, j) in enumerate(visits):
         done, current = number < upto, number == upto - 1
-        shade = colormaps["Blues"](0.15 + 0.4 * number / max(1, len(diary) - 1)) if done else "white"
+        shade = colormaps["Blues"](0.15 + 0.4 * number / max(1, len(visits) - 1)) if done else "white"
         box = Rectangle(
             (j.start, i.start),
             j.stop - j.start,
@@ -88,7 +88,7 @@ def tile_order(
         )
         box.set(linewidth=3 if current else 1, zorder=3 if current else 2)
         panel.add_patch(box)
-        if len(diary) <= 100:
+        if len(visits) <= 100:
             centre = ((j.start + j.stop) / 2, (i.start + i.stop) / 2)
             label(panel, str(number + 1), *centre, xytext=(0, 0), ha="center", fontsize=9, zorder=4)
     panel.set(xlim=(0, cols), ylim=(rows, 0), aspect="equal")
@@ -108,7 +108,7 @@ def overflow_curve(
         if len(broken)
         else "They agree throughout."
     )
-    figure = card(
+    figure = canvas(
         title or (f"Without the shift, the sum is gone at scale {broken[0]:.3g}" if len(broken) else "Both agree here"),
         alt,
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.canvas import BLUE, FONT, GREY, INK, LINES, axes, card, label, numbers, same_length
+from minilib.teaching.plots.canvas import BLUE, FONT, GREY, INK, LINES, axes, canvas, label, numbers, same_length
 
 
 def loss_curves(
@@ -24,7 +24,7 @@ def loss_curves(
     if len(steps) < longest:
         raise ValueError(f"steps has {len(steps)} entries and a curve {longest}: pass one step number for each value")
     alt = f"Loss against training step for {', '.join(curves)}. {_trend(curves)}"
-    figure = card(title or "Loss during training", alt)
+    figure = canvas(title or "Loss during training", alt)
     panel = axes(figure, xlabel="training step", ylabel="loss (nats)")
     for k, ((name, values), (colour, marker, style)) in enumerate(zip(curves.items(), LINES * 3, strict=False)):
         values, every = numbers(values), max(1, len(values) // 8)
@@ -52,7 +52,7 @@ def recall_vs_batch(
         f"Recall against batch size, {batches[0]:,} to {batches[-1]:,}, at equal pairs seen, for {', '.join(recall)}; "
     )
     alt += f"bands span the seeds. {_rise(recall)}"
-    figure = card(title or "Recall against batch size, at equal pairs seen", alt)
+    figure = canvas(title or "Recall against batch size, at equal pairs seen", alt)
     panel = axes(figure, xlabel="batch size (pairs)", ylabel="recall")
     for (name, (mean, low, high)), (colour, marker, style) in zip(recall.items(), LINES, strict=False):
         panel.semilogx(batches, mean, color=colour, marker=marker, linestyle=style, base=2)
@@ -78,7 +78,7 @@ def image_grid(images, captions: Sequence[str], *, columns: int = 4, title: str 
     alt = (
         f"{len(pictures)} pictures with their captions, the first: {captions[0]}. Each caption is true of its picture."
     )
-    figure = card(title or "Each picture has one caption", alt, size=(2.0 * columns, 0.5 + 2.4 * rows))
+    figure = canvas(title or "Each picture has one caption", alt, size=(2.0 * columns, 0.5 + 2.4 * rows))
     for k, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         panel = figure.add_subplot(rows, columns, k + 1)
         panel.imshow(picture, interpolation="nearest")
@@ -97,7 +97,7 @@ def retrieval_examples(
     same_length(captions=captions, scores=scores)
     place = "not among them" if truth is None else f"at place {truth + 1}"
     alt = f"A picture and the {len(captions)} captions that a model ranks highest for it. Its own caption is {place}."
-    figure = card(title or f"The picture's own caption is {place}", alt, size=(8.0, 1.0 + 0.5 * len(captions)))
+    figure = canvas(title or f"The picture's own caption is {place}", alt, size=(8.0, 1.0 + 0.5 * len(captions)))
     left, right = figure.add_gridspec(1, 2, width_ratios=(1, 3))
     panel = figure.add_subplot(left)
     panel.imshow(_pictures(image[None])[0], interpolation="nearest")

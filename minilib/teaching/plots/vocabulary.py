@@ -21,7 +21,7 @@ from minilib.teaching.plots.canvas import (
     SKY,
     VERMILLION,
     axes,
-    card,
+    canvas,
     label,
     numbers,
     same_length,
@@ -42,8 +42,10 @@ def logits_map(
     alt = f"Two grids of logits to scale, tokens down and {words:,} words across. Left all {tokens:,} positions of "
     alt += f"{len(answers)} sequences, {every}, answers as thin bands. Right the {needed:,} answer rows alone, {few}, "
     alt += f"and in them one tile of {one}."
-    figure = card(title or f"Of {every} of logits, {few} are needed and {one} are held at a time", alt, size=(7.6, 3.9))
-    left, right = (axes(figure, 1, 2, k, xlabel="word of the vocabulary") for k in (1, 2))
+    figure = canvas(
+        title or f"Of {every} of logits, {few} are needed and {one} are held at a time", alt, size=(7.6, 3.9)
+    )
+    left, right = (axes(figure, 1, 2, k, xlabel="vocabulary entry") for k in (1, 2))
     left.set_ylabel("token", fontsize=FONT, color=INK)
     row, at = 0, 0
     for length in answers:
@@ -72,7 +74,9 @@ def products_by_visit(ways: Mapping[str, tuple[float, float]], *, title: str | N
     fewest = min(ways, key=lambda name: sum(ways[name]))
     alt = f"Bars of products, cut into forward and backward, for {', '.join(ways)}. "
     alt += f"The shortest is {fewest} with {sum(ways[fewest]):.0f}."
-    figure = card(title or f"{fewest} takes {sum(ways[fewest]):.0f} products", alt, size=(6.8, 1.3 + 0.42 * len(ways)))
+    figure = canvas(
+        title or f"{fewest} takes {sum(ways[fewest]):.0f} products", alt, size=(6.8, 1.3 + 0.42 * len(ways))
+    )
     panel = axes(figure, xlabel="products of n x V x d (light, hatched: forward visit; dark: backward)")
     for row, (forward, backward) in enumerate(ways.values()):
         for k in range(round(forward) + round(backward)):
@@ -94,7 +98,7 @@ def packed_positions(packed, *, title: str | None = None) -> Figure:
     alt += f"climbs to {ids[last]:.0f}; each answer starts again at {ids[last] + 1:.0f}, with an arrow from the "
     alt += "prompt's last token to its first."
     heading = f"{segments.max()} answers, all starting at position {ids[last] + 1:.0f}"
-    figure = card(title or heading, alt, size=(6.8, 3.4))
+    figure = canvas(title or heading, alt, size=(6.8, 3.4))
     panel = axes(figure, xlabel="index in the packed sequence", ylabel="position id")
     for segment, name in enumerate(parts):
         at = np.flatnonzero(segments == segment)
@@ -117,7 +121,7 @@ def sharing_gain(prompts: Sequence[int], gains: Mapping[int, Sequence[float]], *
     alt = f"Curves of FLOP of separate passes over FLOP of a shared prompt, for prompts of {prompts[0]:,} to "
     alt += f"{prompts[-1]:,} tokens and M = {', '.join(map(str, gains))}. All rise towards dashed lines at 1 + M."
     heading = f"With M = {most} and {prompts[-1]:,} prompt tokens, sharing saves a factor of {gains[most][-1]:.1f}"
-    figure = card(title or heading, alt)
+    figure = canvas(title or heading, alt)
     panel = axes(figure, xlabel="tokens of the prompt", ylabel="FLOP, separate / shared")
     for (m, values), (colour, marker, line) in zip(gains.items(), LINES):
         panel.plot(prompts, values, color=colour, marker=marker, linestyle=line)

@@ -1,6 +1,6 @@
 """What `tiny_lm` learns from: documents with several questions behind them, and hints at where to look.
 
-    [context: hay and facts] [Question: ... Answer: amber <eos>] [Question: ... Answer: two <eos>] ... <pad>
+    [context: prose and facts] [Question: ... Answer: amber <eos>] [Question: ... Answer: two <eos>] ... <pad>
 
 Only the tokens of the answers, <eos> included, carry the full loss. A hint is a pair of places (q, p): the token at q
 does well to attend to the token at p. There are two sorts, one for each step of a look-up:

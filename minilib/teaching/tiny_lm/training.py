@@ -66,7 +66,7 @@ def train_tiny_lm(
         output: the folder; `tiny_lm(folder)` loads from it.
         seed: of weights and documents.
         lr: peak learning rate, reached after 30 steps; it falls to a tenth over the last stage.
-        text_weight: weight of the running text beside the answers.
+        text_weight: weight of the running text, where answers have weight 1.
         stages: the curriculum.
         samples: haystacks behind every score of the finished model, for each of three seeds.
         progress: show a bar.
