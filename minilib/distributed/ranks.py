@@ -53,6 +53,7 @@ def launched(timeout: float) -> Iterator[int]:
     if not dist.is_available() or dist.is_initialized() or not dist.is_torchelastic_launched():
         yield place(default_group())[0]
         return
+    # torchrun tells every process its place by environment variables.
     rank, gpu = int(os.environ["RANK"]), None
     if comm_backend() == "nccl":
         gpu = _own_gpu(int(os.environ["LOCAL_RANK"]))
@@ -69,6 +70,7 @@ def comm_backend() -> str | None:
     """What ranks on this machine talk through: "nccl" between GPUs, else "gloo"; None without torch.distributed."""
     if not dist.is_available():
         return None
+    # gloo cannot send what lies on a GPU, NCCL nothing else.
     if torch.cuda.is_available() and dist.is_nccl_available():
         return "nccl"
     return "gloo" if dist.is_gloo_available() else None
@@ -85,6 +87,7 @@ def unwrap(model: nn.Module, group: dist.ProcessGroup | None) -> tuple[nn.Module
     None stands for one process. TypeError for a group that is none, or of which this process is no member.
     """
     wrapped = isinstance(model, DistributedDataParallel)
+    # A wrapper knows its group; without one, torchrun's default group is meant.
     if group is None:
         group = model.process_group if wrapped else default_group()
     return model.module if wrapped else model, group if spans_ranks(group) else None
@@ -117,6 +120,7 @@ def check_agreement(everyone: Sequence[dict[str, Any] | None], fix: str) -> None
     for rank, theirs in enumerate(everyone):
         if theirs is None:
             raise ValueError(f"rank {rank} has raised an error: fix what its own message names and start again.")
+    # Every rank sees the same list and raises the same sentence, so none is left waiting.
     for rank, theirs in enumerate(everyone):
         for name in (*everyone[0], *theirs):
             first, other = (side.get(name, "absent") for side in (everyone[0], theirs))
@@ -144,6 +148,7 @@ def share_weights(group: dist.ProcessGroup | None, model: nn.Module) -> None:
     agree(
         group, {name: f"{tuple(t.shape)} {t.dtype}" for name, t in tensors.items()}, "build the same model everywhere"
     )
+    # Buffers too: running statistics would differ otherwise.
     for tensor in tensors.values():
         whole = tensor.detach().contiguous()
         with lost_ranks_named(dist.get_rank(group), "sharing of the weights"):
@@ -161,14 +166,17 @@ def average(group: dist.ProcessGroup | None, parameters: Iterable[nn.Parameter],
     if group is None:
         return loss
     rank, ranks = place(group)
+    # The same parameters in the same order everywhere: the flat buffer has no names in it.
     parameters = [p for p in parameters if p.requires_grad]
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     used = loss.new_tensor([p.grad is not None for p in parameters])
+    # One dtype that holds all of them: a half-precision gradient must not round its neighbours.
     wide = reduce(torch.promote_types, (g.dtype for g in (*grads, loss)), torch.float32)
     flat = torch.cat([piece.reshape(-1).to(wide) for piece in (*grads, used, loss)])
     with lost_ranks_named(rank, "average of the gradients"):
         dist.all_reduce(flat, group=group)
     *pieces, used, loss = flat.div_(ranks).split([*(p.numel() for p in parameters), len(parameters), 1])
+    # A parameter that no rank has used keeps no gradient, as in one process: weight decay must not touch it.
     for parameter, piece, is_used in zip(parameters, pieces, used.tolist()):
         if is_used:
             parameter.grad = piece.view(parameter.shape).to(parameter.dtype)
@@ -177,6 +185,7 @@ def average(group: dist.ProcessGroup | None, parameters: Iterable[nn.Parameter],
 
 def _gather(group: dist.ProcessGroup, terms: dict[str, Any] | None) -> list[dict[str, Any] | None]:
     rank, ranks = place(group)
+    # Objects of any kind, pickled by torch; only before training, never in a step.
     everyone = [None] * ranks
     with lost_ranks_named(rank, "comparison of the settings"):
         dist.all_gather_object(everyone, terms, group=group)

@@ -154,11 +154,13 @@ class LocalRing:
         self.inboxes = [{what: queue.SimpleQueue() for what in TAGS} for _ in range(self.world_size)]
         self.board, self.barrier = [None] * self.world_size, threading.Barrier(self.world_size)
         self.turn, comms = threading.Lock(), [_LocalComm(rank, self) for rank in range(self.world_size)]
+        # As many threads as ranks, since each may wait for any other.
         with ThreadPoolExecutor(self.world_size) as pool:
             ranks = [pool.submit(comm.guarded, function, *args) for comm, *args in zip(comms, *per_rank)]
         # All ranks do the same things, so their n-th entries belong together, whichever thread was first.
         for entries in zip_longest(*(comm.trace for comm in comms)):
             self.trace += [entry for entry in entries if entry is not None]
+        # A broken barrier only says that another rank failed: that one's own error comes first.
         errors = [rank.exception() for rank in ranks if rank.exception()]
         for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
             raise error
@@ -214,6 +216,7 @@ def lost_ranks_named(rank: int, where: str, peers: Sequence[int] = ()) -> Iterat
     try:
         yield
     except RuntimeError as error:
+        # Transports have no error class for this: their words are all there is.
         late = any(word in str(error) for word in LATE)
         if not late and not any(word in str(error) for word in GONE):
             raise  # not the doing of another rank

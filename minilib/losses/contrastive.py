@@ -11,7 +11,7 @@ where
     r_i, c_i   log-sum-exp of row i and of column i (Inf-CL, section 2.2); r'_i, c'_i the same without the diagonal
 
 Backends: `dense` writes X down and is the reference; `tiled` never holds more than a tile of it; `fused` keeps the tile
-in the registers of a GPU (proven in Triton's interpreter, not yet run on a card); `ring` passes blocks around the ranks
+in the registers of a GPU (proven in Triton's interpreter, not yet run on a GPU); `ring` passes blocks around the ranks
 of a process group, each working with one of those two; `auto` chooses. Tiled and fused are modules of `minilib.kernels`
 with the same functions; the ring's losses are in `minilib.losses.contrastive_ring`.
 
@@ -55,7 +55,7 @@ def clip_loss(
         image_features: `(b, d)`, fp64, fp32, fp16 or bf16, normalised by the caller.
         text_features: `(b, d)`, same dtype and device; row i matches image row i.
         logit_scale: multiplies the cosines (already exponentiated); a float or a tensor of one element, with gradient.
-        backend: "auto", "dense", "tiled", "fused" (fp32, fp16, bf16; a CUDA card, or TRITON_INTERPRET=1 on a CPU) or
+        backend: "auto", "dense", "tiled", "fused" (fp32, fp16, bf16; a CUDA GPU, or TRITON_INTERPRET=1 on a CPU) or
             "ring" (needs a group); all agree in value and gradient. In a group of several ranks "tiled" and "fused"
             name what each rank of the ring works with.
         tile_size: rows and columns of a tile, by default 512 x 1,024; for "fused", of the chunk of gradient that is
@@ -87,6 +87,7 @@ def clip_loss(
     with torch.autocast(img.device.type, enabled=False):
         if backend == "dense":
             return _dense_clip(img, txt, scale)
+        # The backward pass reads a cached tile instead of computing it again: bytes for one matmul in four.
         cache = _cache_size(cache_bytes, backend, img)
         return _FoldedClip.apply(img, txt, scale, contrastive_kernels(backend), tile_size, cache, grad_dtype)
 
@@ -123,6 +124,7 @@ def siglip_loss(
 
 def _over(group, loss: str, img, txt, *numbers, **options) -> Tensor:
     """This process's share of a loss over the ranks of `group`."""
+    # Imported late: a torch without distributed can do everything else.
     from minilib.distributed.ring_comm import RingComm
     from minilib.losses import contrastive_ring
 
@@ -133,6 +135,7 @@ def _cache_size(cache_bytes: float | str, backend: str, img: Tensor) -> float:
     """The bytes that `cache_bytes` stands for; nothing is cached where no backward pass can follow."""
     if backend != "tiled" or not torch.is_grad_enabled():
         return 0
+    # On a GPU recomputing a tile is about as fast as reading it back: nothing until that is measured.
     if cache_bytes == "auto":
         return AUTO_CACHE if img.device.type == "cpu" else 0
     return cache_bytes
@@ -153,6 +156,7 @@ def _dense_clip(img: Tensor, txt: Tensor, scale: Tensor) -> Tensor:
 
 def _dense_siglip(img: Tensor, txt: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     logits = scale * img @ txt.T + bias  # (b, b)
+    # +1 for the pairs that match, -1 for all others: one yes-or-no question per entry.
     signs = 2 * torch.eye(len(img), dtype=img.dtype, device=img.device) - 1
     return -F.logsigmoid(signs * logits).sum() / len(img)
 
@@ -166,6 +170,7 @@ class _FoldedClip(torch.autograd.Function):
         ctx.save_for_backward(img, txt, scale, rows, cols, positive, *cache)
         ctx.shift, ctx.kernels, ctx.tile_size = shift, kernels, tile_size
         ctx.options = {"grad_dtype": grad_dtype} if grad_dtype else {}
+        # log(negatives + positive) - positive, written so that nothing cancels where the positive dominates.
         negatives_minus_positive = torch.stack([rows - positive, cols - positive])  # (2, b)
         return F.softplus(negatives_minus_positive, threshold=50).mean()
 
@@ -177,13 +182,16 @@ class _FoldedClip(torch.autograd.Function):
         full = torch.logaddexp(rows, positive), torch.logaddexp(cols, positive)  # with the diagonal
         inputs, outputs = (img, txt, scale), ((img_grad, txt_grad), ctx.tile_size)
         with torch.autocast(img.device.type, enabled=False):
+            # Without a shared shift each direction needs an exponential of its own.
             if ctx.shift is None:
                 ctx.kernels.pair_grads(*inputs, *full, *outputs, **ctx.options)
             else:
+                # 1 / sum of a row (or column), in the units of the shared shift: one exponential serves both.
                 weights = [torch.exp(ctx.shift - side) for side in full]
                 options = ctx.options | ({"cache": cache} if cache else {})
                 ctx.kernels.shifted_grads(*inputs, ctx.shift, *weights, *outputs, **options)
         diagonal = -torch.sigmoid(rows - positive) - torch.sigmoid(cols - positive)  # (b,), p_ii - 1 without cancelling
+        # Each direction is a mean over b rows, and the loss the mean of both directions.
         factor = upstream / (2 * len(img))
         finished = finish(ctx.needs_input_grad, img, txt, scale, img_grad, txt_grad, diagonal, factor)
         return *finished, *[None] * 4
@@ -196,6 +204,7 @@ class _FoldedSiglip(torch.autograd.Function):
     def forward(ctx, img, txt, scale, bias, kernels, tile_size, with_grad):
         img_grad, txt_grad = empty_grads(img, txt, ctx.needs_input_grad) if with_grad else (None, None)
         loss, slope = kernels.sigmoid_visit(img, txt, scale, bias, (img_grad, txt_grad), tile_size)
+        # The visit left the diagonal out; a matching pair has the opposite sign and costs O(b d).
         positive = scale * row_dots(img, txt) + bias  # (b,)
         diagonal = -torch.sigmoid(-positive)
         ctx.save_for_backward(img, txt, scale, img_grad, txt_grad, diagonal, slope + diagonal.sum())
@@ -206,6 +215,7 @@ class _FoldedSiglip(torch.autograd.Function):
     def backward(ctx, upstream):
         img, txt, scale, img_grad, txt_grad, diagonal, slope = ctx.saved_tensors
         factor = upstream / len(img)
+        # Copies, because the graph may be walked back a second time.
         copies = [None if grad is None else grad.clone() for grad in (img_grad, txt_grad)]
         *features, scale_grad = finish(ctx.needs_input_grad, img, txt, scale, *copies, diagonal, factor)
         return *features, scale_grad, slope * factor if ctx.needs_input_grad[3] else None, None, None, None
@@ -218,7 +228,9 @@ def _clip_sums(img, txt, scale, kernels, tile_size, cache_bytes, grad_dtype):
     if shift is not None:
         cache = kernels.cache_buffers(img, txt, cache_bytes, tile_size, grad_dtype) if cache_bytes else []
         sums = kernels.shifted_sums(img, txt, scale, shift, tile_size, **({"cache": cache} if cache else {}))
+        # A sum near 0 may have lost terms to underflow, an infinite one has overflowed: one read of the device tells.
         smallest = torch.stack([(side + torch.exp(positive - shift)).min() for side in sums]).min().item()
         if contrastive_tiled.SMALLEST_SUM < smallest < math.inf:
+            # From here on all numbers are log-sum-exps, whatever the shift was.
             return shift, cache, *(side.log_().add_(shift) for side in sums), positive
     return None, [], *kernels.pair_sums(img, txt, scale, tile_size), positive

@@ -88,6 +88,7 @@ def clip_share(comm: Comm, img: Tensor, txt: Tensor, needed, scale: Tensor, bias
     counts, bound = _agree(comm, "clip_loss", img, txt, needed, local, scale)
     positive = scale * row_dots(img, txt)  # (m,)
     shift = contrastive_tiled.shift_for(bound)
+    # The fast way first; every rank leaves it together if a single sum has vanished on any of them.
     sums = None if shift is None else _shifted_sums(comm, counts, img, txt, scale, positive, shift, local)
     if sums is None:
         shift, sums = None, _state_sums(comm, counts, img, txt, scale, positive, local)

@@ -1,4 +1,4 @@
-"""What costs O(b d) beside the tiles: the positives, the scale's gradient, gradients in the dtype of their features.
+"""What costs O(b d) next to the tiles: the positives, the scale's gradient, gradients in the dtype of their features.
 
     dL/dimg_i = s f [ (G txt)_i + e_i txt_i ]              dL/ds = f sum_i <img_i, (G txt)_i + e_i txt_i>
 
@@ -19,6 +19,7 @@ PART = 2**14  # rows that these steps convert at a time
 def row_dots(a: Tensor, b: Tensor) -> Tensor:
     """<a_i, b_i> for every row (b,), multiplied and summed in fp32 at least, without a whole (b, d) temporary."""
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    # Half precision is widened part by part, so that no whole fp32 copy of the features exists.
     if a.dtype == b.dtype == dtype and not a.is_cuda:
         return torch.einsum("bd,bd->b", a, b)
     return torch.cat([(x.to(dtype) * y).sum(1) for x, y in zip(a.split(PART), b.split(PART))])
@@ -26,6 +27,7 @@ def row_dots(a: Tensor, b: Tensor) -> Tensor:
 
 def empty_grads(img: Tensor, txt: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor | None, Tensor | None]:
     """Zeroed gradients for the sides that need one, fp32 at least; the scale's gradient needs either of them."""
+    # Sums over tiles are taken in fp32; the result is rounded to the dtype of the features once, at the end.
     dtype = torch.promote_types(img.dtype, torch.float32)
     only_scale = needed[2] and not (needed[0] or needed[1])
     return tuple(
@@ -46,7 +48,9 @@ def finish(needed, img, txt, scale, img_grad, txt_grad, diagonal, factor):
         if grad is None:
             finished.append(None)
             continue
+        # The positives that the tiles left out: e_i txt_i, one row each.
         grad.addcmul_(diagonal[:, None], partner)
+        # Before the scale is applied, <img_i, grad_i> summed over i is the gradient of the scale (Euler).
         if scale_grad is None and needed[2]:
             scale_grad = row_dots(own, grad).sum(dtype=torch.float64).to(factor.dtype) * factor
         grad *= scale * factor

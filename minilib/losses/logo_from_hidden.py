@@ -70,6 +70,7 @@ def logo_loss_from_hidden(
     check_logps(hidden, weight, labels, "tiled", chunk_size)
     check_settings(beta=beta, gamma=gamma, sft_weight=sft_weight)
     kept = labels != IGNORED
+    # Rows without a label are dropped before the first matmul.
     if isinstance(answer, Tensor) and answer.shape == labels.shape and not kept.all():
         rows = kept.nonzero()[:, 0]
         hidden, labels, answer = hidden[rows], labels[rows], answer[rows]
@@ -98,6 +99,7 @@ class _MarginSweep(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream, _):
         hidden, weight, labels, answer = ctx.saved_tensors
+        # The gradients are scaled in place and given away, so a second walk back has to sweep again.
         grads, ctx.grads = ctx.grads, None
         if grads is None:
             with torch.autocast(hidden.device.type, enabled=False):
@@ -125,14 +127,17 @@ def _sweep(hidden, weight, labels, answer, shares, settings, chunk_size, needed)
     hidden_grad = empty_grad(hidden, dtype) if needed[0] else None
     weight_grad = _WeightGrad(weight, dtype, examples, settings["sft_weight"]) if needed[1] else None
     logps, losses = torch.zeros_like(factors), []
+    # One example after the other: its margin must be known before its gradients can be scaled and added.
     for e in range(examples):
         of_example = answer // each == e
         sides = [_rows(of_example & (place == 0)), _rows(of_example & (place > 0))]
+        # Chosen and rejected tokens apart: the loss scales their gradients by different numbers.
         for number, rows in enumerate(sides):
             grads = hidden_grad[rows] if needed[0] else None, weight_grad and weight_grad.sides[number]
             logps[rows] = _visit(hidden[rows], weight, labels[rows], factors[rows], grads, chunk_size)
             if needed[0] and not isinstance(rows, slice):  # a slice is a view, rows picked by number are a copy
                 hidden_grad[rows] = grads[0]
+        # f logp is already a mean over the answer, so two inner products give c and minus the mean of the rejected.
         loss, scales = _loss_and_scales(*(factors[rows] @ logps[rows] for rows in sides), examples, **settings)
         losses.append(loss)
         if needed[0]:
@@ -160,6 +165,7 @@ def _visit(hidden, weight, labels, factors, grads, chunk_size) -> Tensor:
 
 def _loss_and_scales(chosen, rejected, examples, beta, gamma, sft_weight) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """One example's share of the mean loss, and what its C and its R are multiplied by; `rejected` is minus a mean."""
+    # `rejected` comes with its minus sign in the factors f, so the margin is a sum.
     z = beta * (chosen + rejected) - gamma
     slope = beta * torch.sigmoid(-z)
     loss = F.softplus(-z, threshold=50) - sft_weight * chosen

@@ -9,7 +9,7 @@ where
     a, |a|     an answer and its number of tokens
 
 Backends: `dense` writes the (n, V) logits down and is the reference; `tiled` holds a tile of them; `fused` keeps the
-tile in the registers of a GPU (proven in Triton's interpreter, not yet run on a card); `auto` chooses.
+tile in the registers of a GPU (proven in Triton's interpreter, not yet run on a GPU); `auto` chooses.
 
 What loss and gradients cost, in products of n x V x d:
 
@@ -44,7 +44,7 @@ def token_logps(
         hidden: `(n, d)`, the hidden state that predicts each label; fp64, fp32, fp16 or bf16.
         weight: `(V, d)`, the head's weight, of the same or another of these dtypes ("fused": the same).
         labels: `(n,)` token ids below V; -100 gives 0 and costs nothing.
-        backend: "auto", "dense", "tiled" or "fused" (fp32, fp16, bf16; a CUDA card, or TRITON_INTERPRET=1 on a CPU).
+        backend: "auto", "dense", "tiled" or "fused" (fp32, fp16, bf16; a CUDA GPU, or TRITON_INTERPRET=1 on a CPU).
         chunk_size: rows and words of a tile, by default 1,024 (384 and 2,048 for a frozen weight); for "fused", of the
             chunk of gradient that is held at a time, by default 8,192.
 
@@ -56,6 +56,7 @@ def token_logps(
     """
     backend = check_logps(hidden, weight, labels, backend, chunk_size)
     kept = labels != IGNORED
+    # Rows without a label are dropped before the first matmul, not masked after it.
     if not kept.all():
         rows = kept.nonzero()[:, 0]
         found = _logps(hidden[rows], weight, labels[rows], backend, chunk_size)
@@ -65,6 +66,7 @@ def token_logps(
 
 def mean_by_answer(logps: Tensor, answer: Tensor, num_answers: int) -> Tensor:
     """The mean of the token values of each answer, `(num_answers,)`; 0 for an answer without tokens."""
+    # Each answer is divided by its own length; the clamp keeps an answer without tokens from dividing by 0.
     counts = torch.bincount(answer, minlength=num_answers).clamp(min=1)
     return logps.new_zeros(num_answers).index_add(0, answer, logps) / counts
 
@@ -89,6 +91,7 @@ class _FoldedLogps(torch.autograd.Function):
     def forward(ctx, hidden, weight, labels, kernels, chunk_size, with_grad):
         ctx.kernels, ctx.chunk_size = kernels, chunk_size
         ctx.at_once = with_grad and ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
+        # With a frozen weight the gradient of logp_t belongs to row t alone: take it now, scale it later.
         if ctx.at_once:
             grad = empty_grad(hidden, vocab_tiled.sums_dtype(hidden, weight))
             ones = torch.ones(len(hidden), dtype=grad.dtype, device=grad.device)
@@ -96,6 +99,7 @@ class _FoldedLogps(torch.autograd.Function):
             ctx.dtype = hidden.dtype
             ctx.save_for_backward(grad)
             return logps
+        # Otherwise one number per token is kept, and the tiles are computed again backward.
         sums, picked = kernels.log_sums(hidden, weight, labels, chunk_size)
         ctx.save_for_backward(hidden, weight, labels, sums)
         return picked - sums

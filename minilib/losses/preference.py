@@ -58,6 +58,7 @@ def dpo_loss(
     reference_rejected = check_pair(reference_chosen, reference_rejected, "reference_chosen", "reference_rejected")
     check_same_shape(rejected, reference_rejected)
     check_settings(beta=beta)
+    # The implicit reward of an answer: how much likelier it has become than under the reference.
     rewards = chosen - reference_chosen, rejected - reference_rejected  # (b,), (b, M)
     return _softplus(-beta * (rewards[0][:, None] - rewards[1])).mean()
 
@@ -73,12 +74,13 @@ def simpo_loss(chosen: Tensor, rejected: Tensor, *, beta: float, gamma: float, s
     """
     rejected = check_pair(chosen, rejected)
     check_settings(beta=beta, gamma=gamma, sft_weight=sft_weight)
+    # Every rejected answer is a pair of its own here; LOGO puts their mean inside instead.
     pairs = _softplus(gamma - beta * (chosen[:, None] - rejected))  # (b, M)
     return pairs.mean() - sft_weight * chosen.mean()
 
 
 def cpo_loss(chosen: Tensor, rejected: Tensor, *, beta: float = 0.1, sft_weight: float = 1.0) -> Tensor:
-    """CPO: DPO with a uniform reference, which cancels, and the chosen answer's likelihood beside it.
+    """CPO: DPO with a uniform reference, which cancels, and the chosen answer's likelihood next to it.
 
     `chosen (b,)` and `rejected (b,)` or `(b, M)` are summed log-probabilities, and so is the SFT term; TRL takes the
     token mean there.
@@ -133,7 +135,7 @@ def logo_loss(
     elif "negatives" in released:
         # The second slice has no end, so it holds both answers, and broadcasting makes two losses out of one.
         against = torch.stack([rejected[:, 0], rejected.mean(1)], 1)  # (b, 2): weights 3/4 and 1/4 to first order
-    else:
+    else:  # the mean is inside the sigmoid: Eq. 2
         against = rejected.mean(1, keepdim=True)  # (b, 1)
     preference = _softplus(gamma - beta * (chosen[:, None] - against)).mean()
     return preference - sft_weight * (chosen if sft is None else sft).mean()
@@ -150,6 +152,7 @@ def pro_loss(scores: Tensor, rewards: Tensor, *, sft_weight: float = 0.0) -> Ten
     check_ranking(scores, rewards)
     n = scores.shape[1]
     total = -sft_weight * (n - 1) ** 2 * scores[:, 0]  # (b,)
+    # Answer k against all that are ranked below it; the last one has nothing left to beat.
     for k in range(n - 1):
         gaps = rewards[:, k, None] - rewards[:, k:]  # (b, n - k), the first one 0
         gaps = torch.cat([gaps.amax(1, keepdim=True), gaps[:, 1:]], 1)

@@ -1,4 +1,4 @@
-"""What the losses ask of their inputs: every refusal is one sentence that names the argument, what came and the fix.
+"""What the losses ask of their inputs: every error is one sentence that names the argument, what came and the fix.
 
     check_contrastive                       features, backend and options of clip_loss and siglip_loss
     check_logps, check_answers              hidden states, head and labels; the numbers of the answers
@@ -70,7 +70,7 @@ def check_fused(name: str, operand: Tensor) -> None:
 
 
 def check_contrastive(img, txt, backend, tile_size, group, cache_bytes="auto", grad_dtype=None) -> str:
-    """Refuse what cannot be computed; return the backend that "auto" stands for."""
+    """Check features and options; return the backend that "auto" stands for."""
     for name, features in (("image_features", img), ("text_features", txt)):
         check_matrix(name, features, "(b, d), one row per pair")
         if features.numel() == 0:
@@ -102,7 +102,7 @@ def check_contrastive(img, txt, backend, tile_size, group, cache_bytes="auto", g
 
 
 def check_ring(ring, images, texts, backend, tile_size, cache_bytes="auto", grad_dtype=None) -> str:
-    """Refuse what a `LocalRing` or a `RingComm` cannot do with these shards; return the backend of each rank."""
+    """Check shards and options for a `LocalRing` or a `RingComm`; return the backend of each rank."""
     if not len(images) == len(texts) == ring.local_ranks:
         raise ValueError(
             f"images holds {len(images)} shards and texts {len(texts)}: {ring.local_ranks} ranks live in this process, "
@@ -125,7 +125,7 @@ def check_ring(ring, images, texts, backend, tile_size, cache_bytes="auto", grad
 
 
 def check_transport(backends: dict[str, str] | None, device: torch.device) -> None:
-    """Refuse features on a device from which the backends of a group, such as {"cpu": "gloo"}, cannot send."""
+    """Features must lie on a device from which the backends of a group, such as {"cpu": "gloo"}, can send."""
     if backends is None:  # threads of one process
         return
     kinds = ", ".join(f"{name} for {kind}" for kind, name in backends.items())
@@ -144,6 +144,7 @@ def check_transport(backends: dict[str, str] | None, device: torch.device) -> No
 def scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
     """`value` as a 0-dim tensor on the device of the features, its gradient kept; fp32 for half-precision features."""
     dtype = torch.promote_types(like.dtype, torch.float32)
+    # A tensor keeps its place in the graph: the learned temperature gets its gradient through here.
     value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=dtype)
     if value.numel() != 1 or value.is_complex():
         raise ValueError(f"{name} has shape {tuple(value.shape)}: give one real number or a tensor of one element.")
@@ -171,6 +172,7 @@ def _check_same_kind(img: Tensor, txt: Tensor) -> None:
 def _check_finite(name: str, features: Tensor) -> None:
     if torch.isfinite(features.sum(1)).all():  # a row with NaN or infinity has such a sum: no (b, d) temporary
         return
+    # Only now the slow look: a sum may overflow though every number is finite.
     bad = ~torch.isfinite(features).all(1)
     if bad.any():
         row = int(bad.nonzero()[0, 0])
@@ -183,7 +185,7 @@ def _check_finite(name: str, features: Tensor) -> None:
 
 
 def check_logps(hidden, weight, labels, backend, chunk_size) -> str:
-    """Refuse what cannot be computed; return the backend that "auto" stands for."""
+    """Check hidden states, head and labels; return the backend that "auto" stands for."""
     backend = resolve_backend(backend, BACKENDS[:-1])
     check_tile("chunk_size", chunk_size)
     check_matrix("hidden", hidden, "(n, d), one row per token")
@@ -213,6 +215,7 @@ def _check_labels(labels, rows: int, entries: int) -> None:
         raise TypeError(f"labels has dtype {labels.dtype}: give token ids, labels.long().")
     if labels.shape != (rows,):
         raise ValueError(f"labels has shape {tuple(labels.shape)} and hidden {rows} rows: give one label for each row.")
+    # -100 is torch's word for a position that is not scored.
     bad = ((labels < 0) & (labels != -100)) | (labels >= entries)
     if bad.any():
         at = int(bad.nonzero()[0, 0])
@@ -223,7 +226,7 @@ def _check_labels(labels, rows: int, entries: int) -> None:
 
 
 def check_answers(answer: Tensor, count: int, num_rejected: int) -> int:
-    """Refuse answers that are missing or misnumbered; return the number of examples."""
+    """Answers must be numbered without gaps; returns the number of examples."""
     if not is_whole(num_rejected):
         raise ValueError(f"num_rejected is {num_rejected!r}: give the number M of rejected answers, at least 1.")
     if not isinstance(answer, Tensor) or answer.is_floating_point() or answer.shape != (count,):
@@ -233,6 +236,7 @@ def check_answers(answer: Tensor, count: int, num_rejected: int) -> int:
         )
     if count == 0 or answer.min() < 0:
         raise ValueError("answer is empty or below 0: number the answers of the batch from 0, the chosen one first.")
+    # An answer without tokens has no mean; a wrong M shows as a number of answers that 1 + M does not divide.
     counts = torch.bincount(answer)
     missing = -len(counts) % (1 + num_rejected)
     if missing or (counts == 0).any():
@@ -248,7 +252,7 @@ def check_answers(answer: Tensor, count: int, num_rejected: int) -> int:
 
 
 def check_pair(chosen, rejected, name: str = "chosen", other: str = "rejected") -> Tensor:
-    """Refuse anything but `(b,)` with `(b, M)`; return the rejected side as `(b, M)`, M = 1 for a vector."""
+    """Log-probabilities must be `(b,)` and `(b, M)`; returns the rejected side as `(b, M)`, M = 1 for a vector."""
     for what, tensor in ((name, chosen), (other, rejected)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{what} is a {type(tensor).__name__}: give a torch tensor of log-probabilities.")
@@ -272,7 +276,7 @@ def check_same_shape(a, b, name: str = "rejected", other: str = "reference_rejec
 
 
 def check_ranking(scores, rewards) -> None:
-    """Refuse fewer than two answers, and rewards that do not fall from each answer to the next."""
+    """A ranking has two answers or more, and rewards that fall from each answer to the next."""
     check_same_shape(scores, rewards, "scores", "rewards")
     if scores.ndim != 2 or len(scores) == 0 or scores.shape[1] < 2:
         raise ValueError(f"scores has shape {tuple(scores.shape)}: give at least two answers for each example, (b, n).")
@@ -286,7 +290,8 @@ def check_ranking(scores, rewards) -> None:
 
 
 def check_settings(**settings: float) -> None:
-    """Refuse a beta that is not above 0, a gamma or sft_weight below 0, and what is not a finite number."""
+    """beta must be above 0, gamma and sft_weight 0 or more, all of them finite."""
+    # Written so that NaN, which compares with nothing, fails as well.
     for name, value in settings.items():
         least = value > 0 if name == "beta" else value >= 0
         if not least or math.isinf(value):
@@ -296,7 +301,7 @@ def check_settings(**settings: float) -> None:
 
 
 def check_deviations(released: Collection[str], num_rejected: int, known: tuple[str, ...] = ("negatives",)) -> None:
-    """Refuse an unknown deviation of the released trainer, and "negatives" for other than two rejected answers."""
+    """Deviations of the released trainer must be known, and "negatives" needs two rejected answers."""
     if isinstance(released, str) or any(name not in known for name in released):
         raise ValueError(f"released is {released!r}: give a set of {', '.join(map(repr, known))}, or nothing.")
     if "negatives" in released and num_rejected != 2:
@@ -306,7 +311,7 @@ def check_deviations(released: Collection[str], num_rejected: int, known: tuple[
 
 
 def check_weights(weights, examples: int, num_rejected: int) -> Tensor:
-    """Refuse weights that are not M numbers of 0 or more, for all or for each example; return shares `(b or 1, M)`."""
+    """Weights must be M numbers of 0 or more, for all or for each example; returns shares `(b or 1, M)`."""
     shape = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
     if shape not in ((num_rejected,), (1, num_rejected), (examples, num_rejected)):
         raise ValueError(
