@@ -30,6 +30,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minilib.longcontext.validation import check_ids, check_positions
+
 PADDING = -1  # the segment of padding
 
 
@@ -87,11 +89,11 @@ def pack_answers(
         ValueError, TypeError: one sentence, for an empty prompt or answer, for positions that run backwards, for an
             answer that does not fit into the window.
     """
-    prompt = _ids("prompt_ids", prompt_ids)
+    prompt = check_ids("prompt_ids", prompt_ids)
     if len(answers) == 0:
         raise ValueError("answers is empty: give the chosen answer first, then the rejected ones.")
-    tokens = [_ids(f"answers[{a}]", answer) for a, answer in enumerate(answers)]
-    positions = _positions(prompt_positions, len(prompt))
+    tokens = [check_ids(f"answers[{a}]", answer) for a, answer in enumerate(answers)]
+    positions = check_positions(prompt_positions, len(prompt))
     start = int(positions[-1]) + 1
     for a, answer in enumerate(tokens):
         if window is not None and start + len(answer) > window:
@@ -154,31 +156,3 @@ def dense_mask(segment_ids: Tensor, start: int = 0) -> Tensor:
     index = torch.arange(segment_ids.shape[1], device=segment_ids.device)
     row = torch.arange(len(segment_ids), device=segment_ids.device)[:, None, None, None]
     return sees(segment_ids)(row, 0, index[start:, None], index)
-
-
-def _ids(name: str, ids: Sequence[int] | Tensor) -> Tensor:
-    if len(ids) == 0:
-        raise ValueError(f"{name} is empty: give at least one token id.")
-    ids = torch.as_tensor(ids).cpu()
-    if ids.ndim != 1 or ids.is_floating_point() or ids.dtype == torch.bool:
-        raise TypeError(f"{name} has shape {tuple(ids.shape)} and dtype {ids.dtype}: give one list of token ids.")
-    if ids.min() < 0:
-        place = int((ids < 0).nonzero()[0])
-        raise ValueError(f"{name} holds {int(ids[place])} at place {place}: give token ids of 0 or more, not labels.")
-    return ids.long()
-
-
-def _positions(positions: Sequence[int] | Tensor | None, length: int) -> Tensor:
-    if positions is None:
-        return torch.arange(length)
-    if len(positions) != length:
-        raise ValueError(f"prompt_positions has {len(positions)} ids for {length} prompt tokens: give one for each.")
-    positions = _ids("prompt_positions", positions)
-    backwards = (positions.diff() <= 0).nonzero()
-    if len(backwards):
-        at = int(backwards[0]) + 1
-        raise ValueError(
-            f"prompt_positions goes from {int(positions[at - 1])} to {int(positions[at])} at place {at}: give strictly "
-            "increasing ids, such as those of synthesize_positions."
-        )
-    return positions

@@ -22,22 +22,18 @@ for the number of the chunk; and with that mended, independent draws still let n
 backwards in nearly every sample. A slot of its own keeps every chunk in order. The 9 : 1 mixture is drawn for each
 chunk. The released code instead places a chunk on one of a few evenly spaced windows of its slot.
 
-Which positions, and which distances between two tokens, a set of samples leaves out is counted by
-
-    count(p)      = sum over samples of [p is among the sample's positions]
-    distances(d)  = sum over samples of the number of token pairs (i, j) with pos_i - pos_j = d
-
 Beware: transformers takes a jump in the positions for a new document when it is given no attention mask, and cuts
 attention there without a word (tests/longcontext/test_jumping_positions_need_a_mask.py). Always pass a mask.
 
 Taught in notebooks/12_stretch_positions_without_long_inputs.ipynb.
 """
 
-from collections.abc import Iterable, Sequence
-from numbers import Integral
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from minilib.longcontext.validation import check_lengths, is_whole
 
 MODES = ("continuous", "sparse", "mixed", "pose", "random")
 SPARSE_SHARE = 0.1  # LOGO mixes continuous and sparse chunks 9 : 1
@@ -64,7 +60,7 @@ def synthesize_positions(
     Raises:
         ValueError, TypeError: one sentence, when the chunks do not fit.
     """
-    lengths = _check(lengths, target, mode)
+    lengths = check_lengths(lengths, target, mode, MODES)
     total = sum(lengths)
     if target == total:
         return torch.arange(total)  # the only strictly increasing answer
@@ -110,11 +106,11 @@ def prompt_positions(
         `(head + k + tail,)` int64, strictly increasing.
     """
     for name, value in (("head", head), ("tail", tail), ("answer", answer)):
-        if not _whole(value) or value < 0:
+        if not is_whole(value, 0):
             raise ValueError(f"{name} is {value!r}: give a number of tokens, 0 or more.")
-    lengths = _check(lengths, None, mode)
+    lengths = check_lengths(lengths, None, mode, MODES)
     rest = head + tail + answer
-    if not _whole(target) or target < rest + sum(lengths):
+    if not is_whole(target) or target < rest + sum(lengths):
         raise ValueError(
             f"target is {target!r} and prompt and answer have {rest + sum(lengths)} tokens: a target cannot be shorter "
             "than the text, raise it or leave chunks out."
@@ -154,74 +150,3 @@ def _slot(lengths: list[int], target: int) -> int:
             f"{longest * len(lengths)} positions."
         )
     return slot
-
-
-def _check(lengths: Sequence[int], target: int | None, mode: str) -> list[int]:
-    if isinstance(lengths, Integral):
-        raise TypeError(f"lengths is {lengths}: give a list with the tokens of each chunk, such as [{lengths}].")
-    lengths = lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)
-    if mode not in MODES:
-        raise ValueError(f"mode {mode!r} is unknown: choose one of {', '.join(map(repr, MODES))}.")
-    if not lengths:
-        raise ValueError("lengths is empty: give the number of tokens of at least one chunk.")
-    for c, length in enumerate(lengths):
-        if not _whole(length):
-            raise TypeError(f"lengths[{c}] is {length!r}: give the tokens of each chunk as a whole number.")
-        if length < 1:
-            raise ValueError(f"lengths[{c}] is {length}: a chunk has at least one token, leave empty ones out.")
-    if target is None:
-        return lengths
-    if not _whole(target):
-        raise TypeError(f"target is {target!r}: give the number of positions as a whole number.")
-    if target < sum(lengths):
-        raise ValueError(
-            f"target is {target} and the chunks have {sum(lengths)} tokens: a target cannot be shorter than the text, "
-            "raise it or leave chunks out."
-        )
-    return lengths
-
-
-def _whole(value) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-# Coverage: what synthesised positions leave out
-
-
-def count_positions(samples: Iterable[Tensor], target: int) -> Tensor:
-    """How many of the samples hold each position: `(target,)` int64."""
-    counts = torch.zeros(target, dtype=torch.long)
-    for positions in samples:
-        counts[_below(positions, target)] += 1
-    return counts
-
-
-def count_distances(samples: Iterable[Tensor], target: int, *, query: int | None = None) -> Tensor:
-    """How many token pairs of the samples lie each distance apart, a token and itself included: `(target,)` int64."""
-    counts = torch.zeros(target, dtype=torch.long)
-    for positions in samples:
-        positions = _below(positions, target)
-        if query is not None:
-            back = positions[query] - positions
-            counts += torch.bincount(back[back >= 0], minlength=target)
-            continue
-        present = torch.zeros(2 * target, dtype=torch.float64)  # the zeros above keep the correlation from wrapping
-        present[positions] = 1
-        spectrum = torch.fft.rfft(present)
-        counts += torch.fft.irfft(spectrum.abs() ** 2, n=2 * target)[:target].round().long()
-    return counts
-
-
-def share(counts: Tensor) -> float:
-    """The part of the counts that is not zero."""
-    return (counts > 0).double().mean().item()
-
-
-def _below(positions: Tensor, target: int) -> Tensor:
-    positions = torch.as_tensor(positions)
-    if len(positions) and (positions.min() < 0 or positions.max() >= target):
-        raise ValueError(
-            f"samples hold positions from {int(positions.min())} to {int(positions.max())} and target is {target}: "
-            "give the target that the positions were made for."
-        )
-    return positions

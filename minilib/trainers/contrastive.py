@@ -1,8 +1,8 @@
 """ContrastiveTrainer: a bare training loop for two towers, at any batch size.
 
-One step takes the gradient of the loss over the whole batch (`embedding_cache`), whatever fits into memory at once, and
-one optimizer step. What happens in step k depends on nothing but the weights, the optimizer's state, the seed and k
-(`schedule`), so that a run that was killed and resumed ends with the same bits as one that was not.
+One step takes the gradient of the loss over the whole batch (`grad_cache`), whatever fits into memory at once, and one
+optimizer step. What happens in step k depends on nothing but the weights, the optimizer's state, the seed and k, so
+that a run that was killed and resumed ends with the same bits as one that was not.
 
     logit scale      s = exp(min(t, ln 100)), t learned, as CLIP clamps it
     n ranks          rank p encodes part p of the batch, the ring compares it with all others, gradients are averaged
@@ -140,20 +140,22 @@ class ContrastiveTrainer:
         return ranks.average(self.group, _trained(self.optimizer), share)
 
     def _backward(self, indices: Tensor) -> Tensor:
-        """The gradient of these rows' share of the loss, through the embedding cache where they do not fit at once."""
+        """The gradient of these rows' share of the loss, through the gradient cache where they do not fit at once."""
         micro_batches = indices.split(self.settings["micro_batch_size"])
         frozen = [self.settings["frozen"] == side for side in ("image", "text")]
-        if len(micro_batches) == 1:  # nothing to cache: one pass does it
-            rows = self.dataset[indices.tolist()]
-            with torch.set_grad_enabled(not frozen[0]):
-                img = self._encode_image(rows)  # (b, d)
-            with torch.set_grad_enabled(not frozen[1]):
-                txt = self._encode_text(rows)
-            loss = self.loss(img, txt)
-            loss.backward()
-            return loss.detach()
-        pieces = _Rows(self.dataset, micro_batches)
-        return cached_backward([self._encode_image, self._encode_text], pieces, self.loss, frozen=frozen)
+        encoders = [
+            lambda rows: self.model.encode_image(rows["image"]),
+            lambda rows: self.model.encode_text(rows["caption"]),
+        ]
+        if len(micro_batches) > 1:
+            return cached_backward(encoders, _Rows(self.dataset, micro_batches), self.loss, frozen=frozen)
+        rows, features = self.dataset[indices.tolist()], []  # nothing to cache: one pass does it
+        for encode, is_frozen in zip(encoders, frozen):
+            with torch.set_grad_enabled(not is_frozen):
+                features.append(encode(rows))  # (b, d)
+        loss = self.loss(*features)
+        loss.backward()
+        return loss.detach()
 
     def loss(self, img: Tensor, txt: Tensor) -> Tensor:
         """The loss of features `(b, d)` under the model's own scale (and bias)."""
@@ -177,12 +179,6 @@ class ContrastiveTrainer:
                 self.records = saved["records"]
         found = f"at step {len(self.records)}, loss {self.records[-1]['loss']}," if self.records else "absent"
         ranks.agree(self.group, {"checkpoint": found}, "give all ranks one output_dir on a disk that they all see")
-
-    def _encode_image(self, rows: dict) -> Tensor:
-        return self.model.encode_image(rows["image"])
-
-    def _encode_text(self, rows: dict) -> Tensor:
-        return self.model.encode_text(rows["caption"])
 
 
 class _Rows:
@@ -241,13 +237,11 @@ def _mix(seed: int, number: int) -> int:
 
 
 def _check_settings(settings: dict, save_every: int, backend: str, ranks: int) -> None:
-    """Refuse with ValueError what cannot be trained."""
     resolve_backend(backend)
-    for name in ("batch_size", "micro_batch_size", "steps"):
-        if settings[name] < 1:
-            raise ValueError(f"{name} is {settings[name]}: give a positive whole number.")
-    if save_every < 1:
-        raise ValueError(f"save_every is {save_every}: give a positive whole number of steps.")
+    counts = {name: settings[name] for name in ("batch_size", "micro_batch_size", "steps")} | {"save_every": save_every}
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}: give a positive whole number.")
     if settings["batch_size"] > settings["dataset_rows"]:
         raise ValueError(
             f"batch_size is {settings['batch_size']} but the dataset has {settings['dataset_rows']} rows: "
