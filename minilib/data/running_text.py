@@ -1,11 +1,11 @@
-"""Running English that every Python carries: the prose of the standard library's documentation, sentence by sentence.
+"""Running English that is the same on every machine: the prose of Python's help topics, sentence by sentence.
 
     text = sentence_i, sentence_i+1, ...        from a random i on, as long as it fits
 
-The documentation is `pydoc_data.topics`. Of it we keep whole sentences of 6 to 30 words, without tables, grammar and
+The topics are those of Python 3.11.7, stored in `text/` with their source and licence, since each release of Python
+words its help a little differently. Of them we keep whole sentences of 6 to 30 words, without tables, grammar and
 code, and without any word that a needle uses (`facts.py`); they stay in the order in which they were written, so that
-one follows from the other as far as nothing was left out in between. Another version of Python documents itself in
-slightly other words.
+one follows from the other as far as nothing was left out in between.
 
 The paper (LOGO, arXiv 2410.18533) takes books and papers; these 22,000 words need no download. Taught in
 notebooks/08_see_long_context_models_fail.ipynb.
@@ -13,21 +13,28 @@ notebooks/08_see_long_context_models_fail.ipynb.
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from random import Random
 
 from minilib.data.facts import NAMES, VALUES, words_of
 
+HELP_TOPICS = Path(__file__).parent / "text" / "python_help_topics.txt.gz"
+
+
+def help_topics() -> str:
+    """The text of all help topics of Python 3.11.7, paragraphs apart by empty lines."""
+    return gzip.decompress(HELP_TOPICS.read_bytes()).decode()
+
 
 @lru_cache(maxsize=1)
 def prose_sentences() -> tuple[str, ...]:
-    """Every sentence of plain prose in the documentation, 6 to 30 words, free of our names and values."""
-    from pydoc_data.topics import topics
-
+    """Every sentence of plain prose in the help topics, 6 to 30 words, free of our names and values."""
     found, needles = [], {word.lower() for word in NAMES + VALUES}
-    for paragraph in re.split(r"\n\s*\n", "\n\n".join(topics.values())):
+    for paragraph in re.split(r"\n\s*\n", help_topics()):
         for sentence in re.split(r"(?<=[.!?]) (?=[A-Z])", " ".join(paragraph.split())):
             plain = re.fullmatch(r"[A-Z][A-Za-z0-9 ,;:'\"()_.-]*[.]", sentence) and ":: " not in sentence
             if plain and 6 <= len(sentence.split()) <= 30 and not needles & words_of(sentence.lower()):
