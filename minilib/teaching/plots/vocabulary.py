@@ -40,8 +40,8 @@ def logits_map(
     tokens, needed, edge = len(answers) * prompt + sum(answers), sum(answers), min(tile, sum(answers), vocabulary)
     every, few, one = (format_bytes(4 * count) for count in (tokens * vocabulary, needed * vocabulary, edge * edge))
     alt = f"Two grids of logits to scale, tokens down and {vocabulary:,} vocabulary entries across. Left all "
-    alt += f"{tokens:,} positions of {len(answers)} sequences, {every}, answers as thin bands. Right the {needed:,} answer rows alone, {few}, "
-    alt += f"and in them one tile of {one}."
+    alt += f"{tokens:,} positions of {len(answers)} sequences, {every}, answers as thin bands. Right the {needed:,} "
+    alt += f"answer rows alone, {few}, and in them one tile of {one}."
     figure = canvas(
         title or f"Of {every} of logits, {few} are needed and {one} are held at a time", alt, size=(7.6, 3.9)
     )
