@@ -24,7 +24,7 @@ from minilib.losses.contrastive_ring import ring_clip_loss
 
 
 class Found(NamedTuple):
-    """What one process brings home: its share, the gradients of its own features `(m, d)`, the bytes it has sent."""
+    """What one process returns: its share, the gradients of its own features `(m, d)`, the bytes it has sent."""
 
     share: Tensor
     img_grad: Tensor

@@ -8,7 +8,7 @@ where
 
 At the start it is unsure of the wording and of the fact alike: it says "the" or "that", "code" or "word", "is" or
 "was" with a probability near a half each, and then "seven", "nine" or "lost". The chosen answer names the code; the
-rejected ones share its first three words, and both are shorter. That is all a loss needs to show its habits.
+rejected ones share its first three words, and both are shorter. That is enough to see what each loss does.
 
 Departure from the paper: everything but the losses, which are the library's. Word 0 is "!", because the released
 trainer takes padding for word 0.

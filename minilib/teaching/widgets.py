@@ -1,6 +1,6 @@
 """Sliders over the figures of `minilib.teaching.plots`: the same functions, other numbers.
 
-A widget never carries information alone. Each lesson first shows the static figure for the default state, then the
+No information is in a widget alone. Each lesson first shows the static figure for the default state, then the
 slider, then a line that says what to try; without a running kernel the figure still tells the story. A slider redraws
 on release, not while it moves: one picture at a time, nothing flickers, and a screen reader hears one alt text.
 
@@ -20,7 +20,7 @@ from minilib.teaching import memory, plots
 def explore(draw: Callable[..., Figure], **sliders):
     """Put a slider before each argument of `draw` and show the figure it returns; the returned box displays itself.
 
-    A slider is a list of the values to choose from, or a pair `(values, start)`; without a start it begins in the
+    A slider is a list of the values to choose from, or a tuple `(values, start)`; without a start it begins in the
     middle. Needs ipywidgets, which the extra `notebooks` installs (ModuleNotFoundError says so).
     """
     widgets = _ipywidgets()

@@ -82,8 +82,8 @@ def the_title_is_its_number_and_a_verb_phrase(lesson, name):
 
 
 @rule
-def the_card_says_minutes_level_needs_and_aims(lesson, name):
-    card = before_the_code(lesson)
+def the_overview_says_minutes_level_needs_and_aims(lesson, name):
+    overview = before_the_code(lesson)
     wanted = {
         "reading minutes": r"Reading \| \d+ minutes",
         "exercise minutes": r"Exercises \| \d+ minutes",
@@ -92,7 +92,9 @@ def the_card_says_minutes_level_needs_and_aims(lesson, name):
         "three to five abilities": r"\*\*You will be able to\*\*\n\n(- .+\n){2,4}- .+\n\n",
         "what is left out": r"\*\*Not covered here:\*\* \w+",
     }
-    return [f"the card lacks {what}" for what, pattern in wanted.items() if not re.search(pattern, card + "\n\n")]
+    return [
+        f"the overview lacks {what}" for what, pattern in wanted.items() if not re.search(pattern, overview + "\n\n")
+    ]
 
 
 @rule

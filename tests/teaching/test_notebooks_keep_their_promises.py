@@ -45,7 +45,7 @@ FOLDS = "\n\n".join(
     f"<details>\n<summary>{fold}</summary>\n\nText.\n\n</details>"
     for fold in ("Hint 1", "Hint 2", "Expected result", "Solution and why")
 )
-CARD = """| This lesson | Value |
+OVERVIEW = """| This lesson | Value |
 |---|---|
 | Reading | 20 minutes (an estimate) |
 | Exercises | 10 minutes (an estimate) |
@@ -84,7 +84,7 @@ def good_lesson():
     picture = new_output("display_data", {"image/png": PNG, "text/plain": ALT}, metadata={"image/png": {"alt": ALT}})
     cells = [
         new_markdown_cell("# 00. See the wall\n\nYou see it."),
-        new_markdown_cell(CARD),
+        new_markdown_cell(OVERVIEW),
         new_code_cell("import torch\nseed_everything(0)"),
         new_markdown_cell("## Look"),
         *(new_markdown_cell("Words about `<b>` and $a<b>c$.") for _ in range(15)),
@@ -123,10 +123,10 @@ def on_picture_cell(change):
 WAYS_TO_BREAK = [
     ("the_title_is_its_number_and_a_verb_phrase", replace("# 00. See the wall", "# Lesson 0")),
     ("the_title_is_its_number_and_a_verb_phrase", replace("\n\nYou see it.", "")),
-    ("the_card_says_minutes_level_needs_and_aims", replace("| Reading | 20 minutes", "| Reading | a while")),
-    ("the_card_says_minutes_level_needs_and_aims", replace("| needed |", "| yes |")),
-    ("the_card_says_minutes_level_needs_and_aims", replace("- three.", "- three,\n- four,\n- five,\n- six.")),
-    ("the_card_says_minutes_level_needs_and_aims", replace("**Not covered here:** the rest.", "")),
+    ("the_overview_says_minutes_level_needs_and_aims", replace("| Reading | 20 minutes", "| Reading | a while")),
+    ("the_overview_says_minutes_level_needs_and_aims", replace("| needed |", "| yes |")),
+    ("the_overview_says_minutes_level_needs_and_aims", replace("- three.", "- three,\n- four,\n- five,\n- six.")),
+    ("the_overview_says_minutes_level_needs_and_aims", replace("**Not covered here:** the rest.", "")),
     ("the_setup_is_short_and_ends_with_the_seed", replace("seed_everything(0)", "torch.manual_seed(0)")),
     ("the_setup_is_short_and_ends_with_the_seed", replace("import torch", "import torch\n" * 6)),
     ("the_setup_is_short_and_ends_with_the_seed", replace("import torch", "%pip install torch")),

@@ -1,4 +1,4 @@
-"""Memory that tells on a kernel: inputs in a sea of NaN, outputs in a sea that must stay as it was.
+"""Memory that shows what a kernel reads and writes outside: inputs surrounded by NaN, outputs by known values.
 
 A kernel reads and writes through bare pointers, so a forgotten mask is silent. Here every matrix lies inside a larger
 buffer, with more room around it than any tile of the exercises needs: what is read outside arrives as NaN, what is

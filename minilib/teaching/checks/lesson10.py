@@ -1,4 +1,4 @@
-"""Checks of lesson 10, score a long answer without the logits: the fold over words, one visit, weights, the layout.
+"""Checks of lesson 10, score a long answer without the logits: the fold, one visit, weights, the layout.
 
 Solutions: `log_sums` and `sweep` of `minilib.kernels.vocab_tiled`, the factors of `minilib.losses.logo_from_hidden`,
 and `pack_answers` of `minilib.longcontext`. The judge is the dense log-softmax with autograd in fp64.
@@ -17,13 +17,13 @@ Rows = tuple[Tensor, Tensor, Tensor]  # hidden (n, d), weight (V, d), labels (n,
 
 
 def check_label_logp(learner: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> None:
-    """Exercise: `label_logp(hidden, weight, labels, chunk)`, `(n,)`, from `chunk` words at a time."""
+    """Exercise: `label_logp(hidden, weight, labels, chunk)`, `(n,)`, from `chunk` vocabulary entries at a time."""
     cases = {
-        "for four words with weights 1, 2, 1, 4 in chunks of two": lambda fn: _fold(fn, _by_hand(), 2),
-        "for 20 words in chunks of 5": lambda fn: _fold(fn, _random(6, 20), 5),
-        "for 23 words in chunks of 5, the last one narrower": lambda fn: _fold(fn, _random(7, 23), 5),
+        "for four entries with weights 1, 2, 1, 4 in chunks of two": lambda fn: _fold(fn, _by_hand(), 2),
+        "for 20 entries in chunks of 5": lambda fn: _fold(fn, _random(6, 20), 5),
+        "for 23 entries in chunks of 5, the last one narrower": lambda fn: _fold(fn, _random(7, 23), 5),
         "for logits up to 1,000 in fp32": _large_logits,
-        "for 64 words in chunks of 8": _holds_no_logits,
+        "for 64 entries in chunks of 8": _holds_no_logits,
     }
     run(learner, cases, "a running state for the sum, and the label's logit taken from the chunk that holds it")
 
@@ -31,7 +31,7 @@ def check_label_logp(learner: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -
 def check_logp_and_gradient(learner: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]) -> None:
     """Exercise: `logp_and_gradient(hidden, weight, labels, rows)`, `(n,)` and `(n, d)`, `rows` tokens at a time."""
     cases = {
-        "for four words with weights 1, 2, 1, 4": lambda fn: _one_visit(fn, _by_hand(), 2),
+        "for four entries with weights 1, 2, 1, 4": lambda fn: _one_visit(fn, _by_hand(), 2),
         "for 7 tokens, 3 at a time": lambda fn: _one_visit(fn, _random(7, 20), 3),
         "for 32 tokens, 4 at a time": _two_products,
     }
@@ -58,10 +58,10 @@ def check_pack_layout(learner: Callable[[Tensor, Sequence[int]], tuple[Tensor, T
     run(learner, cases, "every answer starts where the prompt ends and is blind to the others, as if it were alone")
 
 
-def _random(tokens: int, words: int, dim: int = 5) -> Rows:
+def _random(tokens: int, vocabulary: int, dim: int = 5) -> Rows:
     generator = torch.Generator().manual_seed(tokens)
-    hidden, weight = (torch.randn(k, dim, generator=generator, dtype=torch.float64) for k in (tokens, words))
-    return hidden, weight, torch.randint(words, (tokens,), generator=generator)
+    hidden, weight = (torch.randn(k, dim, generator=generator, dtype=torch.float64) for k in (tokens, vocabulary))
+    return hidden, weight, torch.randint(vocabulary, (tokens,), generator=generator)
 
 
 def _by_hand() -> Rows:
@@ -76,7 +76,7 @@ def _fold(fn: Callable, rows: Rows, chunk: int) -> str | None:
         torch.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0],
         logits.gather(1, labels[:, None])[:, 0],
     )
-    full = len(weight) // chunk * chunk  # the words of the whole chunks
+    full = len(weight) // chunk * chunk  # the entries of the whole chunks
     suspects = {
         "that is the log-sum-exp: subtract it from the label's logit": picked - want,
         "that is the label's logit: subtract the log-sum-exp": picked,

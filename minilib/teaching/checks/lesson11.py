@@ -59,7 +59,7 @@ def check_mixed_context(learner: Callable[[Sequence[int], Sequence[int], int, Ra
         "for one critical chunk": lambda fn: _mixed(fn, [7], many, 4),
         "for fewer irrelevant chunks than there is room": lambda fn: _mixed(fn, [5, 1], [0, 2, 4], 8),
     }
-    run(learner, cases, "half of the truth among distractors: the answer comes out incomplete, and sounds right")
+    run(learner, cases, "half of the critical chunks among distractors: the answer comes out incomplete")
 
 
 def check_recount(learner: Callable[[Sequence[dict]], tuple[float, float, float]]) -> None:

@@ -183,7 +183,7 @@ def _logits(fn: Callable, lengths: list[int], target: int) -> str | None:
 
 @torch.no_grad()
 def _mask_is_passed(fn: Callable) -> str | None:
-    """Without a mask but with a cache, values are right by luck: training makes no cache."""
+    """With a cache the values are right even without a mask, but training makes no cache."""
     model, (ids, positions), masks = _model(), _text([8, 8, 8], 600), []
     model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: masks.append(kwargs.get("attention_mask")), with_kwargs=True

@@ -1,4 +1,4 @@
-"""Pictures of a long context: the needle map, accuracy by distance and by place, perplexity, and what heads fetch.
+"""Pictures of a long context: the needle map, accuracy by distance and by place, perplexity, and what heads find.
 
     distance = T + q - 1 - depth (T - n)          in_reach = distance < window
 

@@ -30,18 +30,18 @@ from minilib.teaching.plots.costs import COUNT
 
 
 def logits_map(
-    prompt: int, answers: Sequence[int], words: int, *, tile: int = 1024, title: str | None = None
+    prompt: int, answers: Sequence[int], vocabulary: int, *, tile: int = 1024, title: str | None = None
 ) -> Figure:
-    """Logits of 1 + M sequences of `prompt` and answer tokens over `words`, to scale: all, those needed, one tile.
+    """Logits of 1 + M sequences of `prompt` and answer tokens over `vocabulary`, to scale: all, those needed, one tile.
 
     `answers` are the tokens of each answer, the chosen one first.
     """
     same_length(answers=answers)
-    tokens, needed, edge = len(answers) * prompt + sum(answers), sum(answers), min(tile, sum(answers), words)
-    every, few, one = (format_bytes(4 * count) for count in (tokens * words, needed * words, edge * edge))
-    alt = f"Two grids of logits to scale, tokens down and {words:,} words across. Left all {tokens:,} positions of "
-    alt += f"{len(answers)} sequences, {every}, answers as thin bands. Right the {needed:,} answer rows alone, {few}, "
-    alt += f"and in them one tile of {one}."
+    tokens, needed, edge = len(answers) * prompt + sum(answers), sum(answers), min(tile, sum(answers), vocabulary)
+    every, few, one = (format_bytes(4 * count) for count in (tokens * vocabulary, needed * vocabulary, edge * edge))
+    alt = f"Two grids of logits to scale, tokens down and {vocabulary:,} vocabulary entries across. Left all "
+    alt += f"{tokens:,} positions of {len(answers)} sequences, {every}, answers as thin bands. Right the {needed:,} "
+    alt += f"answer rows alone, {few}, and in them one tile of {one}."
     figure = canvas(
         title or f"Of {every} of logits, {few} are needed and {one} are held at a time", alt, size=(7.6, 3.9)
     )
@@ -49,17 +49,17 @@ def logits_map(
     left.set_ylabel("token", fontsize=FONT, color=INK)
     row, at = 0, 0
     for length in answers:
-        _box(left, 0, row, words, prompt, facecolor="white", edgecolor=SKY, hatch="//")
-        _box(left, 0, row + prompt, words, length, facecolor=VERMILLION)
-        _box(right, 0, at, words, length, facecolor=VERMILLION, edgecolor="white")
+        _box(left, 0, row, vocabulary, prompt, facecolor="white", edgecolor=SKY, hatch="//")
+        _box(left, 0, row + prompt, vocabulary, length, facecolor=VERMILLION)
+        _box(right, 0, at, vocabulary, length, facecolor=VERMILLION, edgecolor="white")
         row, at = row + prompt + length, at + length
     _box(right, 0, 0, edge, edge, facecolor=INK, zorder=3)
-    _say(left, "prompt tokens: not needed", (words / 2, max(prompt / 2, 0.07 * tokens)))
-    _say(left, "answer tokens", (words / 2, prompt + answers[0] / 2), below=0.1 * tokens)
+    _say(left, "prompt tokens: not needed", (vocabulary / 2, max(prompt / 2, 0.07 * tokens)))
+    _say(left, "answer tokens", (vocabulary / 2, prompt + answers[0] / 2), below=0.1 * tokens)
     told = f"answer rows alone: {needed:,} of {tokens:,}\none tile: {edge:,} x {edge:,}, black"
-    _say(right, told, (edge / 2, edge), middle=words / 2, below=min(needed + 0.1 * tokens, 0.8 * tokens) - edge)
+    _say(right, told, (edge / 2, edge), middle=vocabulary / 2, below=min(needed + 0.1 * tokens, 0.8 * tokens) - edge)
     for panel, size in ((left, every), (right, few)):
-        panel.set(xlim=(0, words), ylim=(tokens, 0))
+        panel.set(xlim=(0, vocabulary), ylim=(tokens, 0))
         panel.set_title(size, fontsize=FONT, color=INK)
         panel.xaxis.set_major_formatter(COUNT)
         panel.yaxis.set_major_formatter(COUNT)

@@ -9,13 +9,13 @@
 where
     CE     cross entropy, mean over tokens; of the running text every eighth token, drawn anew each step
     A_k    attention of head 0 in layer k; every row sums to one
-    q, p   places of the hints (`tiny_lm_documents.py`): who should look where
+    q, p   places of the hints (`documents.py`): who should look where
 
-The hints are a scaffold. Finding a value by its name takes two steps of attention, and neither is of use before the
-other is there: in trials without hints (two layers, documents of 64 tokens) 700 steps did not get beyond guessing among
-the values of a document, with them a hundred steps did. They are gone in the last stage, and they only ever show
-distances within the window. A longer run with more counts and shared values learned those no better and found 0.7 of
-the details at four windows, so it was not kept: how far such a model reaches by luck differs from run to run.
+The hints help at the beginning only. Finding a value by its name takes two steps of attention, and neither is of use
+before the other is there: in trials without hints (two layers, documents of 64 tokens) 700 steps did not get beyond
+guessing among the values of a document, with them a hundred steps did. They are gone in the last stage, and they only
+ever show distances within the window. A longer run with more counts and shared values learned those no better and found
+0.7 of the details at four windows, so it was not kept: how far such a model reaches by luck differs from run to run.
 
 Stages lengthen the documents from 64 to 256 tokens. Matrices learn by Muon, the rest by AdamW. Every hundred steps the
 model answers fresh haystacks that fill the window, and the best model of the last stage is kept.
