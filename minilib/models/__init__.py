@@ -4,8 +4,8 @@ towers.py holds two small ones for a laptop; pretrained.py gives the same names 
 tiny_lm.py is a small language model that was trained here, and answers.py lets one answer prompts in batches.
 """
 
-from minilib.models.generation import answerer
+from minilib.models.generation import make_answer_fn
 from minilib.models.pretrained import HFTowers
 from minilib.models.towers import TwoTowers
 
-__all__ = ["HFTowers", "TwoTowers", "answerer"]
+__all__ = ["HFTowers", "TwoTowers", "make_answer_fn"]

@@ -26,10 +26,10 @@ Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from minilib.evals.answers import contains_answer
 from minilib.preferences import validation as inputs
 from minilib.preferences.assembly import Pairs
 from minilib.preferences.chunking import RULES
-from minilib.preferences.filtering import contains_answer
 from minilib.preferences.importance import rare_words
 from minilib.preferences.resumable_jsonl import LineLog
 

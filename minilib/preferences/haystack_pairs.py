@@ -68,10 +68,10 @@ def haystack_pairs(
     asking for rejected answers. path: JSON Lines to write to and to go on with.
     """
     from minilib.evals.longcontext import is_right
-    from minilib.models.generation import answerer
+    from minilib.models.generation import make_answer_fn
     from minilib.preferences import build_pairs, exact_entities
 
-    answer = answerer(model, tokenizer, temperature=temperature)
+    answer = make_answer_fn(model, tokenizer, temperature=temperature)
     return build_pairs(
         long_questions(rows, tokenizer, length=length, distractors=distractors, seed=seed), repeatable(answer),
         scorer=exact_entities, threshold=0, chunk_size=chunk_size, num_chunks=num_chunks, num_rejected=num_rejected,

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from support.pair_toys import Reader, build, toy_rows
 from support.reference import refused
 
+from minilib.evals.answers import contains_answer
 from minilib.preferences.build import build_pairs, plain_prompt
-from minilib.preferences.filtering import QualityReport, contains_answer, judge
+from minilib.preferences.filtering import QualityReport, judge
 
 
 def test_a_pair_is_a_prompt_with_the_place_and_distractors_the_right_answer_and_wrong_ones():
