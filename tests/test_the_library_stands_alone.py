@@ -1,7 +1,7 @@
 """The library leans on nothing around it, arrows point down, nothing goes in circles, and all of it stays small.
 
-Imports are read from the sources, those inside functions too. Those under `if TYPE_CHECKING:` count for the fence, since
-they say what a module must know of; for circles they do not, since they never run.
+Imports are read from the sources, those inside functions too. Those under `if TYPE_CHECKING:` count for the fence,
+since they say what a module must know of; for circles they do not, since they never run.
 
 Each rule is a function in support/imports.py, and the second half of this file shows that it objects.
 """
@@ -33,14 +33,13 @@ AROUND = ("cli", "teaching", "bench")
 
 def climbs(modules, inside, outside):
     """Imports of folders `outside` in modules of the folders `inside`."""
-    return [
-        f"{module} imports {there}.{name}"
+    taken = [
+        (module, f"{there}.{name}")
         for module, source in modules.items()
         for there, name in imported(source)
         if folder(module) in inside
-        and f"{there}.{name}".startswith("minilib.")
-        and folder(f"{there}.{name}") in outside
     ]
+    return [f"{a} imports {b}" for a, b in taken if b.startswith("minilib.") and folder(b) in outside]
 
 
 def lines(modules):
@@ -124,10 +123,12 @@ def test_kernels_ring_and_losses_have_a_comment_for_every_dozen_lines_of_code():
 
 def test_the_evening_path_is_written_between_its_marks_and_nowhere_else(tmp_path, capsys):
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{evening_path.BEGIN}\nold\n{evening_path.END}\nafter\n")
+    readme.write_text(f"before\n{evening_path.BEGIN}\nstale\n{evening_path.END}\nafter\n")
     evening_path.main(readme)
     text = readme.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "stale" not in text
     assert capsys.readouterr().out.strip() in text
     with pytest.raises(ValueError, match="has no"):
         evening_path.updated("nothing")
@@ -177,10 +178,8 @@ def test_what_is_only_for_type_checkers_makes_no_circle():
 
 def test_private_names_and_modules_are_seen():
     assert private_imports({"minilib.losses._x": ""}) == ["minilib.losses._x"]
-    taken = {
-        "minilib.cli.x": "from minilib.data.files import _open",
-        "minilib.data.y": "from minilib.data.files import _open",
-    }
+    source = "from minilib.data.files import _open"
+    taken = {"minilib.cli.x": source, "minilib.data.y": source}
     assert private_imports(taken) == ["minilib.cli.x imports _open from minilib.data.files"]
     assert private_imports({"minilib.__main__": "from __future__ import annotations"}) == []
 
