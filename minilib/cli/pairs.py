@@ -25,7 +25,7 @@ from minilib.cli.run_folder import PAIRS, write_json
 from minilib.cli.settings import HAYSTACK
 from minilib.data.files import load_questions, open_table
 from minilib.models.generation import make_answer_fn
-from minilib.preferences import build_pairs, plain_prompt, rare_words, spacy_entities
+from minilib.preferences import PairsConfig, build_pairs, plain_prompt, rare_words, spacy_entities
 from minilib.preferences.haystack_pairs import chunks_as_prompt, haystack_pairs, repeatable
 from minilib.trainers import collator as pair_rows
 from minilib.trainers.collator import Numbered, number_rows
@@ -128,8 +128,9 @@ def _from_questions(loaded: Loaded, questions: Dataset, settings: dict, path: Pa
     )
     shared = ("chunk_size", "num_chunks", "threshold", "num_rejected", "seed")
     return build_pairs(
-        questions, repeatable(answer), scorer=scorer_of(settings["scorer"]), tokenizer=loaded.tokenizer,
-        prompt_fn=prompt_for(loaded.tokenizer), path=path, **{name: settings[name] for name in shared},
+        questions, repeatable(answer), PairsConfig(**{name: settings[name] for name in shared}),
+        scorer=scorer_of(settings["scorer"]), tokenizer=loaded.tokenizer, prompt_fn=prompt_for(loaded.tokenizer),
+        path=path,
     )  # fmt: skip
 
 

@@ -6,12 +6,13 @@ interruption, `haystack_pairs` does all of it on made questions.
 """
 
 from minilib.evals.answers import contains_answer
-from minilib.preferences.build import build_pairs, plain_prompt
+from minilib.preferences.build import PairsConfig, build_pairs, plain_prompt
 from minilib.preferences.chunking import chunk_text
 from minilib.preferences.filtering import QualityReport
 from minilib.preferences.importance import exact_entities, rare_words, spacy_entities
 
 __all__ = [
+    "PairsConfig",
     "QualityReport",
     "build_pairs",
     "chunk_text",

@@ -10,11 +10,11 @@ import pytest
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from support.pair_toys import Reader, build, toy_rows
+from support.pair_toys import Reader, build, build_by_keywords, toy_rows
 from support.reference import refused
 
 from minilib.evals.answers import contains_answer
-from minilib.preferences.build import build_pairs, plain_prompt
+from minilib.preferences.build import plain_prompt
 from minilib.preferences.filtering import QualityReport, judge
 
 
@@ -177,7 +177,7 @@ def test_each_rule_brings_its_own_defaults():
     long = "\n".join(f"word{k}" for k in range(3000))
     row = {"context": long, "question": "What does Lisbon keep?", "answer": "a"}
     for rule, settings in {"paper": (512, 16), "released": (1024, 6)}.items():
-        pairs = build_pairs(
+        pairs = build_by_keywords(
             [row], say("x", "y", "z"), scorer=lambda c, q, r: 3 + 4 * ("word0" in c), rule=rule, progress=False
         )
         (pair,) = pairs
