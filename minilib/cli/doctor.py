@@ -44,8 +44,8 @@ def _ring() -> str:
     found = carrier()
     if found is None:
         return "not here: this build of torch has no torch.distributed, training stays in one process"
-    cards = torch.cuda.device_count()
-    where, ranks = (f"between {cards} cards", cards) if found == "nccl" else ("on this machine", "N")
+    gpus = torch.cuda.device_count()
+    where, ranks = (f"between {gpus} GPUs", gpus) if found == "nccl" else ("on this machine", "N")
     return f"{found} {where}; start ranks with torchrun --nproc-per-node {ranks} -m minilib clip"
 
 
@@ -63,7 +63,7 @@ def _logo() -> str:
 def _triton() -> str:
     if not importlib.util.find_spec("triton"):
         return "not installed: the fused backend needs it (pip install triton)"
-    return "installed: the fused backend is proven in the interpreter (TRITON_INTERPRET=1), not yet run on a card"
+    return "installed: the fused backend is proven in the interpreter (TRITON_INTERPRET=1), not yet run on a GPU"
 
 
 def _extra(name: str) -> str:

@@ -24,10 +24,10 @@ def begin(folder: Path, settings: dict) -> None:
     """
     settings = json.loads(json.dumps(settings))  # as they look when they are read back
     if not (folder / SETTINGS).exists():
-        strangers = [*folder.glob("checkpoint*"), *folder.glob("model.json"), *folder.glob("adapter_config.json")]
-        if strangers:
+        others = [*folder.glob("checkpoint*"), *folder.glob("model.json"), *folder.glob("adapter_config.json")]
+        if others:
             raise ValueError(
-                f"output {folder} holds {strangers[0].name} and no {SETTINGS}, so it is of another run: choose another "
+                f"output {folder} holds {others[0].name} and no {SETTINGS}, so it is of another run: choose another "
                 "output, or delete the folder."
             )
         write_json(folder / SETTINGS, settings)

@@ -6,8 +6,8 @@
     shared   What do Lisbon and Oslo both keep?   amber                aggregation: what two lists have in common
 
 A fact is a dict with `name`, `value` and `text`; `haystack.py` hides it in running English and adds where it lies. The
-64 names and 64 values are words that the hay does not use; within one document every name's values are different from
-every other name's, but for the one that two names share where a question needs it.
+64 names and 64 values are words that the running text does not use; within one document every name's values are
+different from every other name's, but for the one that two names share where a question needs it.
 
 The first three kinds follow LOGO's data (arXiv 2410.18533: single-detail and multi-detail questions, and a summary in
 place of the count); the fourth is its needle test of several lists with one value in common. Taught in

@@ -1,7 +1,8 @@
 """Long documents of real English with small facts hidden at known places, and questions about them.
 
-The hay (`hay.py`) is prose as it runs; the needles (`facts.py`) are sentences such as "Lisbon keeps amber.", put
-between two of its sentences. No name and no value of a needle occurs in the hay, so a found word is a found fact.
+The text around is prose as it runs (`running_text.py`); the needles (`facts.py`) are sentences such as "Lisbon keeps
+amber.", put between two of its sentences. No name and no value of a needle occurs in the prose, so a found word is a
+found fact.
 
     depth = t / (T - n)
 
@@ -9,8 +10,7 @@ where
     T      tokens of the context, counted by the tokenizer that you pass (words and punctuation marks without one)
     n, t   tokens of a fact's sentence, and the index of its first one: 0 is the very beginning, 1 the very end
 
-Row k of a seed depends on nothing but the arguments and k, so a stream can be stopped, resumed or shared out. The hay
-itself is the interpreter's: another version of Python documents itself in slightly other words.
+Row k of a seed depends on nothing but the arguments and k, so a stream can be stopped, resumed or shared out.
 
 LOGO (arXiv 2410.18533) cuts books into chunks of 512 tokens and must guess which of them matter; here a document has
 any length, and every fact says where it lies and, in tokens, so in which chunks. Taught in
@@ -92,7 +92,7 @@ def haystack_dataset(
     settings = {"length": length, "kind": kind, "depth": depth, "values": values, "distractors": distractors}
     settings |= {"seed": seed, "tokenizer": tokenizer, "chunk_size": chunk_size, "start": start}
     rows = positive_int(rows, "rows")
-    haystack(**settings)  # refuses now what a stream would refuse at its first row
+    haystack(**settings)  # raises now what a stream would raise at its first row
     if streaming:
         return IterableDataset.from_generator(_first_rows, gen_kwargs={"rows": rows, "settings": settings})
     return Dataset.from_list(list(_first_rows(rows, settings)))
@@ -111,7 +111,7 @@ def hide_facts(
     depth: float | Sequence[float] | None = None,
     measure: Callable[[str], int],
 ) -> dict:
-    """Write `pairs` (name, value) into hay of at most `length` tokens: `{context, tokens, facts}`, facts in order."""
+    """Write `pairs` (name, value) into prose of at most `length` tokens: `{context, tokens, facts}`, facts in order."""
     facts = [{"name": n, "value": v, "text": f"{n} keeps {v}.", "asked": n in asked} for n, v in pairs]
     depths = _depths(rng, facts, depth)
     room = length - sum(measure(fact["text"]) for fact in facts)
@@ -167,4 +167,4 @@ def _check(length: int, kind: str, values: int, distractors: int, seed: int, sta
     if not 2 <= positive_int(values, "values") < len(NUMBERS):
         raise ValueError(f"values must be 2 to {len(NUMBERS) - 1}, got {values}: the answers count no further.")
     if distractors > (most := len(VALUES) - 2 * values):
-        raise ValueError(f"distractors must be at most {most} beside values={values}, got {distractors}: pass fewer.")
+        raise ValueError(f"distractors must be at most {most} with values={values}, got {distractors}: pass fewer.")

@@ -63,8 +63,8 @@ def report(found: Mapping[str, dict]) -> list[str]:
         lines.append(_row("right answers", wide, _percents(curve["accuracy"]), name))
         anchors = f"no document {curve['closed_book']:.0%}, only the facts {curve['oracle']:.0%}"
         lines.append(f"{'':<24}{name:<{wide}}{anchors}")
-    told = ", ".join(f"{name} {scores['perplexity']['value']:.3f}" for name, scores in found.items())
-    return [*lines, "", f"perplexity over {some['perplexity']['tokens']:,} tokens: {told}"]
+    values = ", ".join(f"{name} {scores['perplexity']['value']:.3f}" for name, scores in found.items())
+    return [*lines, "", f"perplexity over {some['perplexity']['tokens']:,} tokens: {values}"]
 
 
 def _row(title: str, wide: int, cells: Sequence[str], name: str = "") -> str:

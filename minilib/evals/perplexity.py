@@ -40,7 +40,7 @@ def perplexity_by_position(
 ) -> dict[int, float]:
     """Perplexity of running text, `{first position of a bucket: perplexity}`, over the first `length` tokens.
 
-    documents: texts of your own; without them, `samples` pieces of the hay, which `tiny_lm` has read in training.
+    documents: texts of your own; without them, `samples` pieces of our prose, which `tiny_lm` has read in training.
     """
     positive_int(bucket, "bucket")
     if positive_int(length, "length") < 2:

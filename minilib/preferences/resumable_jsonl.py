@@ -34,7 +34,7 @@ class LineLog:
             self._load()
         elif self.path.exists() and self.path.stat().st_size:
             raise ValueError(
-                f"path {self.path} exists and has no {self.state_path.name} beside it: choose another path, or delete "
+                f"path {self.path} exists and has no {self.state_path.name} next to it: choose another path, or delete "
                 "the file to start anew."
             )
 

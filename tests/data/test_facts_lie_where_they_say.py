@@ -103,7 +103,7 @@ def test_a_fact_knows_its_chunks():
     assert fact_chunks({"token_start": 12, "token_end": 16}, 16) == [0]
 
 
-def test_no_needle_word_occurs_in_the_hay_and_no_word_is_both():
+def test_no_needle_word_occurs_in_the_running_text_and_no_word_is_both():
     assert len({*NAMES, *VALUES}) == len(NAMES) + len(VALUES) == 128
     text = set(re.findall(r"[a-z]+", " ".join(prose_sentences()).lower()))
     assert not text & {word.lower() for word in NAMES + VALUES}
@@ -122,7 +122,7 @@ def test_documentation_that_speaks_of_a_needle_is_left_out(monkeypatch):
         prose_sentences.cache_clear()
 
 
-def test_hay_runs_as_it_was_written():
+def test_running_text_runs_as_it_was_written():
     text = hide_facts(Random(3), (), length=200, measure=token_counter())["context"]
     first = next(i for i, sentence in enumerate(prose_sentences()) if text.startswith(sentence))
     assert text.startswith(" ".join(prose_sentences()[first : first + 3]))

@@ -228,7 +228,7 @@ BAD = {
     "tokens": (lambda m, t: make_answer_fn(m, t, max_new_tokens=0), "max_new_tokens must be an integer of at least 1"),
     "heat": (lambda m, t: make_answer_fn(m, t, temperature=-1), "temperature must not be negative"),
     "prompt": (lambda m, t: make_answer_fn(m, t)(["one", ""]), "prompts[1] has no tokens"),
-    "needle": (lambda m, t: retrieval_heads(m, t, [{}], needle="hay"), "needle 'hay' is unknown"),
+    "needle": (lambda m, t: retrieval_heads(m, t, [{}], needle="straw"), "needle 'straw' is unknown"),
     "rows": (lambda m, t: retrieval_heads(m, t, []), "rows must hold at least one haystack"),
     "answer": (
         lambda m, t: retrieval_heads(m, t, [next(haystack(kind="count", tokenizer=t))]),

@@ -45,7 +45,7 @@ def test_the_record_holds_what_the_checkpoint_scores(loaded):
     assert [stage["steps"] for stage in record["stages"]] == [stage.steps for stage in STAGES]
     seed, samples = record["seeds"][0], record["samples"]
     now = kind_scores(*loaded, kind="single", length=WINDOW - 32, samples=samples, seed=seed)["accuracy"]
-    # Other versions of Python, whose documentation is the hay, read a little different.
+    # Other versions of Python, whose documentation is the running text, read a little different.
     assert now == pytest.approx(record["scores"]["single, in the window"][0], abs=0.05)
 
 

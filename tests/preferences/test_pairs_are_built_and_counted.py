@@ -1,6 +1,6 @@
 """Proves that pairs hold what they promise and that the report says where every row and every answer went.
 
-A reader that answers by what its prompt says keeps a diary; the report is recounted from that diary and from the
+A reader that answers by what its prompt says keeps a record; the report is recounted from that record and from the
 pairs, with plain sets and loops.
 """
 
@@ -46,7 +46,7 @@ def test_who_answers_reads_the_chunks_of_the_plan():
 
 
 def recount(rows, reader, pairs, num_rejected=2):
-    """Counts from the diary: all answers are known, chosen ones by the rows, rejected ones as the rest."""
+    """Counts from the record: all answers are known, chosen ones by the rows, rejected ones as the rest."""
     kept = [answer for pair in pairs for answer in pair["rejected"]]
     wrong = sum(pair["answer"] not in pair["chosen"] for pair in pairs)
     right = sum(pair["answer"] in answer for pair in pairs for answer in pair["rejected"])

@@ -1,4 +1,4 @@
-"""A tiny haystack with facts at known places, and a reader that answers by what a prompt says, with a diary."""
+"""A tiny haystack with facts at known places, and a reader that answers by what a prompt says, with a record."""
 
 import random
 import re
