@@ -42,6 +42,16 @@ def climbs(modules, inside, outside):
     return [f"{a} imports {b}" for a, b in taken if b.startswith("minilib.") and folder(b) in outside]
 
 
+def front_door(modules, inside):
+    """Names that folders `inside` take from `minilib` itself, which hands on what lies anywhere, and are no modules."""
+    return [
+        f"{module} imports {name} from minilib"
+        for module, source in modules.items()
+        for there, name in imported(source)
+        if folder(module) in inside and there == "minilib" and f"minilib.{name}" not in SOURCES
+    ]
+
+
 def lines(modules):
     return sum(len(source.splitlines()) for source in modules.values())
 
@@ -68,6 +78,10 @@ def test_within_the_library_arrows_point_down(low):
 
 def test_the_running_pair_and_the_common_helpers_lie_below_all():
     assert climbs(SOURCES, BASE, LAYERS) == []
+
+
+def test_library_and_material_do_not_come_in_through_the_front_door():
+    assert front_door(SOURCES, (*LIBRARY, *MATERIAL)) == []
 
 
 def test_no_modules_import_each_other():
@@ -157,6 +171,12 @@ def test_a_climb_within_the_library_is_seen():
     modules = {"minilib.kernels.x": "from minilib.distributed import ranks", "minilib.losses.y": "import minilib.lse"}
     assert climbs(modules, ["kernels"], LAYERS[1:]) == ["minilib.kernels.x imports minilib.distributed.ranks"]
     assert climbs(modules, ["losses"], LAYERS[3:]) == []
+
+
+def test_what_comes_in_through_the_front_door_is_seen():
+    source = "from minilib import build_pairs, lse"
+    modules = {"minilib.losses.x": source, "minilib.cli.y": source}
+    assert front_door(modules, LIBRARY) == ["minilib.losses.x imports build_pairs from minilib"]
 
 
 def test_a_circle_is_seen_even_through_a_function_and_a_folder():

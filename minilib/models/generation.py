@@ -74,6 +74,7 @@ def _batches(ids: list[list[int]], batch_tokens: int) -> list[list[int]]:
 def _complete(model: nn.Module, tokenizer: Callable, ids: list[list[int]], max_new_tokens: int, sampling: dict) -> list:
     """The answers to one batch of prompts, given as token ids."""
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    # Not tokenizer.pad: it wants a pad token, which the tokenizers of GPT-2 and Llama-3 do not have.
     rows, left = [torch.tensor(one) for one in ids], {"batch_first": True, "padding_side": "left"}
     inputs = pad_sequence(rows, padding_value=pad, **left).to(model.device)  # (b, t)
     mask = pad_sequence([torch.ones_like(row) for row in rows], **left).to(model.device)
