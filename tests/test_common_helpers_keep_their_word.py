@@ -8,9 +8,13 @@ from minilib.common import atomic_path, different_setting, write_text
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "new" / "file.txt"
     write_text(path, "old")
-    with pytest.raises(KeyboardInterrupt), atomic_path(path) as unfinished:
-        unfinished.write_text("half")
-        raise KeyboardInterrupt
+
+    def fail():
+        with atomic_path(path) as unfinished:
+            unfinished.write_text("half")
+            raise KeyboardInterrupt
+
+    pytest.raises(KeyboardInterrupt, fail)
     assert [(found.name, found.read_text()) for found in path.parent.iterdir()] == [("file.txt", "old")]
 
 
