@@ -14,7 +14,8 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
             unfinished.write_text("half")
             raise KeyboardInterrupt
 
-    pytest.raises(KeyboardInterrupt, fail)
+    with pytest.raises(KeyboardInterrupt):
+        fail()
     assert [(found.name, found.read_text()) for found in path.parent.iterdir()] == [("file.txt", "old")]
 
 
