@@ -1,10 +1,11 @@
-"""What every part of the project needs from the machine: files written whole, a device, sizes of memory."""
+"""What every part of the project needs: files written whole, settings compared, a device, sizes of memory."""
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -30,6 +31,14 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`, all or nothing."""
     with atomic_path(path) as unfinished:
         unfinished.write_text(text)
+
+
+def different_setting(found: Mapping, wanted: Mapping) -> tuple[str, Any, Any] | None:
+    """The first setting in which two runs differ: its name, what was found and what is wanted; None if all agree."""
+    for name in dict.fromkeys([*wanted, *found]):
+        if found.get(name) != wanted.get(name):
+            return name, found.get(name), wanted.get(name)
+    return None
 
 
 def best_device() -> str:

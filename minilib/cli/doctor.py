@@ -1,8 +1,6 @@
 """python -m minilib doctor: what this machine can run, which backend `auto` picks, and why."""
 
 import importlib.util
-import os
-import platform
 from importlib import metadata
 
 import psutil
@@ -11,6 +9,7 @@ import torch
 from minilib.common import best_device
 from minilib.distributed.ranks import comm_backend
 from minilib.losses.validation import BACKENDS, resolve_backend
+from minilib.teaching.machine import machine_lines
 from minilib.teaching.memory import largest_dense_batch
 
 EXTRAS = {  # what a command of the Makefile installs when it is first called
@@ -27,14 +26,9 @@ def doctor() -> None:
 
 def diagnosis() -> list[str]:
     """The lines that `doctor` prints."""
-    memory = psutil.virtual_memory()
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none that torch can use"
-    dense = largest_dense_batch(memory.available)
+    dense = largest_dense_batch(psutil.virtual_memory().available)
     return [
-        f"machine   {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        f"{memory.total / 1e9:.0f} GB memory ({memory.available / 1e9:.0f} GB free)",
-        f"python    {platform.python_version()}, torch {torch.__version__}, threads: {torch.get_num_threads()}",
-        f"gpu       {gpu}",
+        *machine_lines(),
         f"triton    {_triton()}",
         f"backends  {', '.join(BACKENDS[1:])}; auto picks {resolve_backend('auto')}: same value and gradients as "
         "dense, never more than one tile of the similarity matrix",
@@ -50,8 +44,8 @@ def _ring() -> str:
     found = comm_backend()
     if found is None:
         return "not here: this build of torch has no torch.distributed, training stays in one process"
-    cards = torch.cuda.device_count()
-    where, ranks = (f"between {cards} cards", cards) if found == "nccl" else ("on this machine", "N")
+    gpus = torch.cuda.device_count()
+    where, ranks = (f"between {gpus} GPUs", gpus) if found == "nccl" else ("on this machine", "N")
     return f"{found} {where}; start ranks with torchrun --nproc-per-node {ranks} -m minilib clip"
 
 
@@ -69,7 +63,7 @@ def _logo() -> str:
 def _triton() -> str:
     if not importlib.util.find_spec("triton"):
         return "not installed: the fused backend needs it (pip install triton)"
-    return "installed: the fused backend is proven in the interpreter (TRITON_INTERPRET=1), not yet run on a card"
+    return "installed: the fused backend is proven in the interpreter (TRITON_INTERPRET=1), not yet run on a GPU"
 
 
 def _extra(name: str) -> str:

@@ -92,10 +92,12 @@ def _ask(loaded, device: str, *, lengths: list[int] | None, samples: int, seed: 
 
 def _write(found: dict, window: int, folder: Path) -> None:
     from minilib.cli.run_folder import write_json
-    from minilib.evals.language_model import picture, report
-    from minilib.teaching.plots import to_png
+    from minilib.evals.language_model import report
+    from minilib.evals.longcontext import NeedleMap
+    from minilib.teaching.plots import needle_maps, to_png
 
     print("\n".join(report(found)))
     write_json(folder / "evaluation.json", {"window": window, "models": found})
-    (folder / "needle_map.png").write_bytes(to_png(picture(found, window)))
+    cells = {name: NeedleMap(**scores["needle_map"]) for name, scores in found.items()}
+    (folder / "needle_map.png").write_bytes(to_png(needle_maps(cells, window)))
     print(f"{folder / 'evaluation.json'}, {folder / 'needle_map.png'}")

@@ -23,9 +23,9 @@ from tqdm.auto import tqdm
 
 from minilib.cli.run_folder import PAIRS, write_json
 from minilib.cli.settings import HAYSTACK
-from minilib.data.files import _open, load_questions
-from minilib.models.generation import answerer
-from minilib.preferences import build_pairs, plain_prompt, rare_words, spacy_entities
+from minilib.data.files import load_questions, open_table
+from minilib.models.generation import make_answer_fn
+from minilib.preferences import PairsConfig, build_pairs, plain_prompt, rare_words, spacy_entities
 from minilib.preferences.haystack_pairs import chunks_as_prompt, haystack_pairs, repeatable
 from minilib.trainers import collator as pair_rows
 from minilib.trainers.collator import Numbered, number_rows
@@ -43,7 +43,7 @@ def read_data(data: str) -> tuple[str, Dataset | None]:
     """("haystack", None), ("pairs", table) or ("questions", table); ValueError for a file that is none of them."""
     if data == HAYSTACK:
         return HAYSTACK, None
-    table = _open(data, None)[0]
+    table = open_table(data, None)[0]
     if set(PAIR) <= set(table.column_names):
         return "pairs", _pairs(table)
     if set(QUESTION) <= set(table.column_names):
@@ -69,7 +69,7 @@ def answered_pairs(kind: str, questions: Dataset | None, settings: dict, loaded:
             f"data {settings['data']!r} gave no pair, {folder / REPORT} counts why: ask about more or other questions, "
             "lower threshold or raise num_chunks."
         )
-    return _pairs(_open(folder / PAIRS, None)[0])
+    return _pairs(open_table(folder / PAIRS, None)[0])
 
 
 def numbered(table: Dataset, settings: dict) -> Numbered:
@@ -123,13 +123,14 @@ def _from_haystacks(loaded: Loaded, settings: dict, path: Path):
 
 
 def _from_questions(loaded: Loaded, questions: Dataset, settings: dict, path: Path):
-    answer = answerer(
+    answer = make_answer_fn(
         loaded.model, loaded.tokenizer, max_new_tokens=settings["answer_tokens"], temperature=settings["temperature"]
     )
     shared = ("chunk_size", "num_chunks", "threshold", "num_rejected", "seed")
     return build_pairs(
-        questions, repeatable(answer), scorer=scorer_of(settings["scorer"]), tokenizer=loaded.tokenizer,
-        prompt_fn=prompt_for(loaded.tokenizer), path=path, **{name: settings[name] for name in shared},
+        questions, repeatable(answer), PairsConfig(**{name: settings[name] for name in shared}),
+        scorer=scorer_of(settings["scorer"]), tokenizer=loaded.tokenizer, prompt_fn=prompt_for(loaded.tokenizer),
+        path=path,
     )  # fmt: skip
 
 

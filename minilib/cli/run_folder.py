@@ -1,17 +1,17 @@
 """The folder of one alignment run: what it was begun with, where it stands, and what it has left behind.
 
-    settings.json           written first; a run of other settings is refused where there is work to lose
+    settings.json           written first; a run of other settings raises where there is work to lose
     pairs.jsonl             what the model has answered, when the data were questions
     checkpoint-40/ ...      of transformers' Trainer (`resume`)
     adapter or model, tokenizer files, and records.json, which is written last: with it the run is finished
 
-Every file of ours is written beside its place and moved over it, so that a killed run leaves whole files only.
+Every file of ours is written next to its place and moved over it, so that a killed run leaves whole files only.
 """
 
 import json
 from pathlib import Path
 
-from minilib.common import write_text
+from minilib.common import different_setting, write_text
 
 SETTINGS, PAIRS, RECORDS = "settings.json", "pairs.jsonl", "records.json"
 
@@ -19,15 +19,15 @@ SETTINGS, PAIRS, RECORDS = "settings.json", "pairs.jsonl", "records.json"
 def begin(folder: Path, settings: dict) -> None:
     """Note the settings of a new run, or compare them with those that the run in `folder` was begun with.
 
-    A run that was refused before it had answered a question or trained a checkpoint may begin again with other ones.
+    A run that failed before it had answered a question or trained a checkpoint may begin again with other ones.
     Raises ValueError: one sentence, when the folder belongs to another run.
     """
     settings = json.loads(json.dumps(settings))  # as they look when they are read back
     if not (folder / SETTINGS).exists():
-        strangers = [*folder.glob("checkpoint*"), *folder.glob("model.json"), *folder.glob("adapter_config.json")]
-        if strangers:
+        others = [*folder.glob("checkpoint*"), *folder.glob("model.json"), *folder.glob("adapter_config.json")]
+        if others:
             raise ValueError(
-                f"output {folder} holds {strangers[0].name} and no {SETTINGS}, so it is of another run: choose another "
+                f"output {folder} holds {others[0].name} and no {SETTINGS}, so it is of another run: choose another "
                 "output, or delete the folder."
             )
         write_json(folder / SETTINGS, settings)
@@ -39,12 +39,12 @@ def begin(folder: Path, settings: dict) -> None:
     if not any((*folder.glob("checkpoint-*"), *folder.glob(PAIRS), *folder.glob(RECORDS))):
         write_json(folder / SETTINGS, settings)
         return
-    for name in dict.fromkeys([*settings, *found]):
-        if found.get(name) != settings.get(name):
-            raise ValueError(
-                f"output {folder} was begun with {name}={found.get(name)!r}, this run has "
-                f"{name}={settings.get(name)!r}: use the same setting or another output."
-            )
+    if different := different_setting(found, settings):
+        name, there, here = different
+        raise ValueError(
+            f"output {folder} was begun with {name}={there!r}, this run has {name}={here!r}: use the same setting or "
+            "another output."
+        )
 
 
 def finished(folder: Path) -> list[dict] | None:

@@ -2,16 +2,15 @@
 
 Three kinds of source are read, all of them from this machine:
 
-    a folder       images beside a metadata.jsonl whose lines hold `file_name` and the caption (pairs only)
+    a folder       images next to a metadata.jsonl whose lines hold `file_name` and the caption (pairs only)
     a file         JSON Lines (image paths relative to the file), Parquet or Arrow
     a Dataset      a `datasets.Dataset` that you have already loaded, from wherever you like; for questions a stream too
 
 Reading, decoding and caching are the work of `datasets` and pillow. What is added here is the promise that every row
 has its fields, and a sentence with the row number where one has not.
 
-Pairs are taught in notebooks/07_train_with_giant_batches.ipynb and proven in
-tests/data/test_digits_are_real_and_files_are_yours.py, questions in notebooks/11_make_chosen_and_rejected_answers.ipynb
-and tests/data/test_questions_are_read_whole.py.
+Pairs are taught in notebooks/07_train_with_giant_batches.ipynb, questions in
+notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def load_pairs(
     Raises ValueError for a missing path, a missing column, an unreadable image, or a row without one of the fields.
     """
     size = positive_int(image_size, "image_size", least=8)
-    table, folder = _open(source, cache_dir)
+    table, folder = open_table(source, cache_dir)
     for column in (image_column, caption_column):
         if column not in table.column_names:
             raise ValueError(
@@ -85,7 +84,7 @@ def load_questions(
     """
     from datasets import IterableDataset
 
-    table = source if isinstance(source, IterableDataset) else _open(source, cache_dir, streaming)[0]
+    table = source if isinstance(source, IterableDataset) else open_table(source, cache_dir, streaming)[0]
     names = {context_column: "context", question_column: "question", answer_column: "answer"}
     if isinstance(table, IterableDataset):
         renamed = [column for column, name in names.items() if column != name]
@@ -116,7 +115,7 @@ def _question(row: dict, number: int, names: dict[str, str]) -> dict:
     return rest | {name: row[column] for column, name in names.items()}
 
 
-def _open(source, cache_dir, streaming: bool = False) -> tuple[Dataset, str]:
+def open_table(source, cache_dir, streaming: bool = False) -> tuple[Dataset, str]:
     """The table behind `source`, and the folder that its image paths are relative to."""
     from datasets import Dataset
 
@@ -155,7 +154,7 @@ def _read(path: Path, cache_dir, streaming: bool = False) -> Dataset | IterableD
         return load_dataset(reader, split="train", cache_dir=cache_dir and str(cache_dir), streaming=streaming, **where)
     except Exception as error:  # the reader's own errors are many, and the innermost one says what is wrong
         cause = str(error.__cause__ or error) or type(error).__name__
-        raise ValueError(f"source {path.name!r} could not be read ({cause.splitlines()[0]}): mend the file.") from error
+        raise ValueError(f"source {path.name!r} could not be read ({cause.splitlines()[0]}): fix the file.") from error
 
 
 def _undecoded(table: Dataset, column: str) -> Dataset:

@@ -92,7 +92,7 @@ def haystack_dataset(
     settings = {"length": length, "kind": kind, "depth": depth, "values": values, "distractors": distractors}
     settings |= {"seed": seed, "tokenizer": tokenizer, "chunk_size": chunk_size, "start": start}
     rows = positive_int(rows, "rows")
-    haystack(**settings)  # refuses now what a stream would refuse at its first row
+    haystack(**settings)  # raises now what a stream would raise at its first row
     if streaming:
         return IterableDataset.from_generator(_first_rows, gen_kwargs={"rows": rows, "settings": settings})
     return Dataset.from_list(list(_first_rows(rows, settings)))
@@ -167,4 +167,4 @@ def _check(length: int, kind: str, values: int, distractors: int, seed: int, sta
     if not 2 <= positive_int(values, "values") < len(NUMBERS):
         raise ValueError(f"values must be 2 to {len(NUMBERS) - 1}, got {values}: the answers count no further.")
     if distractors > (most := len(VALUES) - 2 * values):
-        raise ValueError(f"distractors must be at most {most} beside values={values}, got {distractors}: pass fewer.")
+        raise ValueError(f"distractors must be at most {most} with values={values}, got {distractors}: pass fewer.")

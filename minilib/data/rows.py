@@ -8,7 +8,7 @@ Keeping. An image is one run of 3 * H * W bytes in an Arrow column, and a transf
 into one tensor. Against the nested-list column that `datasets` offers for arrays (Array3D) this makes 512 rows some
 twenty times quicker to read, which matters when a step reads its batch twice.
 
-Taught in notebooks/07, where the pictures are first used.
+Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a language model finds in long texts, beside what it did before its alignment: numbers, lines and one picture.
+"""What a language model finds in long texts, next to what it did before its alignment: numbers and lines of text.
 
     needle map           share of right answers, depth of the fact x tokens of the text      single details
     by length            its means over the depths, and recall where a question has two values
@@ -14,14 +14,8 @@ Taught in notebooks/13_train_logo_end_to_end.ipynb.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from minilib.evals import kind_scores, lost_in_the_middle, needle_map, perplexity_by_position
-from minilib.evals.longcontext import NeedleMap
-from minilib.teaching.plots import needle_maps
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ROOM = 32  # tokens kept for question and answer
 LONGEST, LONGEST_TEXT = 32_768, 2_048  # of a haystack by default; of running text, whose logits are all made
@@ -69,13 +63,8 @@ def report(found: Mapping[str, dict]) -> list[str]:
         lines.append(_row("right answers", wide, _percents(curve["accuracy"]), name))
         anchors = f"no document {curve['closed_book']:.0%}, only the facts {curve['oracle']:.0%}"
         lines.append(f"{'':<24}{name:<{wide}}{anchors}")
-    told = ", ".join(f"{name} {scores['perplexity']['value']:.3f}" for name, scores in found.items())
-    return [*lines, "", f"perplexity over {some['perplexity']['tokens']:,} tokens: {told}"]
-
-
-def picture(found: Mapping[str, dict], window: int) -> Figure:
-    """The needle maps of the models side by side."""
-    return needle_maps({name: NeedleMap(**scores["needle_map"]) for name, scores in found.items()}, window)
+    values = ", ".join(f"{name} {scores['perplexity']['value']:.3f}" for name, scores in found.items())
+    return [*lines, "", f"perplexity over {some['perplexity']['tokens']:,} tokens: {values}"]
 
 
 def _row(title: str, wide: int, cells: Sequence[str], name: str = "") -> str:

@@ -1,11 +1,10 @@
 """How well a causal language model uses a long context: by depth and length, by number of facts, and in its window.
 
-    accuracy = mean_i [ gold_i stands in answer_i ]             after normalising both (Lost in the Middle's rule)
+    accuracy = mean_i [ gold_i stands in answer_i ]             after normalising both (`minilib.evals.answers`)
     recall   = mean_i |gold values_i in answer_i| / |gold values_i|         for questions with several values
 
 where
     gold_i, answer_i   what haystack i hides, and what the model says (greedy, a few tokens, so that it cannot ramble)
-    normalising        lower case, no punctuation, no articles, single blanks; the gold words in one run
 
 At every place the same facts stand in the same text and the same question is asked: only the place differs, so that a
 curve over places is no noise between questions. Intervals are Wilson's at 95 %. The paper (LOGO, arXiv 2410.18533)
@@ -17,7 +16,6 @@ Any causal model and tokenizer of transformers will do. Taught in notebooks/08_s
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -28,8 +26,10 @@ from torch import Tensor, nn
 from minilib.data.facts import as_prompt
 from minilib.data.haystack import haystack
 from minilib.data.rows import positive_int
+from minilib.evals.answers import contains
+from minilib.evals.answers import contains_answer as is_right
 from minilib.evals.perplexity import perplexity_by_position
-from minilib.models.generation import answerer
+from minilib.models.generation import make_answer_fn
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -118,7 +118,7 @@ def kind_scores(
     """`accuracy` (the whole answer) and `recall` (mean share of the wanted values named) for one kind of question."""
     settings = {"length": length, "kind": kind, "values": values, "distractors": distractors, "seed": seed}
     rows = _rows(tokenizer, samples, **settings)
-    answers = answerer(model, tokenizer, max_new_tokens=4 * values, progress=progress)(_prompts(rows))
+    answers = make_answer_fn(model, tokenizer, max_new_tokens=4 * values, progress=progress)(_prompts(rows))
     whole = sum(is_right(answer, row) for answer, row in zip(answers, rows))
     wanted = [row["answer"].split(" and ") for row in rows]
     recall = sum(sum(contains(a, v) for v in vs) / len(vs) for a, vs in zip(answers, wanted))
@@ -133,21 +133,6 @@ def retention(
     right = _judge(model, tokenizer, rows, False)
     buckets = perplexity_by_position(model, tokenizer, length=window, bucket=window, seed=seed)
     return {"accuracy": sum(right) / samples, "perplexity": buckets[0]}
-
-
-def is_right(answer: str, row: dict) -> bool:
-    """Whether the gold answer of a row stands in `answer`; fits `build_pairs` as `is_right`."""
-    return contains(answer, row["answer"])
-
-
-def contains(answer: str, gold: str) -> bool:
-    """Whether the words of `gold` stand in `answer` in one run, after normalising both."""
-    return f" {normalise(gold)} " in f" {normalise(answer)} "
-
-
-def normalise(text: str) -> str:
-    """Lower case, no punctuation, no articles, single blanks."""
-    return " ".join(word for word in re.findall(r"\w+", text.lower()) if word not in ("a", "an", "the"))
 
 
 def wilson(share: float, samples: int) -> tuple[float, float]:
@@ -167,5 +152,5 @@ def _prompts(rows: list[dict]) -> list[str]:
 
 
 def _judge(model: nn.Module, tokenizer: Callable, rows: list[dict], progress: bool) -> list[bool]:
-    answers = answerer(model, tokenizer, progress=progress)(_prompts(rows))
+    answers = make_answer_fn(model, tokenizer, progress=progress)(_prompts(rows))
     return [is_right(answer, row) for answer, row in zip(answers, rows)]

@@ -123,7 +123,7 @@ def _counts(tiles: list, best: Tensor, near: Tensor) -> tuple[Tensor, Tensor, Te
 
 
 def _chance(better: Tensor, wrong: Tensor, right: Tensor, k: int) -> Tensor:
-    """The chance that one of `right` equals is among the first k when `better` stand before and `wrong` beside them."""
+    """The chance that one of `right` equals is among the first k, `better` before them and `wrong` next to them."""
     # C(t, n) / C(t + c, n) is the chance to pick n of the t + c equals and find no correct one, one pick at a time.
     missed = torch.ones_like(better)
     for pick in range(k):
@@ -142,7 +142,7 @@ def _check(img: Tensor, txt: Tensor, ks: tuple[int, ...], tile_size: int, groups
             )
         bad = (~torch.isfinite(features)).any(1).nonzero()
         if len(bad):
-            raise ValueError(f"{name} must be finite, got NaN or inf first in row {int(bad[0])}: mend the encoder.")
+            raise ValueError(f"{name} must be finite, got NaN or inf first in row {int(bad[0])}: fix the encoder.")
     if img.shape != txt.shape or len(img) == 0:
         raise ValueError(
             f"image_features and text_features must have one non-empty shape (b, d), got "

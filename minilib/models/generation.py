@@ -17,10 +17,11 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 
-def answerer(
+def make_answer_fn(
     model: nn.Module,
     tokenizer: Callable,
     *,
@@ -73,13 +74,11 @@ def _batches(ids: list[list[int]], batch_tokens: int) -> list[list[int]]:
 def _complete(model: nn.Module, tokenizer: Callable, ids: list[list[int]], max_new_tokens: int, sampling: dict) -> list:
     """The answers to one batch of prompts, given as token ids."""
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    width = max(map(len, ids))
-    inputs = torch.full((len(ids), width), pad, device=model.device)  # (b, t), padded on the left
-    mask = torch.zeros_like(inputs)
-    for row, one in enumerate(ids):
-        inputs[row, width - len(one) :] = torch.tensor(one, device=model.device)
-        mask[row, width - len(one) :] = 1
+    # Not tokenizer.pad: it wants a pad token, which the tokenizers of GPT-2 and Llama-3 do not have.
+    rows, left = [torch.tensor(one) for one in ids], {"batch_first": True, "padding_side": "left"}
+    inputs = pad_sequence(rows, padding_value=pad, **left).to(model.device)  # (b, t)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], **left).to(model.device)
     end = tokenizer.eos_token_id
     settings = {"max_new_tokens": max_new_tokens, "pad_token_id": pad, "eos_token_id": end, **sampling}
     out = model.generate(inputs, attention_mask=mask, **settings)
-    return [text.strip() for text in tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)]
+    return [text.strip() for text in tokenizer.batch_decode(out[:, inputs.shape[1] :], skip_special_tokens=True)]

@@ -3,7 +3,7 @@
     name        "tiny", a folder of transformers, or a name on the hub
     run folder  adapter_config.json (LoRA: the base model with the adapter on it) or config.json (all weights)
 
-A model of 7 billion parameters is kept in bf16 on a card, where adapters of fp32 train beside frozen weights; whoever
+A model of 7 billion parameters is kept in bf16 on a GPU, where adapters of fp32 train next to frozen weights; whoever
 trains the weights themselves needs fp32, because steps of 1e-7 vanish in eight bits of mantissa. Positions may be
 stretched while loading (`minilib.longcontext.rope`); the window that is reported is the one from before.
 
@@ -68,7 +68,7 @@ def load_language_model(
     if rope != "none":
         config = stretch_config(config, rope, target or window)
     settings = {"config": config, "dtype": dtype, "attn_implementation": pick_attention(attention)}
-    with _told(name):
+    with _in_one_sentence(name):
         model = AutoModelForCausalLM.from_pretrained(_place(name), **settings)
         tokenizer = AutoTokenizer.from_pretrained(_place(name), padding_side="left")
     return Loaded(model.eval(), tokenizer, window)
@@ -84,7 +84,7 @@ def load_aligned(run: Path, *, dtype: torch.dtype = torch.float32, attention: st
     from peft import PeftModel
 
     base = load_base(run, dtype=dtype, attention=attention)
-    with _told(str(run)):
+    with _in_one_sentence(str(run)):
         adapted = PeftModel.from_pretrained(base.model, run).eval()
         tokenizer = base.tokenizer
         if (run / "tokenizer_config.json").exists():
@@ -116,7 +116,7 @@ def pick_attention(attention: str) -> str:
 
 
 def pick_dtype(dtype: str, device: str) -> torch.dtype:
-    """The dtype that "auto" stands for: bf16 on a card, else fp32."""
+    """The dtype that "auto" stands for: bf16 on a GPU, else fp32."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is unknown: choose one of {', '.join(map(repr, DTYPES))}.")
     if dtype == "auto":
@@ -129,7 +129,7 @@ def read_json(path: Path) -> dict:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}): mend the file or choose another.") from error
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}): fix the file or choose another.") from error
     return found
 
 
@@ -142,7 +142,7 @@ def _config(name: str):
 
     if (Path(name) / "adapter_config.json").exists():
         raise ValueError(f"model {name!r} is an adapter: give the model that it belongs to, or evaluate it with --run.")
-    with _told(name):
+    with _in_one_sentence(name):
         return AutoConfig.from_pretrained(_place(name))
 
 
@@ -158,7 +158,7 @@ def _place(name: str) -> str:
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
+def _in_one_sentence(name: str) -> Iterator[None]:
     """The many errors of loading as one sentence that names the model."""
     try:
         yield

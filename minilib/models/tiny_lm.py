@@ -9,7 +9,7 @@ where
 
 It is the shape of every open Llama at toy size, built from transformers' own classes, so whatever works on it works on
 a large one. It was trained by `python -m minilib.teaching.tiny_lm.training` on haystacks that fit its window, and it
-lies beside this file with the record of that run (`training.json`): the command, the curve, and what it scores inside
+lies next to this file with the record of that run (`training.json`): the command, the curve, and what it scores inside
 and outside its window over three seeds. Nothing is downloaded. Of single details it finds all in its window, 0.85 at
 two windows and 0.43 at four; what it loses is what lies far back. It names two values of one name in 0.85 of the cases,
 and it has not learned to count or to compare lists: about 0.5 and 0.46, where guessing between two gives 0.5.
@@ -78,7 +78,7 @@ def new_model(vocab_size: int, *, dim: int = 128, layers: int = 3, heads: int = 
 
 
 def new_tokenizer(vocab_size: int = 2048) -> PreTrainedTokenizerFast:
-    """Byte pairs learned on the hay and on the haystack's facts and questions, in seconds."""
+    """Byte pairs learned on the running text and on the haystack's facts and questions, in seconds."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

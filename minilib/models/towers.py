@@ -13,9 +13,9 @@ tower adds a view of the places, which tells where. They are sized for a laptop:
 floating-point operations forward.
 
 **No batch normalisation.** It would make the features of one picture depend on the other pictures of its micro-batch.
-The embedding cache runs every micro-batch twice and must get the same features both times, and a loss over a batch must
+The gradient cache runs every micro-batch twice and must get the same features both times, and a loss over a batch must
 not depend on how the batch was cut. Group normalisation over one picture at a time is safe. For the same reason padding
-is masked: a caption gives the same features whatever stands beside it.
+is masked: a caption gives the same features whatever stands next to it.
 
 Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
@@ -128,7 +128,7 @@ class TextTower(nn.Module):
         self.out = nn.Linear(2 * width, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        # Masked after each layer: otherwise what follows the end would depend on the longest caption beside it.
+        # Masked after each layer: otherwise what follows the end would depend on the longest caption next to it.
         real = (tokens != PAD).to(self.places.dtype)[:, None]  # (k, 1, n)
         x = (self.words(tokens) + self.places[: tokens.shape[1]]).mT * real  # (k, width, n)
         y = F.gelu(self.near(x)) * real

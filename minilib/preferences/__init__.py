@@ -5,12 +5,14 @@ counts the answers, `build` (and `assembly` behind it) makes the pairs, `resumab
 interruption, `haystack_pairs` does all of it on made questions.
 """
 
-from minilib.preferences.build import build_pairs, plain_prompt
-from minilib.preferences.chunking import chunk_text, token_counter
-from minilib.preferences.filtering import QualityReport, contains_answer
+from minilib.evals.answers import contains_answer
+from minilib.preferences.build import PairsConfig, build_pairs, plain_prompt
+from minilib.preferences.chunking import chunk_text
+from minilib.preferences.filtering import QualityReport
 from minilib.preferences.importance import exact_entities, rare_words, spacy_entities
 
 __all__ = [
+    "PairsConfig",
     "QualityReport",
     "build_pairs",
     "chunk_text",
@@ -19,5 +21,4 @@ __all__ = [
     "plain_prompt",
     "rare_words",
     "spacy_entities",
-    "token_counter",
 ]

@@ -19,8 +19,9 @@ from random import Random
 
 from tqdm.auto import tqdm
 
+from minilib.data.running_text import token_counter
 from minilib.preferences import validation as inputs
-from minilib.preferences.chunking import Plan, chunk_text, paper_rule, released_rule, token_counter
+from minilib.preferences.chunking import Plan, chunk_text, count_words, paper_rule, released_rule
 from minilib.preferences.filtering import ABANDONED, QualityReport, Verdict, judge
 from minilib.preferences.resumable_jsonl import fingerprint
 
@@ -49,7 +50,7 @@ class Pairs:
 
     def __init__(self, examples, answer_fn, scorer, tokenizer, prompt_fn, is_right, settings, log, progress):
         self.examples, self.answer_fn, self.scorer = examples, answer_fn, scorer
-        self.count = token_counter(tokenizer)
+        self.count = count_words if tokenizer is None else token_counter(tokenizer)
         self.prompt_fn, self.is_right, self.settings = prompt_fn, is_right, settings
         self.log, self.progress = log, progress
         self.report = self._fresh_report()

@@ -9,7 +9,7 @@
 where
     pi        the model to be aligned: any function from a list of prompts to a list of answers
     N, M      chunks that are read at a time, and rejected answers: 16 and 2 in LOGO
-    critical  a chunk that scores above a threshold; `chunks.py` has the paper's rule and the released code's
+    critical  a chunk that scores above a threshold; `chunking.py` has the paper's rule and the released code's
 
 The model thus learns, on a prompt full of distractors, to prefer what it says when it sees the right place.
 
@@ -18,18 +18,19 @@ given before, is no rejected answer; it is dropped, counted, and asked for anew 
 without contrast or with fewer than M rejected answers is skipped and counted. `clean=False` keeps what comes.
 
 The work itself is in `assembly.py`. Row k draws from its own generator, seeded with (seed, k), and a batch is committed
-as a whole (`line_log.py`), so work that was interrupted goes on as if it had not been.
+as a whole (`resumable_jsonl.py`), so work that was interrupted goes on as if it had not been.
 
 Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from minilib.evals.answers import contains_answer
 from minilib.preferences import validation as inputs
 from minilib.preferences.assembly import Pairs
 from minilib.preferences.chunking import RULES
-from minilib.preferences.filtering import contains_answer
 from minilib.preferences.importance import rare_words
 from minilib.preferences.resumable_jsonl import LineLog
 
@@ -39,25 +40,49 @@ def plain_prompt(chunks: list[str], question: str) -> str:
     return "".join(chunks).strip() + "\n\n" + question
 
 
+@dataclass
+class PairsConfig:
+    """The numbers behind `build_pairs`; what is None is taken from the rule.
+
+    rule: "paper" or "released". chunk_size: the most tokens in a chunk, 512 ("released": 1,024).
+    threshold: a chunk above it is critical, 6 ("released": kept chunks reach it, 3). num_chunks: N, 16 ("released": 6).
+    num_rejected: M; the released rule knows at most 2.
+    clean: whether bad rejected answers are dropped; empty ones always are.
+    require_right: skip prompts whose chosen answer is wrong; otherwise these are only counted.
+    similarity: share of common words from which on a rejected answer is a near-duplicate of the chosen one.
+    tries: how often rejected answers are asked for, the first time included, before a prompt is given up.
+    seed: of everything that is drawn. batch_size: rows that are worked on at a time.
+    """
+
+    rule: str = "paper"
+    chunk_size: int | None = None
+    threshold: float | None = None
+    num_chunks: int | None = None
+    num_rejected: int = 2
+    clean: bool = True
+    require_right: bool = False
+    similarity: float = 0.9
+    tries: int = 3
+    seed: int = 0
+    batch_size: int = 8
+
+    def __post_init__(self):
+        inputs.check_settings(self.rule, self.num_rejected, self.similarity, self.tries, self.batch_size, self.seed)
+        for name, value in RULES[self.rule].items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        inputs.check_cut(self.chunk_size, self.threshold, self.num_chunks)
+
+
 def build_pairs(
     examples: Iterable[dict],
     answer_fn: Callable[[list[str]], list[str]],
+    config: PairsConfig | None = None,
     *,
     scorer: Callable[[str, str, dict], float] = rare_words,
-    rule: str = "paper",
-    chunk_size: int | None = None,
     tokenizer: Callable | None = None,
-    threshold: float | None = None,
-    num_chunks: int | None = None,
-    num_rejected: int = 2,
     prompt_fn: Callable[[list[str], str], str] = plain_prompt,
     is_right: Callable[[str, dict], bool] | None = contains_answer,
-    clean: bool = True,
-    require_right: bool = False,
-    similarity: float = 0.9,
-    tries: int = 3,
-    seed: int = 0,
-    batch_size: int = 8,
     path: str | Path | None = None,
     progress: bool = True,
 ) -> Pairs:
@@ -65,39 +90,29 @@ def build_pairs(
 
     Args:
         examples: rows with context, question and answer: a list, an iterator, a `datasets` table or stream.
-        answer_fn: the model to be aligned; takes a list of prompts, returns as many answers.
-        scorer: importance of a chunk, called with (chunk, question, row); see scorers.py.
-        rule: "paper" or "released"; it also gives the defaults of the next four but the tokenizer.
-        chunk_size: the most tokens in a chunk, by default 512 ("released": 1,024).
+        answer_fn: the model to be aligned; takes a list of prompts, returns as many answers. It gets up to M prompts
+            for each row of a batch at once.
+        config: rule, sizes and seed; by default the paper's.
+        scorer: importance of a chunk, called with (chunk, question, row); see importance.py.
         tokenizer: counts tokens; one of transformers or tokenizers, or a function from text to a list of tokens; by
             default words are counted.
-        threshold: a chunk above it is critical, by default 6 ("released": kept chunks reach it, by default 3).
-        num_chunks: N, by default 16 ("released": 6). num_rejected: M; the released rule knows at most 2.
         prompt_fn: makes a prompt of (chunks, question), for answering as for training.
         is_right: whether an answer is right, called with (answer, row); None leaves it open and needs no row's answer.
-        clean: whether bad rejected answers are dropped; empty ones always are.
-        require_right: skip prompts whose chosen answer is wrong; by default these are only counted.
-        similarity: share of common words from which on a rejected answer is a near-duplicate of the chosen one.
-        tries: how often rejected answers are asked for, the first time included, before a prompt is given up.
-        seed: of everything that is drawn. batch_size: rows that are worked on at a time; answer_fn gets up to M prompts
-            for each at once.
-        path: JSON Lines to write to and, if they exist, to go on with. progress: show a tqdm bar.
+        path: JSON Lines to write to and, if they exist, to go on with.
+        progress: show a tqdm bar.
 
     Returns:
-        An iterable of dicts with prompt, chosen and rejected (a list of M answers), and beside them row, question,
+        An iterable of dicts with prompt, chosen and rejected (a list of M answers), and next to them row, question,
         answer, chunks and scores of the prompt, kinds of the rejected answers. Its `report` counts what happened.
 
     Raises:
         ValueError, TypeError: one sentence, for bad arguments at once, for bad rows or answers when they come.
     """
     inputs.check_callables(answer_fn=answer_fn, scorer=scorer, prompt_fn=prompt_fn, is_right=is_right)
-    inputs.check_settings(rule, num_rejected, similarity, tries, batch_size, seed, require_right, is_right)
-    defaults = RULES[rule]
-    cut = {"chunk_size": chunk_size, "threshold": threshold, "num_chunks": num_chunks}
-    cut = {name: defaults[name] if value is None else value for name, value in cut.items()}
-    inputs.check_cut(**cut, tokenizer=tokenizer)
-    settings = {"rule": rule, **cut, "num_rejected": num_rejected, "clean": clean, "require_right": require_right}
-    settings |= {"similarity": similarity, "tries": tries, "seed": seed, "batch_size": batch_size}
+    inputs.check_tokenizer(tokenizer)
+    config = config or PairsConfig()
+    inputs.check_judge(config.require_right, is_right)
+    settings = asdict(config)
     names = {"scorer": scorer, "prompt_fn": prompt_fn, "is_right": is_right, "tokenizer": tokenizer}
     log = LineLog(path, settings | {name: inputs.name_of(given) for name, given in names.items()}) if path else None
     return Pairs(examples, answer_fn, scorer, tokenizer, prompt_fn, is_right, settings, log, progress)

@@ -27,9 +27,10 @@ Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
 
 import re
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from random import Random
 from typing import NamedTuple
+
+from minilib.data.running_text import token_counter
 
 Draw = tuple[str, list[int]]  # how a rejected answer came about, and the chunks that it may read
 
@@ -48,8 +49,7 @@ class Plan(NamedTuple):
     left_out: int  # critical chunks beyond N, which nobody reads
 
 
-def count_words(text: str) -> int:
-    return len(text.split())
+count_words = token_counter(str.split)
 
 
 def chunk_text(text: str, size: int, count: Callable[[str], int] = count_words) -> list[str]:
@@ -75,15 +75,6 @@ def _pieces(word: str, size: int, count: Callable[[str], int]) -> list[str]:
         return [word]
     middle = len(word) // 2
     return _pieces(word[:middle], size, count) + _pieces(word[middle:], size, count)
-
-
-def token_counter(tokenizer: Callable | None) -> Callable[[str], int]:
-    """A function that counts tokens, and remembers words, for a tokenizer or a callable from text to tokens."""
-    if tokenizer is None:
-        return count_words
-    if hasattr(tokenizer, "encode"):  # not a call: what transformers returns from one has the length of a dict
-        return lru_cache(maxsize=100_000)(lambda text: len(tokenizer.encode(text, add_special_tokens=False)))
-    return lru_cache(maxsize=100_000)(lambda text: len(tokenizer(text)))
 
 
 def paper_rule(scores: list[float], threshold: float, num_chunks: int, num_rejected: int, rng: Random) -> Plan | str:

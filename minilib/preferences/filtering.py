@@ -1,7 +1,7 @@
 """What is wrong with an answer, and a report of how often it was.
 
     near-duplicate    2 m / (|u| + |v|) >= similarity
-    right             some accepted answer stands in the answer, word for word
+    right             some accepted answer stands in the answer, word for word (`minilib.evals.answers`)
 
 where
     u, v              words of a rejected and of the chosen answer, in lower case, without punctuation and articles
@@ -15,13 +15,13 @@ default, and counted. Beware: at 0.9, two long answers that differ in one year a
 Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 
-import re
 from dataclasses import asdict, dataclass, field
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
+from minilib.evals.answers import plain_words
+
 EMPTY, SAME, NEAR, RIGHT = "empty", "same as the chosen answer", "near-duplicate of the chosen answer", "right"
-ARTICLES = ("a", "an", "the")
 REPEATED, ABANDONED = "repeats a rejected answer", "its prompt was skipped"
 
 
@@ -119,22 +119,10 @@ class QualityReport:
         return "\n".join(table)
 
 
-def contains_answer(answer: str, row: dict) -> bool:
-    """Whether an accepted answer (`row["answer"]`: a text or a list of texts) stands in `answer`, word for word."""
-    golds = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
-    return any(_stands(gold, answer) for gold in golds)
-
-
-def _stands(gold: str, answer: str) -> bool:
-    if not re.search(r"\w", gold) or gold.lower() in ARTICLES:  # "+", or "A" where answers are letters
-        return re.search(rf"(?<!\w){re.escape(gold.strip())}(?!\w)", answer) is not None
-    return f" {' '.join(plain_words(gold))} " in f" {' '.join(plain_words(answer))} "
-
-
 def judge(
     answer: str, chosen: str, others: list[str], right: bool, similarity: float, only_empty: bool = False
 ) -> Verdict:
-    """What is known of a rejected `answer` beside the chosen one and the `others` already kept.
+    """What is known of a rejected `answer` next to the chosen one and the `others` already kept.
 
     With `only_empty` nothing but an empty answer is a fault: it has no log-probability, so nobody can train on it.
     """
@@ -156,9 +144,3 @@ def judge(
 
 def is_near(words: list[str], target: list[str], similarity: float) -> bool:
     return SequenceMatcher(None, words, target, autojunk=False).ratio() >= similarity
-
-
-def plain_words(text: str) -> list[str]:
-    """Lower-case words without punctuation and articles, as question answering is usually scored."""
-    words = re.findall(r"\w+", text.lower()) or text.split()
-    return [word for word in words if word not in ARTICLES] or words

@@ -19,7 +19,6 @@ import zlib
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -27,9 +26,10 @@ from torch import nn
 from minilib.data.facts import as_prompt
 from minilib.data.haystack import haystack
 from minilib.data.rows import positive_int
-
-if TYPE_CHECKING:
-    from minilib.preferences.assembly import Pairs
+from minilib.models.generation import make_answer_fn
+from minilib.preferences.assembly import Pairs
+from minilib.preferences.build import PairsConfig, build_pairs
+from minilib.preferences.importance import exact_entities
 
 LENGTH = 960  # tokens of a haystack
 CHUNK, CHUNKS = 28, 8
@@ -67,16 +67,15 @@ def haystack_pairs(
     num_chunks, chunk_size: N chunks of so many tokens are read at a time. temperature: of the answers. tries: rounds of
     asking for rejected answers. path: JSON Lines to write to and to go on with.
     """
-    from minilib.evals.longcontext import is_right
-    from minilib.models.generation import answerer
-    from minilib.preferences import build_pairs, exact_entities
-
-    answer = answerer(model, tokenizer, temperature=temperature)
+    answer = make_answer_fn(model, tokenizer, temperature=temperature)
     return build_pairs(
-        long_questions(rows, tokenizer, length=length, distractors=distractors, seed=seed), repeatable(answer),
-        scorer=exact_entities, threshold=0, chunk_size=chunk_size, num_chunks=num_chunks, num_rejected=num_rejected,
-        tokenizer=tokenizer, prompt_fn=chunks_as_prompt, is_right=is_right, require_right=require_right, tries=tries,
-        seed=seed, batch_size=32, path=path, progress=progress,
+        long_questions(rows, tokenizer, length=length, distractors=distractors, seed=seed),
+        repeatable(answer),
+        PairsConfig(
+            threshold=0, chunk_size=chunk_size, num_chunks=num_chunks, num_rejected=num_rejected,
+            require_right=require_right, tries=tries, seed=seed, batch_size=32,
+        ),
+        scorer=exact_entities, tokenizer=tokenizer, prompt_fn=chunks_as_prompt, path=path, progress=progress,
     )  # fmt: skip
 
 

@@ -1,10 +1,10 @@
 """A file of JSON Lines that grows batch by batch and can be taken up again, byte for byte, after any interruption.
 
-Beside `pairs.jsonl` lies `pairs.jsonl.state`, which says how far the work is: rows read, bytes of whole lines, a
+Next to `pairs.jsonl` lies `pairs.jsonl.state`, which says how far the work is: rows read, bytes of whole lines, a
 fingerprint of the last row, counts, settings. A batch is committed in two steps:
 
     1. append its lines to the file, and wait until they are on the disk
-    2. write the new state beside the old one and move it over it, which either happens or does not
+    2. write the new state next to the old one and move it over it, which either happens or does not
 
 Killed before step 2 has ended, the file may hold lines, or half a line, that the state does not know: the next start
 cuts them off and makes them again. Since a batch depends on nothing but its rows, the file comes out as if nothing had
@@ -19,7 +19,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from minilib.common import write_text
+from minilib.common import different_setting, write_text
 
 
 class LineLog:
@@ -34,7 +34,7 @@ class LineLog:
             self._load()
         elif self.path.exists() and self.path.stat().st_size:
             raise ValueError(
-                f"path {self.path} exists and has no {self.state_path.name} beside it: choose another path, or delete "
+                f"path {self.path} exists and has no {self.state_path.name} next to it: choose another path, or delete "
                 "the file to start anew."
             )
 
@@ -49,12 +49,12 @@ class LineLog:
                 f"path {self.state_path} cannot be read ({type(error).__name__}): delete it and {self.path.name} to "
                 "start anew."
             ) from error
-        for name in self.settings.keys() | found.keys():
-            if found.get(name) != self.settings.get(name):
-                raise ValueError(
-                    f"path {self.path} was begun with {name}={found.get(name)!r}, now it is "
-                    f"{self.settings.get(name)!r}: use the same setting or another path."
-                )
+        if different := different_setting(found, self.settings):
+            name, there, here = different
+            raise ValueError(
+                f"path {self.path} was begun with {name}={there!r}, now it is {here!r}: use the same setting or "
+                "another path."
+            )
         if self.bytes and (not self.path.exists() or self.path.stat().st_size < self.bytes):
             raise ValueError(
                 f"path {self.path} has lost lines that {self.state_path.name} knows of: delete both to start anew."

@@ -1,4 +1,4 @@
-"""What `build_pairs` accepts: settings, rows, scores and answers, each refused in one sentence."""
+"""What `build_pairs` accepts: settings, rows, scores and answers; for what is wrong, one sentence."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ def check_callables(**given) -> None:
             raise TypeError(f"{name} is {_short(function)}: give a function.")
 
 
-def check_settings(rule, num_rejected, similarity, tries, batch_size, seed, require_right, is_right) -> None:
+def check_settings(rule, num_rejected, similarity, tries, batch_size, seed) -> None:
     if rule not in RULES:
         raise ValueError(f"rule {rule!r} is unknown: choose one of {', '.join(map(repr, RULES))}.")
     whole = {"num_rejected": num_rejected, "tries": tries, "batch_size": batch_size}
@@ -28,15 +28,21 @@ def check_settings(rule, num_rejected, similarity, tries, batch_size, seed, requ
         )
     if not isinstance(similarity, Real) or not 0 < similarity <= 1:
         raise ValueError(f"similarity is {similarity!r}: give a share of common words, above 0 and at most 1.")
+
+
+def check_judge(require_right: bool, is_right: Callable | None) -> None:
     if require_right and is_right is None:
         raise ValueError("require_right is True and is_right is None: give a function that tells right answers.")
 
 
-def check_cut(chunk_size, threshold, num_chunks, tokenizer) -> None:
+def check_cut(chunk_size, threshold, num_chunks) -> None:
     _whole("chunk_size", chunk_size, 1)
     _whole("num_chunks", num_chunks, 2)
     if not _is_number(threshold):
         raise ValueError(f"threshold is {threshold!r}: give a finite number on the scale of the scorer.")
+
+
+def check_tokenizer(tokenizer) -> None:
     usable = tokenizer is None or callable(tokenizer) or hasattr(tokenizer, "encode")
     if not usable or isinstance(tokenizer, str):  # a str has a method of that name, too
         raise TypeError(f"tokenizer is {_short(tokenizer)}: give a tokenizer, or a function from a text to tokens.")

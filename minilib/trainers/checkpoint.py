@@ -1,7 +1,7 @@
-"""One checkpoint file that is always whole: written beside its place, then moved over the old one.
+"""One checkpoint file that is always whole: written next to its place, then moved over the old one.
 
 A process killed while it writes leaves the previous checkpoint as it was. Loading compares the settings and the model
-first, so that a checkpoint of another run is refused in one sentence before anything is overwritten.
+first, so that a checkpoint of another run raises one sentence before anything is overwritten.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from minilib.common import atomic_path
+from minilib.common import atomic_path, different_setting
 
 
 def save(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict, **state: Any) -> None:
@@ -29,7 +29,12 @@ def load(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, sett
         raise ValueError(
             f"checkpoint {path} cannot be read ({type(error).__name__}): delete it to start anew."
         ) from error
-    _compare_settings(path, found, settings)
+    if different := different_setting({name: found.get(name) for name in settings}, settings):
+        name, there, here = different
+        raise ValueError(
+            f"checkpoint {path} was made with {name}={there!r}, this run has {name}={here!r}: "
+            "use the same setting or another output_dir."
+        )
     _compare_model(path, saved["model"], model.state_dict())
     model.load_state_dict(saved.pop("model"))
     optimizer.load_state_dict(saved.pop("optimizer"))
@@ -40,15 +45,6 @@ def load_weights(path: Path, model: nn.Module) -> nn.Module:
     """Put the weights of checkpoint `path` into `model`, wherever it lives, and return it: to use, not to train on."""
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["model"])
     return model
-
-
-def _compare_settings(path: Path, found: dict, wanted: dict) -> None:
-    for name in wanted:
-        if found.get(name) != wanted[name]:
-            raise ValueError(
-                f"checkpoint {path} was made with {name}={found.get(name)!r}, this run has {name}={wanted[name]!r}: "
-                "use the same setting or another output_dir."
-            )
 
 
 def _compare_model(path: Path, found: dict, wanted: dict) -> None:

@@ -109,7 +109,7 @@ def test_doctor_says_which_backend_auto_picks_and_why():
     ("carrier", "words"),
     [
         ("gloo", "gloo on this machine; start ranks with torchrun --nproc-per-node N -m minilib clip"),
-        ("nccl", "nccl between 4 cards; start ranks with torchrun --nproc-per-node 4 -m minilib clip"),
+        ("nccl", "nccl between 4 GPUs; start ranks with torchrun --nproc-per-node 4 -m minilib clip"),
         (None, "not here: this build of torch has no torch.distributed, training stays in one process"),
     ],
 )

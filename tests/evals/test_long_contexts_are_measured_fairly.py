@@ -19,10 +19,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from minilib.data.facts import as_prompt
 from minilib.data.haystack import haystack
 from minilib.evals import longcontext
-from minilib.evals.longcontext import contains, kind_scores, lost_in_the_middle, needle_map, retention, wilson
+from minilib.evals.answers import contains
+from minilib.evals.longcontext import kind_scores, lost_in_the_middle, needle_map, retention, wilson
 from minilib.evals.perplexity import perplexity_by_position
 from minilib.evals.retrieval_heads import _most_looked_at, needle_tokens, retrieval_heads
-from minilib.models.generation import _batches, answerer
+from minilib.models.generation import _batches, make_answer_fn
 from minilib.models.tiny_lm import new_model, tiny_lm
 
 
@@ -32,7 +33,7 @@ def loaded():
 
 
 def reader(sees):
-    """Stands in for `answerer`: answers from the part of the prompt that `sees` leaves, by looking for the fact."""
+    """Stands in for `make_answer_fn`: answers from the part of the prompt that `sees` leaves, finding the fact."""
 
     def make(model, tokenizer, **_):
         def answer(prompts):
@@ -52,20 +53,20 @@ def reader(sees):
 
 def test_a_perfect_reader_fills_the_map_and_a_blind_one_leaves_it_empty(monkeypatch):
     for sees, share in ((lambda text: text, 1.0), (lambda text: "", 0.0)):
-        monkeypatch.setattr(longcontext, "answerer", reader(sees))
+        monkeypatch.setattr(longcontext, "make_answer_fn", reader(sees))
         result = needle_map(None, None, lengths=(60, 200), depths=(0.0, 0.5, 1.0), samples=3)
         assert result.accuracy.shape == (3, 2)
         assert (result.accuracy == share).all()
 
 
 def test_a_reader_of_the_last_sixty_words_is_caught_in_the_right_cells(monkeypatch):
-    monkeypatch.setattr(longcontext, "answerer", reader(lambda text: " ".join(text.split()[-60:])))
+    monkeypatch.setattr(longcontext, "make_answer_fn", reader(lambda text: " ".join(text.split()[-60:])))
     result = needle_map(None, None, lengths=(60, 400), depths=(0.0, 0.5, 1.0), samples=4)
     assert result.accuracy.tolist() == [[1, 0], [1, 0], [1, 1]]
 
 
 def test_a_reader_of_both_ends_is_lost_in_the_middle_and_the_anchors_show_it(monkeypatch):
-    monkeypatch.setattr(longcontext, "answerer", reader(lambda text: text[:300] + " " + text[-300:]))
+    monkeypatch.setattr(longcontext, "make_answer_fn", reader(lambda text: text[:300] + " " + text[-300:]))
     curve = lost_in_the_middle(None, None, length=400, places=5, samples=4)
     assert curve.accuracy == [1, 0, 0, 0, 1]
     assert (curve.closed_book, curve.oracle) == (0, 1)
@@ -77,7 +78,7 @@ def test_recall_counts_the_values_that_were_named(monkeypatch):
         answer = reader(lambda text: text)(model, tokenizer)
         return lambda prompts: [text.split(" and ")[0] for text in answer(prompts)]
 
-    monkeypatch.setattr(longcontext, "answerer", first_only)
+    monkeypatch.setattr(longcontext, "make_answer_fn", first_only)
     scores = kind_scores(None, None, kind="multi", values=4, samples=5, length=200)
     assert scores == {"accuracy": 0, "recall": 0.25}
 
@@ -105,11 +106,12 @@ def test_an_answer_does_not_depend_on_who_else_is_asked(loaded):
         matrix.data.mul_(8)  # wild weights: every token, padding too, would change what is said
     rows = [row for n in (40, 90, 200) for row in islice(haystack(length=n, tokenizer=tokenizer, seed=n), 3)]
     prompts = [as_prompt(row["context"], row["question"]) for row in rows]
-    together, alone = answerer(model, tokenizer)(prompts), answerer(model, tokenizer, batch_tokens=1)(prompts)
+    together = make_answer_fn(model, tokenizer)(prompts)
+    alone = make_answer_fn(model, tokenizer, batch_tokens=1)(prompts)
     assert together == alone
-    assert answerer(model, tokenizer)(prompts[::-1]) == together[::-1]
+    assert make_answer_fn(model, tokenizer)(prompts[::-1]) == together[::-1]
     assert len(set(together)) > 1
-    assert answerer(model, tokenizer)([]) == []
+    assert make_answer_fn(model, tokenizer)([]) == []
 
 
 @given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 100))
@@ -212,7 +214,7 @@ def test_any_tokenizer_without_padding_and_any_mode_will_do(loaded):
     )
     prompts = ["Oslo keeps tea. Question: What does Oslo keep? Answer:", "Lima keeps salt."]
     model.train()
-    assert answerer(model, plain)(prompts) == answerer(model, tokenizer)(prompts)
+    assert make_answer_fn(model, plain)(prompts) == make_answer_fn(model, tokenizer)(prompts)
     assert model.training
     model.eval()
 
@@ -223,10 +225,10 @@ BAD = {
     "kind": (lambda m, t: kind_scores(m, t, kind="riddle"), "kind 'riddle' is unknown"),
     "bucket": (lambda m, t: perplexity_by_position(m, t, bucket=0), "bucket must be at least 1"),
     "length": (lambda m, t: perplexity_by_position(m, t, length=1), "length must be at least 2"),
-    "tokens": (lambda m, t: answerer(m, t, max_new_tokens=0), "max_new_tokens must be an integer of at least 1"),
-    "heat": (lambda m, t: answerer(m, t, temperature=-1), "temperature must not be negative"),
-    "prompt": (lambda m, t: answerer(m, t)(["one", ""]), "prompts[1] has no tokens"),
-    "needle": (lambda m, t: retrieval_heads(m, t, [{}], needle="hay"), "needle 'hay' is unknown"),
+    "tokens": (lambda m, t: make_answer_fn(m, t, max_new_tokens=0), "max_new_tokens must be an integer of at least 1"),
+    "heat": (lambda m, t: make_answer_fn(m, t, temperature=-1), "temperature must not be negative"),
+    "prompt": (lambda m, t: make_answer_fn(m, t)(["one", ""]), "prompts[1] has no tokens"),
+    "needle": (lambda m, t: retrieval_heads(m, t, [{}], needle="straw"), "needle 'straw' is unknown"),
     "rows": (lambda m, t: retrieval_heads(m, t, []), "rows must hold at least one haystack"),
     "answer": (
         lambda m, t: retrieval_heads(m, t, [next(haystack(kind="count", tokenizer=t))]),

@@ -1,6 +1,6 @@
 """Proves that the towers give a pair the same features in whatever company it comes, and that they can learn.
 
-Company means the micro-batch: the embedding cache cuts a batch into pieces and runs each piece twice, so a feature that
+Company means the micro-batch: the gradient cache cuts a batch into pieces and runs each piece twice, so a feature that
 depends on its neighbours (batch statistics, unmasked padding) would give another loss. The adaptor for transformers is
 held to the same promise with a tiny CLIP and a tiny SigLIP of random weights, built here.
 """

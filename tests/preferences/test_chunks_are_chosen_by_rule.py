@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from minilib.preferences.chunking import chunk_text, paper_rule, released_rule, token_counter
+from minilib.data.running_text import token_counter
+from minilib.preferences.chunking import chunk_text, count_words, paper_rule, released_rule
 
 TEXTS = st.text(alphabet="ab é\n\t,", max_size=80)
 SCORES = st.lists(st.integers(0, 9), min_size=1, max_size=24)
@@ -25,7 +26,7 @@ def letters(text):
 
 @given(TEXTS, st.integers(1, 7))
 def test_chunks_joined_are_the_text_and_none_is_longer_than_its_size(text, size):
-    for tokens in (token_counter(None), token_counter(letters)):
+    for tokens in (count_words, token_counter(letters)):
         chunks = chunk_text(text, size, tokens)
         assert "".join(chunks) == text
         assert all(0 < tokens(chunk) <= size for chunk in chunks) or not text.strip()

@@ -7,9 +7,9 @@ import pytest
 from support.logo_toys import make_trainer
 from support.reference import refused
 
+from minilib.data.running_text import token_counter
 from minilib.evals.longcontext import is_right
 from minilib.models.tiny_lm import WINDOW, tiny_lm
-from minilib.preferences import token_counter
 from minilib.preferences.haystack_pairs import (
     CHUNK,
     CHUNKS,

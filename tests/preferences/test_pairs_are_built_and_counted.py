@@ -1,6 +1,6 @@
 """Proves that pairs hold what they promise and that the report says where every row and every answer went.
 
-A reader that answers by what its prompt says keeps a diary; the report is recounted from that diary and from the
+A reader that answers by what its prompt says keeps a record; the report is recounted from that record and from the
 pairs, with plain sets and loops.
 """
 
@@ -10,11 +10,12 @@ import pytest
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from support.pair_toys import Reader, build, toy_rows
+from support.pair_toys import Reader, build, build_by_keywords, toy_rows
 from support.reference import refused
 
-from minilib.preferences.build import build_pairs, plain_prompt
-from minilib.preferences.filtering import QualityReport, contains_answer, judge
+from minilib.evals.answers import contains_answer
+from minilib.preferences.build import plain_prompt
+from minilib.preferences.filtering import QualityReport, judge
 
 
 def test_a_pair_is_a_prompt_with_the_place_and_distractors_the_right_answer_and_wrong_ones():
@@ -45,7 +46,7 @@ def test_who_answers_reads_the_chunks_of_the_plan():
 
 
 def recount(rows, reader, pairs, num_rejected=2):
-    """Counts from the diary: all answers are known, chosen ones by the rows, rejected ones as the rest."""
+    """Counts from the record: all answers are known, chosen ones by the rows, rejected ones as the rest."""
     kept = [answer for pair in pairs for answer in pair["rejected"]]
     wrong = sum(pair["answer"] not in pair["chosen"] for pair in pairs)
     right = sum(pair["answer"] in answer for pair in pairs for answer in pair["rejected"])
@@ -176,7 +177,7 @@ def test_each_rule_brings_its_own_defaults():
     long = "\n".join(f"word{k}" for k in range(3000))
     row = {"context": long, "question": "What does Lisbon keep?", "answer": "a"}
     for rule, settings in {"paper": (512, 16), "released": (1024, 6)}.items():
-        pairs = build_pairs(
+        pairs = build_by_keywords(
             [row], say("x", "y", "z"), scorer=lambda c, q, r: 3 + 4 * ("word0" in c), rule=rule, progress=False
         )
         (pair,) = pairs

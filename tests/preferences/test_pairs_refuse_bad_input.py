@@ -4,10 +4,8 @@ import math
 
 import pytest
 import torch
-from support.pair_toys import Reader, toy_rows
+from support.pair_toys import Reader, build_by_keywords, toy_rows
 from support.reference import refused
-
-from minilib.preferences.build import build_pairs
 
 SETTINGS = {
     "rule": ({"rule": "best"}, ValueError, "rule 'best' is unknown: choose one of 'paper', 'released'"),
@@ -36,8 +34,8 @@ def test_settings_are_refused_before_any_row_is_read(case):
         raise AssertionError("a row was read")
         yield
 
-    refused(error, words, lambda: build_pairs(rows(), Reader(), **options))
-    refused(TypeError, "answer_fn is None", lambda: build_pairs(rows(), None))
+    refused(error, words, lambda: build_by_keywords(rows(), Reader(), **options))
+    refused(TypeError, "answer_fn is None", lambda: build_by_keywords(rows(), None))
 
 
 GOOD = toy_rows(1)[0]
@@ -57,7 +55,7 @@ ROWS = {
 
 
 def run(rows, reader=None, **options):
-    return build_pairs(
+    return build_by_keywords(
         rows, reader or Reader(), progress=False, threshold=0, chunk_size=16, num_chunks=4, **options
     ).run()
 

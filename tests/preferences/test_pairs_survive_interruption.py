@@ -183,7 +183,7 @@ def test_other_rows_are_refused_and_the_file_stays_as_it_was(tmp_path):
 def test_a_strange_file_a_broken_state_and_lost_lines_are_refused(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text("mine\n")
-    refused(ValueError, "exists and has no pairs.jsonl.state beside it", lambda: build(path))
+    refused(ValueError, "exists and has no pairs.jsonl.state next to it", lambda: build(path))
     assert path.read_text() == "mine\n"
     path.unlink()
     resumable(path)

@@ -1,10 +1,11 @@
-"""A tiny haystack with facts at known places, and a reader that answers by what a prompt says, with a diary."""
+"""A tiny haystack with facts at known places, and a reader that answers by what a prompt says, with a record."""
 
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 
-from minilib.preferences.build import build_pairs
+from minilib.preferences.build import PairsConfig, build_pairs
 from minilib.preferences.importance import exact_entities
 
 TEXT = "the quick brown fox and a lazy dog run by some old stone wall near that long cold river of grey sand"
@@ -75,4 +76,10 @@ def places(chunks: list[str]) -> Iterator[tuple[int, int]]:
 def build(rows, reader=None, **settings):
     """Pairs of toy rows: chunks of 16 words, 4 at a time, and a fact makes a chunk critical."""
     toy = {"scorer": exact_entities, "threshold": 0, "chunk_size": 16, "num_chunks": 4, "progress": False}
-    return build_pairs(rows, reader or Reader(), **toy | settings)
+    return build_by_keywords(rows, reader or Reader(), **toy | settings)
+
+
+def build_by_keywords(rows, answer_fn, **settings):
+    """`build_pairs` with the fields of its config among the other keywords."""
+    numbers = {field.name: settings.pop(field.name) for field in fields(PairsConfig) if field.name in settings}
+    return build_pairs(rows, answer_fn, PairsConfig(**numbers), **settings)

@@ -11,7 +11,7 @@ import torch
 from support.lesson_exercises import ExercisesCanFail, line_of
 from torch import nn
 
-from minilib.evals.longcontext import contains, normalise
+from minilib.evals.answers import contains, normalise
 from minilib.evals.perplexity import perplexity_by_position
 from minilib.teaching.plots.longcontext import in_reach
 

@@ -11,8 +11,9 @@ from random import Random
 import pytest
 from support.lesson_exercises import ExercisesCanFail, line_of
 
+from minilib.evals.answers import contains_answer, plain_words
 from minilib.preferences.chunking import paper_rule
-from minilib.preferences.filtering import QualityReport, Tally, contains_answer, judge, plain_words
+from minilib.preferences.filtering import QualityReport, Tally, judge
 from minilib.preferences.importance import FUNCTION_WORDS, rare_words
 
 

@@ -1,6 +1,6 @@
 """Checks of lesson 08, see long-context models fail: right answers, cells in reach, perplexity, and heads that copy.
 
-Solutions: `contains` of `minilib.evals.longcontext`, `in_reach` of `minilib.teaching.plots.longcontext`, the buckets of
+Solutions: `contains` of `minilib.evals.answers`, `in_reach` of `minilib.teaching.plots.longcontext`, the buckets of
 `minilib.evals.perplexity`, the copy score of `minilib.evals.retrieval_heads`.
 """
 

@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Sequence
 from random import Random
 
+from minilib.evals.answers import contains_answer
 from minilib.preferences.chunking import paper_rule
-from minilib.preferences.filtering import QualityReport, Tally, contains_answer, judge
+from minilib.preferences.filtering import QualityReport, Tally, judge
 from minilib.preferences.importance import FUNCTION_WORDS, rare_words
 from minilib.teaching.checks.contract import compare, run
 

@@ -101,7 +101,7 @@ def answers(output: Path, size: dict, metrics: dict) -> dict:
     prompts = [longcontext.as_prompt(row["context"], row["question"]).strip() for row in rows]
     said = {}
     for name, model in tqdm(models.items(), desc="answers", unit="model"):
-        said[name] = answering.answerer(model, tokenizer)(prompts)
+        said[name] = answering.make_answer_fn(model, tokenizer)(prompts)
     right = {name: [longcontext.is_right(a, row) for a, row in zip(texts, rows)] for name, texts in said.items()}
     shown = [
         {"question": row["question"], "truth": row["answer"], "said": {name: said[name][k] for name in said},

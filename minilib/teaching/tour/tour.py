@@ -26,12 +26,12 @@ import numpy as np
 import torch
 
 from minilib import clip_loss
-from minilib.cli.doctor import diagnosis
 from minilib.common import best_device, machine_memory, process_peak, write_text
 from minilib.data import scenes_dataset
 from minilib.evals import evaluate_retrieval
 from minilib.models import TwoTowers
 from minilib.teaching import memory, plots
+from minilib.teaching.machine import machine_lines
 from minilib.teaching.tour.report import save_figure, write_report
 from minilib.trainers import ContrastiveTrainer, checkpoint
 
@@ -61,7 +61,7 @@ def tour(output: Path = Path("runs/tour"), size: str = "full") -> None:
         raise ValueError(f"size is {size!r}: choose one of {', '.join(map(repr, SIZES))}.")
     output = Path(output)
     metrics = _unfinished(output, size)
-    print("\n".join(diagnosis()[:3]))
+    print("\n".join(machine_lines()))
     from minilib.teaching.tour import logo  # imports transformers, for which no other command shall wait
 
     first = {"wall": wall, "curves": curves, "batches": batches, "giant": giant, "found": found}
@@ -232,4 +232,4 @@ def _unfinished(output: Path, size: str) -> dict:
     if metrics.get("size") == size and not metrics.get("finished"):
         return metrics
     shutil.rmtree(output / "training", ignore_errors=True)
-    return {"size": size, "dim": DIM, "machine": diagnosis()[:3]}
+    return {"size": size, "dim": DIM, "machine": machine_lines()}
