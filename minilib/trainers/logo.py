@@ -3,10 +3,9 @@
     row -> tokens -> stretched positions -> one packed batch -> hidden states -> loss -> gradients
            `collator`                       `packing`           `shared_prefix`  `objectives`
 
-It is `transformers.Trainer` in everything else, so that checkpoints, resuming, accelerate, FSDP, DeepSpeed, peft, mixed
-precision, gradient accumulation and loggers are there, under the names that people know. Ours is what one step
-computes: the prompt once for all 1 + M answers (`share_prompt=False` runs full sequences, as others do), logits of
-answer tokens only, LOGO's loss in one sweep, and positions drawn anew in every step.
+It is `transformers.Trainer` in everything else: checkpoints, accelerate, FSDP, DeepSpeed, peft, mixed precision and
+loggers are there, under the names that people know. Ours is what one step computes: the prompt once for all 1 + M
+answers, logits of answer tokens only, LOGO's loss in one sweep, and positions drawn anew in every step.
 
 Logged next to transformers' own numbers: the metrics of `objectives`, tokens so far and per second, peak memory in
 bytes, and how far LoRA has moved the model.
@@ -51,35 +50,24 @@ def _help(text: str) -> dict:
 class LogoConfig(TrainingArguments):
     """The arguments of a `LogoTrainer`; ValueError, one sentence, for settings that do not go together."""
 
-    loss_type: str = field(
-        default="logo", **_help("logo, simpo, cpo, orpo, dpo or sft; `trainers.objectives` has the table.")
-    )
+    loss_type: str = field(default="logo", **_help("logo, simpo, cpo, orpo, dpo or sft; see `trainers.objectives`."))
     beta: float | None = field(default=None, **_help("Scale of the reward; None: the loss's own default."))
     gamma: float | None = field(default=None, **_help("Margin asked for: itself, not its ratio to beta."))
     sft_weight: float | None = field(default=None, **_help("Weight of the SFT term."))
-    num_rejected: int | None = field(
-        default=None, **_help("M: the first M rejected answers of each row; None: all of them.")
-    )
-    rejected_weights: list[float] | None = field(
-        default=None, **_help("M weights of the rejected answers (logo only).")
-    )
-    target_length: int | None = field(
-        default=None, **_help("K, the length that prompts shall seem to have; None: plain.")
-    )
+    num_rejected: int | None = field(default=None, **_help("M: the first M rejected answers of each row; None: all."))
+    rejected_weights: list[float] | None = field(default=None, **_help("M weights of rejected answers (logo only)."))
+    target_length: int | None = field(default=None, **_help("K, the length that prompts seem to have; None: plain."))
     position_mode: str = field(default="mixed", **_help("mixed, continuous, sparse, pose or random."))
     vary_target: bool = field(default=False, **_help("Each prompt draws its own target in each step, up to K."))
     at_end: bool = field(default=False, **_help("Question and answers lie at the end of the target."))
-    share_prompt: bool = field(
-        default=True, **_help("A prompt is computed once for its answers; False: 1 + M full sequences.")
-    )
+    share_prompt: bool = field(default=True, **_help("A prompt is computed once; False: 1 + M full sequences."))
     route: str = field(default="auto", **_help("How a prompt is shared; see `answer_hidden`."))
     released: list[str] | None = field(default=None, **_help("Deviations of the released trainer; see `scoring`."))
     remove_unused_columns: bool | None = field(default=False, **_help("Stays False: the columns are those of rows."))
 
     def __post_init__(self):
         if self.position_mode not in MODES:
-            modes = ", ".join(map(repr, MODES))
-            raise ValueError(f"position_mode {self.position_mode!r} is unknown: choose one of {modes}.")
+            raise ValueError(f"position_mode {self.position_mode!r} is unknown: choose one of {str(MODES)[1:-1]}.")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns is True: leave it False, the model takes none of a row's columns.")
         self.objective()  # validates the settings of the loss
@@ -129,12 +117,12 @@ class LogoTrainer(Trainer):
         if not isinstance(args, LogoConfig):
             raise TypeError(f"args is a {type(args).__name__}: give a LogoConfig, which takes the same arguments.")
         adapted = peft_config is not None or hasattr(model, "disable_adapter")
-        copied = args.loss_type == "dpo" and not adapted
-        self.objective = args.objective(copy.deepcopy(model).eval().requires_grad_(False) if copied else None)
+        needs_copy = args.loss_type == "dpo" and not adapted
+        self.objective = args.objective(copy.deepcopy(model).eval().requires_grad_(False) if needs_copy else None)
         with_chunks = args.target_length is not None
         self.number = partial(number_rows, with_chunks=with_chunks)
-        # nobody looks at the rejected answers of sft while it trains
-        train_dataset = self.number(train_dataset, "train_dataset", num_answers=1 if args.loss_type == "sft" else None)
+        wanted = 1 if args.loss_type == "sft" else None  # in training nobody looks at the rejected answers of sft
+        train_dataset = self.number(train_dataset, "train_dataset", num_answers=wanted)
         eval_dataset = self.number(eval_dataset, "eval_dataset")
         collator = PairCollator(processing_class, num_rejected=args.num_rejected, with_chunks=with_chunks)
         if peft_config is not None:  # only now, as it changes the model that was given
@@ -221,9 +209,8 @@ class LogoTrainer(Trainer):
 
     def _running(self) -> dict[str, float]:
         """Tokens, speed, memory, and the size of what LoRA has learned."""
-        now, tokens = time.perf_counter(), self.state.num_input_tokens_seen
-        before, counted = self._since
-        self._since = now, tokens
+        (before, counted), self._since = self._since, (time.perf_counter(), self.state.num_input_tokens_seen)
+        now, tokens = self._since
         on_gpu = self.args.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated(self.args.device) if on_gpu else process_peak()
         speed = (tokens - counted) / max(now - before, 1e-9)

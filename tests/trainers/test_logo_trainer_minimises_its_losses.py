@@ -4,22 +4,29 @@ The judge of every loss is its formula in minilib.losses.preference on log-proba
 answer, in fp64; autograd does the rest. Prompts are stretched, so that positions matter.
 """
 
+import copy
+import inspect
+import json
 from collections import Counter
+from dataclasses import fields
 from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
-from support.logo_toys import make_trainer, scores_apart, some_rows, toy_rows
+from support.logo_toys import UNUSED, make_trainer, scores_apart, some_rows, toy_rows, toy_tokenizer
 from support.reference import refused
 from support.tiny_llama import tiny_llama
+from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from minilib.common import process_peak
 from minilib.longcontext.scoring import head_weight
 from minilib.losses.preference import cpo_loss, dpo_loss, logo_loss, orpo_loss, simpo_loss
 from minilib.trainers import logo
+from minilib.trainers.logo import LogoConfig, LogoTrainer
 from minilib.trainers.lora import delta_norm, lora_config
-from minilib.trainers.objectives import LOSSES
+from minilib.trainers.objectives import LOSSES, accuracy
 
 # `formula(sums, means, reference sums)` with the settings that the trainer has when it is told nothing
 FORMULAS = {
@@ -308,6 +315,31 @@ def expected_metrics(loss, model, batches, reference):
     }
 
 
+def test_a_tie_counts_half_and_rounding_makes_no_winner():
+    scores = torch.tensor([[-2.0, -3.0, -1.0, -2.0]], dtype=torch.float64)
+    assert accuracy(scores, 1 + scores.abs()).item() == 0.5  # won, lost and tied
+    for dtype in (torch.float32, torch.float64):
+        eps = torch.finfo(dtype).eps
+        scores = -50 * torch.rand(64, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+        noise = scores * eps * torch.randn(64, 3, generator=torch.Generator().manual_seed(1)).to(dtype)
+        assert accuracy(noise, 1 + scores.abs()).item() == 0.5
+        sure = scores.clone()
+        sure[:, 1:] = sure[:, :1] - 1e4 * eps * (1 + sure[:, :1].abs())
+        assert accuracy(sure, 1 + sure.abs()).item() == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("settings", [None, lora_config(rank=2)], ids=["full", "lora"])
+def test_before_its_first_step_the_model_of_dpo_ties_with_its_reference(settings, dtype):
+    options = {"dtype": dtype, "loss_type": "dpo", "peft_config": settings, "target_length": 100}
+    trainer = make_trainer(toy_rows(16), toy_rows(5, seed=3), **options, args={"max_steps": 1})
+    trainer.train()
+    (first,) = logged(trainer)
+    assert first["rewards/accuracies"] == 0.5
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    assert trainer.evaluate()["eval_rewards/accuracies"] != 0.5  # one step behind its reference there are winners
+
+
 @pytest.mark.parametrize("prefix", ["eval", "test"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_an_evaluation_has_every_metric_once_over_all_rows_and_answers(loss, prefix):
@@ -456,6 +488,37 @@ def test_bad_settings_get_one_sentence_at_once_and_leave_the_model_alone(case):
     model = tiny_llama()
     refused(error, words, lambda: make_trainer(model=model, peft_config=lora_config(rank=2), **changed))
     assert all("lora_" not in name for name, _ in model.named_parameters())
+
+
+def test_plain_training_arguments_are_told_of_the_config():
+    args = TrainingArguments(UNUSED, use_cpu=True)
+    words = "args is a TrainingArguments: give a LogoConfig, which takes the same arguments."
+    refused(TypeError, words, lambda: LogoTrainer(tiny_llama(), args, toy_rows(4), processing_class=toy_tokenizer()))
+
+
+def test_columns_of_the_rows_cannot_be_removed():
+    refused(ValueError, "remove_unused_columns is True: leave", lambda: LogoConfig(UNUSED, remove_unused_columns=True))
+
+
+@pytest.mark.parametrize(
+    "given", [None, {"dispatch_batches": True}, AcceleratorConfig()], ids=["none", "dict", "object"]
+)
+def test_the_callers_arguments_stay_as_they_are(given):
+    before = copy.deepcopy(given)
+    args = LogoConfig(UNUSED, use_cpu=True, accelerator_config=given, released={"window"}, report_to=[])
+    assert given == before
+    assert args.accelerator_config.dispatch_batches is isinstance(given, dict)
+    settings = copy.deepcopy(args.to_dict())
+    LogoTrainer(tiny_llama(), args, toy_rows(4), processing_class=toy_tokenizer(), peft_config=lora_config(rank=2))
+    assert args.to_dict() == settings
+    assert json.loads(args.to_json_string())["released"] == ["window"]
+
+
+def test_the_trainer_has_at_most_ten_parameters_and_every_setting_has_its_help():
+    assert len(inspect.signature(LogoTrainer).parameters) <= 10
+    own = [field for field in fields(LogoConfig) if field.name in vars(LogoConfig)["__annotations__"]]
+    assert len(own) == 14
+    assert all(field.metadata["help"] for field in own)
 
 
 def test_weights_that_do_not_fit_the_rows_are_refused_when_the_rows_come():

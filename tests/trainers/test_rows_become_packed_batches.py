@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.logo_toys import make_trainer, toy_rows, toy_tokenizer
 from support.reference import refused
+from torch.utils.data import DataLoader
 
+from minilib.longcontext import Packed, pack_answers, stack_packed
 from minilib.models.tiny_lm import tiny_lm
 from minilib.trainers.collator import PairCollator, TokenRow, draw_positions, number_rows, pack_rows, stretched
 
@@ -180,6 +182,19 @@ def test_a_trainer_draws_anew_in_every_step_whoever_shares_the_batch_and_evaluat
     trainer.state.global_step = 1
     assert all(a != b for a, b in zip(prompts(rows), first))
     assert prompts(rows, "eval") == fixed
+
+
+def test_any_loader_can_move_a_collated_batch_and_padding_keeps_counting():
+    trainer = make_trainer(target_length=100)
+    loader = DataLoader(trainer.train_dataset, batch_size=3, collate_fn=trainer.data_collator, num_workers=1)
+    for inputs in loader:
+        assert all(isinstance(value, torch.Tensor) for value in inputs.values())
+        assert set(inputs) == {*Packed._fields, "number", "sizes"}
+        rows = [trainer.data_collator.tokenize(trainer.train_dataset[k]) for k in inputs["number"].tolist()]
+        packs = [pack_answers(row.prompt, row.answers, draw(row, target=100)) for row in rows]
+        got = stretched(inputs, partial(draw_positions, target=100, mode="mixed", seed="0/0"))
+        for one, other in zip(got, stack_packed(packs), strict=True):
+            assert torch.equal(one, other)
 
 
 def test_without_a_target_positions_are_plain_and_chunks_are_not_asked_for():
