@@ -27,7 +27,7 @@ from minilib.data.files import _open, load_questions
 from minilib.models.generation import answerer
 from minilib.preferences import build_pairs, plain_prompt, rare_words, spacy_entities
 from minilib.preferences.haystack_pairs import chunks_as_prompt, haystack_pairs, repeatable
-from minilib.trainers.collator import Numbered, PairCollator, draw_positions, number_rows, stretched
+from minilib.trainers.collator import Numbered, PairCollator, as_packed, draw_positions, number_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -98,7 +98,7 @@ def check_rows(rows: Numbered, tokenizer, settings: LogoSettings) -> int:
         batch = collator([rows[number]])
         longest = max(longest, int((batch["segment_ids"] == 0).sum()))
         if target:
-            stretched(batch, partial(draw_positions, **placed))
+            as_packed(batch, partial(draw_positions, **placed))
     return longest
 
 

@@ -9,7 +9,7 @@ where
               and those before and behind all chunks are head and tail
 
 A collated batch is a dict of tensors, which any loader can pin and move: the fields of `Packed` at plain positions, the
-`number` of each row, and the `sizes` of its parts. From these `stretched` gives it the positions of a step. The draw
+`number` of each row, and the `sizes` of its parts. From these `as_packed` gives it the positions of a step. The draw
 depends on (seed, step, row) and nothing else, so that a run that was killed goes on to the same positions, and all
 1 + M answers of a prompt start at one place. The special tokens of the tokenizer go before a prompt unless it begins
 with them already. An answer continues its prompt behind a blank, unless the prompt ends in white space.
@@ -113,38 +113,33 @@ def pack_rows(rows: Sequence[TokenRow], *, pad_id: int = 0) -> dict[str, Tensor]
     batch = stack_packed([pack_answers(row.prompt, row.answers) for row in rows], pad_id=pad_id)._asdict()
     batch["number"] = torch.tensor([row.number for row in rows])
     if rows[0].sizes is not None:
-        parts = [
-            (head, tail, max(map(len, row.answers)), *chunks) for row in rows for head, chunks, tail in [row.sizes]
-        ]
-        batch["sizes"] = pad_sequence([torch.tensor(part) for part in parts], batch_first=True)
+        sizes = [(head, tail, max(map(len, answers)), *chunks) for _, _, answers, (head, chunks, tail) in rows]
+        batch["sizes"] = pad_sequence([torch.tensor(row) for row in sizes], batch_first=True)
     return batch
 
 
-def as_packed(batch: Mapping[str, Tensor]) -> Packed:
-    """The layout that a collated batch holds, at plain positions."""
-    return Packed(**{name: batch[name] for name in Packed._fields})
-
-
-def stretched(batch: Mapping[str, Tensor], draw: Callable[..., Tensor]) -> Packed:
-    """The layout with the positions that `draw(number, head, chunks, tail, answer)` gives to each prompt."""
-    packed, positions = as_packed(batch), batch["position_ids"].clone()  # (b, L)
+def as_packed(batch: Mapping[str, Tensor], draw: Callable[[int, Sequence[int]], Tensor] | None = None) -> Packed:
+    """The layout that a collated batch holds, its prompts at the positions `draw(number, sizes)`, by default plain."""
+    packed = Packed(**{name: batch[name] for name in Packed._fields})
+    if draw is None:
+        return packed
+    positions = packed.position_ids.clone()  # (b, L)
     for row, number, sizes in zip(positions, batch["number"].tolist(), batch["sizes"].tolist()):
-        head, tail, answer, *chunks = sizes
-        prompt = draw(number, head, [size for size in chunks if size], tail, answer)  # (P,)
+        prompt = draw(number, sizes)  # (P,)
         row += int(prompt[-1]) + 1 - len(prompt)  # answers, and the padding behind them, move as one
         row[: len(prompt)] = prompt
     return packed._replace(position_ids=positions)
 
 
 def draw_positions(
-    number: int, head: int, chunks: list[int], tail: int, answer: int,
-    *, target: int, mode: str, seed: str, at_end: bool = False, vary: bool = False,
-) -> Tensor:  # fmt: skip
+    number: int, sizes: Sequence[int], *, target: int, mode: str, seed: str, at_end: bool = False, vary: bool = False
+) -> Tensor:
     """Positions `(P,)` below `target` of the prompt of row `number`; it and `seed` decide the draw.
 
-    `head`, `chunks`, `tail` and `answer` are tokens of the prompt's parts and of its longest answer. With `vary` the
-    prompt gets a target of its own, drawn evenly from the least that holds it up to `target`.
+    `sizes` are those of `pack_rows`. With `vary` the prompt gets a target of its own, drawn evenly from the least that
+    holds it up to `target`.
     """
+    head, tail, answer, *chunks = (size for k, size in enumerate(sizes) if size or k < 3)
     rng = Random(f"{seed}/{number}")
     generator = torch.Generator().manual_seed(rng.getrandbits(63))
     least = head + len(chunks) * max(chunks, default=0) + tail + answer

@@ -33,7 +33,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from minilib.common import process_peak
 from minilib.longcontext import Packed
 from minilib.longcontext.positions import MODES
-from minilib.trainers.collator import PairCollator, as_packed, draw_positions, number_rows, stretched
+from minilib.trainers.collator import PairCollator, as_packed, draw_positions, number_rows
 from minilib.trainers.lora import delta_norm
 from minilib.trainers.objectives import Objective, make_objective
 from minilib.trainers.trainer_utils import RowMeans, inside_forward
@@ -168,14 +168,10 @@ class LogoTrainer(Trainer):
 
     def pack(self, inputs: dict[str, Tensor], mode: str = "train") -> Packed:
         """A collated batch on the model's device, its positions drawn for this step; those of evaluations are fixed."""
-        if self.args.target_length is None:
-            return as_packed(inputs).to(self.args.device)
-        step = self.state.global_step if mode == "train" else "eval"
-        draw = partial(
-            draw_positions, target=self.args.target_length, mode=self.args.position_mode,
-            seed=f"{self.args.seed}/{step}", at_end=self.args.at_end, vary=self.args.vary_target,
-        )  # fmt: skip
-        return stretched(inputs, draw).to(self.args.device)
+        args, step = self.args, self.state.global_step if mode == "train" else "eval"
+        place = {"target": args.target_length, "mode": args.position_mode, "seed": f"{args.seed}/{step}"}
+        draw = partial(draw_positions, at_end=args.at_end, vary=args.vary_target, **place)
+        return as_packed(inputs, None if args.target_length is None else draw).to(args.device)
 
     def computed_tokens(self, batch: Packed) -> int:
         """Tokens that the model reads for this batch, padding left out: a shared prompt counts once."""

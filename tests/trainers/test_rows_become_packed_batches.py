@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from minilib.longcontext import Packed, pack_answers, stack_packed
 from minilib.models.tiny_lm import tiny_lm
-from minilib.trainers.collator import PairCollator, TokenRow, draw_positions, number_rows, pack_rows, stretched
+from minilib.trainers.collator import PairCollator, TokenRow, as_packed, draw_positions, number_rows, pack_rows
 
 TEXT = "Lisbon keeps amber. Oslo keeps salt and silk.\n\nCairo keeps tea."
 CHUNKS = ["Lisbon keeps amber.", " Oslo keeps salt and silk.\n\n", "Cairo keeps tea."]
@@ -138,7 +138,7 @@ def test_the_first_m_rejected_answers_are_taken(tokenizer, wanted, kept):
 def draw(row, **changed):
     head, chunks, tail = row.sizes
     settings = {"target": 200, "mode": "mixed", "at_end": False, "seed": "0/0", **changed}
-    return draw_positions(row.number, head, chunks, tail, max(map(len, row.answers)), **settings)
+    return draw_positions(row.number, (head, tail, max(map(len, row.answers)), *chunks), **settings)
 
 
 @given(
@@ -151,7 +151,7 @@ def draw(row, **changed):
 def test_positions_increase_below_the_target_and_all_answers_start_at_one_place(mode, at_end, vary, seed, number):
     rows = [TokenRow(number + k, [5] * 30, [[6] * 4, [7] * 2, [8] * 9], (3, [6, 4, 10], 7)) for k in range(2)]
     settings = {"target": 150, "mode": mode, "at_end": at_end, "vary": vary, "seed": str(seed)}
-    batch = stretched(pack_rows(rows), partial(draw_positions, **settings))
+    batch = as_packed(pack_rows(rows), partial(draw_positions, **settings))
     for positions, segments in zip(batch.position_ids, batch.segment_ids):
         prompt = positions[segments == 0]
         assert (prompt.diff() > 0).all()
@@ -192,7 +192,7 @@ def test_any_loader_can_move_a_collated_batch_and_padding_keeps_counting():
         assert set(inputs) == {*Packed._fields, "number", "sizes"}
         rows = [trainer.data_collator.tokenize(trainer.train_dataset[k]) for k in inputs["number"].tolist()]
         packs = [pack_answers(row.prompt, row.answers, draw(row, target=100)) for row in rows]
-        got = stretched(inputs, partial(draw_positions, target=100, mode="mixed", seed="0/0"))
+        got = as_packed(inputs, partial(draw_positions, target=100, mode="mixed", seed="0/0"))
         for one, other in zip(got, stack_packed(packs), strict=True):
             assert torch.equal(one, other)
 
