@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 # These come on first use: the contrastive losses should not wait for what only training or LOGO needs.
 LATER = {
     "ContrastiveTrainer": "minilib.trainers",
+    "LogoConfig": "minilib.trainers.logo",
     "LogoTrainer": "minilib.trainers.logo",
     "build_pairs": "minilib.preferences",
     "cpo_loss": "minilib.losses.preference",

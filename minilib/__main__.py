@@ -1,20 +1,20 @@
-"""python -m minilib tour | clip | logo | eval | bench | doctor: every command is one plain function.
+"""python -m minilib tour | clip | logo | eval | bench | doctor: every command is a plain function.
 
-Flags are made from the function's signature and help from its docstring (jsonargparse), and any set of flags may come
-from a YAML file instead: `python -m minilib clip --config mine.yaml`. Under torchrun every rank runs the same command,
-and each prints its own refusal.
+Flags are made from the function's signature, or from the dataclass of its settings, and help from the docstring
+(jsonargparse); any set of flags may come from a YAML file instead: `python -m minilib clip --config mine.yaml`. Under
+torchrun every rank runs the same command, and each prints its own error.
 """
 
 import sys
 
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser, auto_cli
 
 from minilib.bench import bench_contrastive, bench_logps, bench_prefix, bench_step
 from minilib.bench.alignment import bench_alignment
 from minilib.cli.clip import clip
 from minilib.cli.doctor import doctor
 from minilib.cli.evaluate import evaluate
-from minilib.cli.logo import logo
+from minilib.cli.settings import ALIASES, LogoSettings
 from minilib.teaching.tour.tour import tour
 
 BENCH = {
@@ -28,19 +28,27 @@ BENCH = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; a refusal or a lost rank is one sentence on standard error and exit status 2."""
-    commands = {"tour": tour, "clip": clip, "logo": logo, "eval": evaluate, "bench": BENCH, "doctor": doctor}
+    """Run one command; what cannot be done or a lost rank is one sentence on standard error and exit status 2."""
+    commands = {"tour": tour, "clip": clip, "logo": LogoSettings, "eval": evaluate, "bench": BENCH, "doctor": doctor}
     try:
-        auto_cli(commands, args=arguments, as_positional=False, prog="python -m minilib")
+        found = auto_cli(commands, args=arguments, as_positional=False, prog="python -m minilib", parser_class=_Parser)
+        if isinstance(found, LogoSettings):
+            from minilib.cli.logo import logo  # imports transformers, for which no other command shall wait
+
+            logo(found)
     except (ValueError, ConnectionError) as error:
-        sys.exit(_refuse(error))
+        print(f"minilib: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on from the last checkpoint, where it keeps one.")
 
 
-def _refuse(error: Exception) -> int:
-    print(f"minilib: {error}", file=sys.stderr)
-    return 2
+class _Parser(ArgumentParser):
+    """Flags of some settings have a shorter name as well."""
+
+    def add_argument(self, *names, **options):
+        shorter = (f"--{ALIASES[name[2:]]}" for name in names if name[2:] in ALIASES)
+        return super().add_argument(*names, *shorter, **options)
 
 
 if __name__ == "__main__":

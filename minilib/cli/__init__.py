@@ -1,6 +1,6 @@
 """The commands of `python -m minilib`, each a plain function whose flags are its arguments.
 
-`clip` trains an image and a text encoder, `logo` aligns a language model (`settings` fills in what was left out,
-`pairs` finds or makes the preference pairs, `logo_training` trains, `run_folder` keeps a run together), `evaluate`
-measures what a run has made, `doctor` says what this machine can run.
+`clip` trains an image and a text encoder, `logo` aligns a language model (its flags are the dataclass in `settings`,
+`pairs` finds or makes the preference pairs, `run_folder` keeps a run together), `evaluate` measures what a run has
+made, `doctor` says what this machine can run.
 """

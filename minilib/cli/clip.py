@@ -1,7 +1,7 @@
 """python -m minilib clip and eval: train two towers on your own pairs, and measure what they retrieve.
 
 `torchrun --nproc-per-node 4 -m minilib clip` takes the same flags and trains the same model on four ranks, over NCCL
-where there are cards, else over gloo.
+where there are GPUs, else over gloo.
 """
 
 import json

@@ -3,7 +3,7 @@
     model.json                              two towers of `clip`       recall at k, both ways
     adapter_config.json, or config.json     a language model           needle map, details, middle, perplexity
 
-The first is in `commands`, the second in `minilib.evals.language_model`.
+The first is in `minilib.cli.clip`, the second in `minilib.evals.language_model`.
 """
 
 from contextlib import nullcontext
@@ -37,10 +37,10 @@ def evaluate(
         pairs: towers only; how many scenes or digit strips to make.
         lengths: tokens of the texts, such as [96,224]; by default half a window, one, two and four, up to 32,768.
         samples: questions for each length and place.
-        base: whether the model from before the alignment is measured beside the aligned one.
+        base: whether the model from before the alignment is measured next to the aligned one.
         seed: of the made pairs or texts.
         output: folder of what is written, by default the run's (for a model runs/eval).
-        dtype: of a language model: "auto" (bf16 on a card), "float32", "bfloat16" or "float16".
+        dtype: of a language model: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
         attention: of a language model: "auto" (sdpa), "sdpa" or "eager".
     """
     from minilib.models.loading import holds_language_model

@@ -1,142 +1,190 @@
 """python -m minilib logo: align a language model on preference pairs, from made haystacks or from your own documents.
 
+    optimizer   AdamW, no weight decay, cosine from `learning_rate` after `warmup` steps         (transformers)
+    batch       batch_size x gradient_accumulation_steps x ranks prompts for each step, each with its 1 + M answers
+    precision   weights in `dtype` under LoRA, else fp32 with autocast to `dtype`
+
 `torchrun --nproc-per-node 4 -m minilib logo` and `accelerate launch -m minilib logo` take the same flags; transformers'
-Trainer then shares the work between the ranks. The steps themselves are in `minilib.alignment`.
+Trainer then shares the work between the ranks. `settings` fills in what was left out, `pairs` finds or makes the pairs,
+`LogoTrainer` trains, with a bar instead of a flood. A checkpoint is written every `save_every` steps but the last, and
+the two newest are kept. Each step leaves one record.
+
+Departure from the paper: see `LogoTrainer`, which does the work.
 
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 
+from __future__ import annotations
+
 import os
+import warnings
 from pathlib import Path
 from statistics import fmean
 
-from minilib.cli import run_folder, settings
+import torch
+from torch import distributed as dist
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
+
+from minilib.cli import pairs as data_rows
+from minilib.cli import run_folder
+from minilib.cli.settings import LogoSettings, fill, to_compare
+from minilib.longcontext import answer_hidden, pack_answers
+from minilib.models.loading import Loaded, load_language_model, pick_dtype, window_of
+from minilib.trainers.logo import LogoConfig, LogoTrainer
+from minilib.trainers.lora import lora_config
+from minilib.trainers.trainer_utils import last_checkpoint, remove_unfinished_checkpoints
+
+SHOWN = {"loss": ("loss", ".3f"), "margin": ("rewards/margins", ".2f"), "accuracy": ("rewards/accuracies", ".0%")}
+# peft and we still say gradient checkpointing, which transformers has begun to call otherwise.
+warnings.filterwarnings("ignore", message=".*gradient_checkpointing. is deprecated", category=FutureWarning)
 
 
-def logo(
-    model: str = "tiny",
-    data: str = "haystack",
-    output: Path = Path("runs/logo"),
-    loss: str = "logo",
-    beta: float | None = None,
-    gamma: float | None = None,
-    sft_weight: float | None = None,
-    num_rejected: int = 2,
-    target: int | None = None,
-    positions: str = "mixed",
-    vary_target: bool = False,
-    share_prompt: bool = True,
-    rope: str = "none",
-    lora_rank: int | None = None,
-    lora_alpha: float = 16.0,
-    lora_modules: list[str] | None = None,
-    steps: int = 200,
-    batch_size: int | None = None,
-    accumulate: int | None = None,
-    lr: float | None = None,
-    warmup: int = 10,
-    seed: int = 0,
-    save_every: int = 50,
-    dtype: str = "auto",
-    attention: str = "auto",
-    gradient_checkpointing: bool = False,
-    rows: int = 400,
-    length: int | None = None,
-    scorer: str | None = None,
-    threshold: float | None = None,
-    chunk_size: int | None = None,
-    num_chunks: int | None = None,
-    answer_tokens: int = 128,
-    temperature: float = 0.7,
-) -> None:
-    """Align a language model with LOGO's loss or a neighbour's; the same command goes on after an interrupt.
-
-    Started by torchrun or accelerate, rank 0 makes the pairs, writes and prints.
-
-    Args:
-        model: "tiny", a folder of transformers, or a name on the hub.
-        data: "haystack" (made, offline), or the path of a JSON Lines, Parquet or Arrow file: either pairs with prompt,
-            chosen, rejected and chunks, or questions with context, question and answer, which the model then answers
-            itself, from the right chunks and from wrong ones.
-        output: folder of pairs, checkpoints, the adapter or model, its tokenizer, settings.json and records.json.
-        loss: "logo", "simpo", "cpo", "orpo", "dpo" or "sft".
-        beta: scale of the reward, by default the loss's own (logo: 10).
-        gamma: margin that is asked for, by default the loss's own (logo: 3).
-        sft_weight: weight of the SFT term, by default the loss's own (logo: 0.1).
-        num_rejected: M, rejected answers of a prompt.
-        target: positions that prompts are spread over, by default four windows of the model; 0 leaves them plain.
-        positions: "mixed", "continuous", "sparse", "pose" or "random".
-        vary_target: whether each prompt gets a target of its own in each step, from its real length up to the target.
-        share_prompt: whether a prompt is computed once for all its answers.
-        rope: "none", or stretch the rotary angles to the target: "interpolation", "ntk", "dynamic_ntk" or "yarn".
-        lora_rank: rank of the adapters, by default 32 (tiny: 16); 0 trains all weights.
-        lora_alpha: scale of the adapters, divided by their rank.
-        lora_modules: what is adapted, by default q_proj, k_proj, v_proj and o_proj (tiny: q_proj and k_proj).
-        steps: optimizer steps.
-        batch_size: prompts that a rank computes at a time, by default 1 (tiny: 8).
-        accumulate: such batches for each step, by default 8 (tiny: 1).
-        lr: peak learning rate, by default 1e-5 (tiny: 1e-3); to be given when all weights are trained.
-        warmup: steps of linear warm-up.
-        seed: adapters, data order, positions and made haystacks.
-        save_every: steps between checkpoints.
-        dtype: "auto" (bf16 on a card), "float32", "bfloat16" or "float16".
-        attention: "auto" (sdpa), "sdpa", "eager" or "flex_attention" (on a card).
-        gradient_checkpointing: compute activations twice to hold fewer of them.
-        rows: how many haystacks to ask about.
-        length: tokens of a made haystack, by default some four times what is read at a time.
-        scorer: what makes a chunk matter: "rare_words" or "entities" (spaCy); haystacks know it exactly.
-        threshold: score above which a chunk matters, by default 6.
-        chunk_size: tokens of a chunk, by default 512, or less so that num_chunks fill the window.
-        num_chunks: N, chunks that are read at a time, by default 16 (tiny: 8).
-        answer_tokens: the most tokens of an answer to a question of yours.
-        temperature: of the answers; 0 takes the likeliest.
-    """
-    given = dict(locals())  # the settings are what settings.json keeps and what all steps read
-    from minilib.cli import pairs as data_rows
-    from minilib.models.loading import window_of
-
-    found = settings.fill(given, window_of(model))
-    kind, table = data_rows.read_data(data)
-    data_rows.scorer_of(found["scorer"])  # a missing spaCy is told before anything is loaded
-    run_folder.begin(output, settings.to_compare(found))
+def logo(settings: LogoSettings) -> None:
+    """One run of the command; an interrupted one goes on, a finished one says so."""
+    window = window_of(settings.model)
+    settings = fill(settings, window)
+    kind, table = data_rows.read_data(settings.data)
+    data_rows.scorer_of(settings.scorer)  # a missing spaCy is told before anything is loaded
+    run_folder.begin(settings.output, to_compare(settings, window))
     rank = int(os.environ.get("RANK", 0))
-    records = run_folder.finished(output)
+    records = run_folder.finished(settings.output)
     already = records is not None
     if not already:
-        records = _align(found, kind, table, rank)
+        records = _align(settings, kind, table, rank)
     if rank == 0:
-        print(_summary(records, found, already))
+        print(_summary(records, settings, already))
 
 
-def _align(found: dict, kind: str, table, rank: int) -> list[dict]:
+def _align(settings: LogoSettings, kind: str, table, rank: int) -> list[dict]:
     """The pairs, the training, and its records."""
-    from minilib.cli import logo_training as training
-    from minilib.cli import pairs as data_rows
-
-    loaded = training.load_policy(found)
+    loaded = load_policy(settings)
     if kind != "pairs":
-        training.try_layout(loaded, found)
-        table = data_rows.answered_pairs(kind, table, found, loaded, rank)
-    table = data_rows.numbered(table, found)
+        try_layout(loaded, settings)
+        table = data_rows.answered_pairs(kind, table, settings, loaded, rank)
+    table = data_rows.numbered(table, settings)
     if rank == 0:
-        longest = data_rows.check_rows(table, loaded.tokenizer, found)
-        reach = f"spread over {found['target']:,} positions" if found["target"] else "at plain positions"
+        longest = data_rows.check_rows(table, loaded.tokenizer, settings)
+        target = settings.target_length
+        reach = f"spread over {target:,} positions" if target else "at plain positions"
         print(f"{len(table):,} pairs with prompts of up to {longest:,} tokens, {reach}")
-    return training.run(training.make_trainer(found, loaded, table), found["output"])
+    return run(make_trainer(settings, loaded, table), settings.output)
 
 
-def _summary(records: list[dict], found: dict, already: bool) -> str:
+def own_device() -> str:
+    """Where this rank computes: its own GPU, else the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def load_policy(settings: LogoSettings) -> Loaded:
+    """The model that is aligned, on this rank's device; ValueError for what this device cannot train."""
+    for name, value in (("dtype", "float16"), ("attention", "flex_attention")):
+        if getattr(settings, name) == value and own_device() == "cpu":
+            raise ValueError(f"{name} is {value!r} and there is no GPU: choose 'auto', training needs one for that.")
+    dtype = pick_dtype(settings.dtype, own_device()) if settings.lora_rank else torch.float32
+    stretch = {"rope": settings.rope, "target": settings.target_length}
+    loaded = load_language_model(settings.model, dtype=dtype, attention=settings.attention, **stretch)
+    return loaded._replace(model=loaded.model.to(own_device()))
+
+
+@torch.no_grad()
+def try_layout(loaded: Loaded, settings: LogoSettings) -> None:
+    """One pass over a prompt of the size to come: a model that cannot take it is told before hours of answering."""
+    entries = loaded.model.config.get_text_config().vocab_size
+    ids = torch.arange(settings.chunk_size * settings.num_chunks) % entries
+    answer_hidden(loaded.model, pack_answers(ids, [ids[:2]] * (1 + settings.num_rejected)))
+
+
+def make_trainer(settings: LogoSettings, loaded: Loaded, rows) -> LogoTrainer:
+    """The trainer of these settings; the ranks that a launcher has started meet here."""
+    args = _config(settings)
+    set_seed(settings.seed)  # the adapters' first weights
+    adapt = {"rank": settings.lora_rank, "alpha": settings.lora_alpha, "modules": settings.lora_modules}
+    trainer = LogoTrainer(
+        loaded.model, args, rows, processing_class=loaded.tokenizer,
+        peft_config=lora_config(**adapt) if settings.lora_rank else None,
+    )  # fmt: skip
+    for printing in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(printing)
+    trainer.add_callback(_Bar)
+    return trainer
+
+
+def run(trainer: LogoTrainer, output: Path) -> list[dict]:
+    """Train from the last whole checkpoint to the end, write model, tokenizer and records, return the records."""
+    with trainer.args.main_process_first(local=False):  # one rank clears away what a killed run left half written
+        if trainer.is_world_process_zero():
+            remove_unfinished_checkpoints(output)
+        checkpoint = last_checkpoint(output)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model(str(output))
+    records = [entry for entry in trainer.state.log_history if "loss" in entry]
+    if trainer.is_world_process_zero():
+        run_folder.write_json(output / run_folder.RECORDS, records)
+    trainer.accelerator.wait_for_everyone()
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+    return records
+
+
+def _config(settings: LogoSettings) -> LogoConfig:
+    dtype = pick_dtype(settings.dtype, own_device())
+    same = ("loss_type", "beta", "gamma", "sft_weight", "num_rejected", "position_mode", "vary_target", "share_prompt")
+    same += ("gradient_accumulation_steps", "learning_rate", "seed")
+    return LogoConfig(
+        output_dir=str(settings.output),
+        target_length=settings.target_length or None,
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size,
+        warmup_steps=settings.warmup,
+        lr_scheduler_type="cosine",
+        weight_decay=0.0,
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        save_steps=settings.save_every,
+        save_total_limit=2,
+        logging_steps=1,
+        report_to=[],
+        use_cpu=own_device() == "cpu",
+        **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),  # warns of its new name
+        **{name: getattr(settings, name) for name in same},
+    )
+
+
+class _Bar(TrainerCallback):
+    """One bar with the newest numbers, on the first rank, and no checkpoint at the end.
+
+    transformers' own bar prints every record in full.
+    """
+
+    def on_train_begin(self, args, state, control, **_):
+        hidden = not state.is_world_process_zero
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="logo", unit="step", disable=hidden)
+
+    def on_step_end(self, args, state, control, **_):
+        self.bar.update(state.global_step - self.bar.n)
+        # A run that goes on from its last step would take one more; the end is written to the folder itself.
+        control.should_save &= state.global_step < state.max_steps
+
+    def on_log(self, args, state, control, logs=None, **_):
+        logs = logs or {}
+        self.bar.set_postfix({title: f"{logs[name]:.2f}" for title, (name, _) in SHOWN.items() if name in logs})
+
+    def on_train_end(self, args, state, control, **_):
+        self.bar.close()
+
+
+def _summary(records: list[dict], settings: LogoSettings, already: bool) -> str:
     """What was learned, from the means of the first and of the last tenth of the steps, and where it lies."""
     tenth = max(1, len(records) // 10)
-    shown = {"loss": ".3f", "margin": ".2f", "accuracy": ".0%"}
     moves = []
-    for name, form in shown.items():
+    for title, (name, form) in SHOWN.items():
         if name in records[0]:
             first, last = (fmean(record[name] for record in part) for part in (records[:tenth], records[-tenth:]))
-            moves.append(f"{name} {first:{form}} -> {last:{form}}")
-    what = "adapter" if found["lora_rank"] else "model"
+            moves.append(f"{title} {first:{form}} -> {last:{form}}")
+    what = "adapter" if settings.lora_rank else "model"
     lines = [
         f"{', '.join(moves)} in {len(records)} steps, {records[-1]['tokens']:,} tokens",
-        f"{found['output']} holds the {what}: python -m minilib eval --run {found['output']}",
+        f"{settings.output} holds the {what}: python -m minilib eval --run {settings.output}",
     ]
     return "\n".join(["already finished, nothing to do", *lines] if already else lines)

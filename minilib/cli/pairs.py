@@ -5,7 +5,7 @@
     pairs         a file with prompt, chosen, rejected (a text or a list of texts), and chunks
 
 What a file holds is seen from its columns. Answering takes long, so it goes on after an interrupt; of several ranks the
-first one answers and the others wait for `pairs_report.json` beside the pairs, which they must be able to read. Every
+first one answers and the others wait for `pairs_report.json` next to the pairs, which they must be able to read. Every
 row becomes tokens and positions once before training: a bad row 11,999 would otherwise end the work hours later.
 
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 
 from minilib.cli.run_folder import PAIRS, write_json
-from minilib.cli.settings import HAYSTACK
+from minilib.cli.settings import HAYSTACK, LogoSettings
 from minilib.data.files import load_questions, open_table
 from minilib.models.generation import make_answer_fn
-from minilib.preferences import PairsConfig, build_pairs, plain_prompt, rare_words, spacy_entities
+from minilib.preferences import build_pairs, plain_prompt, rare_words, spacy_entities
 from minilib.preferences.haystack_pairs import chunks_as_prompt, haystack_pairs, repeatable
-from minilib.trainers import collator as pair_rows
-from minilib.trainers.collator import Numbered, number_rows
+from minilib.trainers.collator import Numbered, PairCollator, as_packed, draw_positions, number_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,9 +53,9 @@ def read_data(data: str) -> tuple[str, Dataset | None]:
     )
 
 
-def answered_pairs(kind: str, questions: Dataset | None, settings: dict, loaded: Loaded, rank: int) -> Dataset:
+def answered_pairs(kind: str, questions: Dataset | None, settings: LogoSettings, loaded: Loaded, rank: int) -> Dataset:
     """The pairs of these questions: built by rank 0 where they are not finished yet, then read by all."""
-    folder = Path(settings["output"])
+    folder = settings.output
     if rank == 0 and not (folder / REPORT).exists():
         make = partial(_from_haystacks, loaded) if kind == HAYSTACK else partial(_from_questions, loaded, questions)
         report = make(settings, folder / PAIRS).run()
@@ -66,19 +65,19 @@ def answered_pairs(kind: str, questions: Dataset | None, settings: dict, loaded:
         time.sleep(0.5)
     if not (folder / PAIRS).exists() or not (folder / PAIRS).stat().st_size:
         raise ValueError(
-            f"data {settings['data']!r} gave no pair, {folder / REPORT} counts why: ask about more or other questions, "
+            f"data {settings.data!r} gave no pair, {folder / REPORT} counts why: ask about more or other questions, "
             "lower threshold or raise num_chunks."
         )
     return _pairs(open_table(folder / PAIRS, None)[0])
 
 
-def numbered(table: Dataset, settings: dict) -> Numbered:
+def numbered(table: Dataset, settings: LogoSettings) -> Numbered:
     """The rows with their numbers, after a look that none lacks a field; ValueError naming the first that does."""
-    with_chunks = settings["target"] > 0
+    with_chunks = settings.target_length > 0
     if with_chunks and "chunks" not in table.column_names:
         raise ValueError(
-            f"data {settings['data']!r} has no column 'chunks': give each row the pieces of its context, or train at "
-            "plain positions with target 0."
+            f"data {settings.data!r} has no column 'chunks': give each row the pieces of its context, or train at "
+            "plain positions with target_length 0."
         )
     try:
         return number_rows(table, "data", with_chunks=with_chunks)
@@ -86,19 +85,20 @@ def numbered(table: Dataset, settings: dict) -> Numbered:
         raise ValueError(str(error)) from error
 
 
-def check_rows(rows: Numbered, tokenizer, settings: dict) -> int:
+def check_rows(rows: Numbered, tokenizer, settings: LogoSettings) -> int:
     """Turn every row into tokens and positions once; returns the tokens of the longest prompt.
 
     Raises ValueError naming the first bad row.
     """
-    placed = {"mode": settings["positions"], "seed": "check", "vary": settings["vary_target"]}
-    tokenize = pair_rows.Tokenize(tokenizer, num_rejected=settings["num_rejected"], with_chunks=settings["target"] > 0)
+    target = settings.target_length
+    placed = {"target": target, "mode": settings.position_mode, "seed": "check", "vary": settings.vary_target}
+    collator = PairCollator(tokenizer, num_rejected=settings.num_rejected, with_chunks=target > 0)
     longest = 0
     for number in tqdm(range(len(rows)), desc="rows", unit="row"):
-        tokens = tokenize.row(rows[number])
-        longest = max(longest, len(tokens.prompt))
-        if settings["target"]:
-            pair_rows.draw_positions(tokens, settings["target"], **placed)
+        batch = collator([rows[number]])
+        longest = max(longest, int((batch["segment_ids"] == 0).sum()))
+        if target:
+            as_packed(batch, partial(draw_positions, **placed))
     return longest
 
 
@@ -115,22 +115,23 @@ def prompt_for(tokenizer) -> Callable[[list[str], str], str]:
     return chat_prompt
 
 
-def _from_haystacks(loaded: Loaded, settings: dict, path: Path):
+def _from_haystacks(loaded: Loaded, settings: LogoSettings, path: Path):
     return haystack_pairs(
-        loaded.model, loaded.tokenizer, path=path, temperature=settings["temperature"],
-        **{name: settings[name] for name in ("rows", "num_rejected", "length", "chunk_size", "num_chunks", "seed")},
+        loaded.model, loaded.tokenizer, path=path, temperature=settings.temperature, rows=settings.rows,
+        num_rejected=settings.num_rejected, length=settings.length, chunk_size=settings.chunk_size,
+        num_chunks=settings.num_chunks, seed=settings.seed,
     )  # fmt: skip
 
 
-def _from_questions(loaded: Loaded, questions: Dataset, settings: dict, path: Path):
+def _from_questions(loaded: Loaded, questions: Dataset, settings: LogoSettings, path: Path):
     answer = make_answer_fn(
-        loaded.model, loaded.tokenizer, max_new_tokens=settings["answer_tokens"], temperature=settings["temperature"]
+        loaded.model, loaded.tokenizer, max_new_tokens=settings.answer_tokens, temperature=settings.temperature
     )
-    shared = ("chunk_size", "num_chunks", "threshold", "num_rejected", "seed")
     return build_pairs(
-        questions, repeatable(answer), PairsConfig(**{name: settings[name] for name in shared}),
-        scorer=scorer_of(settings["scorer"]), tokenizer=loaded.tokenizer, prompt_fn=prompt_for(loaded.tokenizer),
-        path=path,
+        questions, repeatable(answer), scorer=scorer_of(settings.scorer), tokenizer=loaded.tokenizer,
+        prompt_fn=prompt_for(loaded.tokenizer), path=path, chunk_size=settings.chunk_size,
+        num_chunks=settings.num_chunks, threshold=settings.threshold, num_rejected=settings.num_rejected,
+        seed=settings.seed,
     )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """The folder of one alignment run: what it was begun with, where it stands, and what it has left behind.
 
-    settings.json           written first; a run of other settings raises where there is work to lose
+    settings.json           written first; a run of other settings is an error where there is work to lose
     pairs.jsonl             what the model has answered, when the data were questions
-    checkpoint-40/ ...      of transformers' Trainer (`resume`)
+    checkpoint-40/ ...      of transformers' Trainer (`last_checkpoint`)
     adapter or model, tokenizer files, and records.json, which is written last: with it the run is finished
 
 Every file of ours is written next to its place and moved over it, so that a killed run leaves whole files only.
@@ -19,7 +19,7 @@ SETTINGS, PAIRS, RECORDS = "settings.json", "pairs.jsonl", "records.json"
 def begin(folder: Path, settings: dict) -> None:
     """Note the settings of a new run, or compare them with those that the run in `folder` was begun with.
 
-    A run that failed before it had answered a question or trained a checkpoint may begin again with other ones.
+    A run that was stopped before it had answered a question or trained a checkpoint may begin again with other ones.
     Raises ValueError: one sentence, when the folder belongs to another run.
     """
     settings = json.loads(json.dumps(settings))  # as they look when they are read back

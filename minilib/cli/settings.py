@@ -1,14 +1,14 @@
 """The settings of one `logo` run: what was asked for, with every gap filled, and nothing that cannot be trained.
 
-    setting        "tiny"              other models       where the others' comes from
-    lora_rank      16                  32                 the released scripts
-    lora_modules   q_proj k_proj       and v_proj o_proj  the released code
-    lr             1e-3                1e-5               one of the authors' experiment scripts
-    batch_size     8                   1                  the paper's, on each card
-    accumulate     1                   8                  the paper's
-    num_chunks     8                   16                 the paper
-    chunk_size     min(512, floor(7/8 W / num_chunks))    512 in the paper, less where the window is small
-    target         4 W                                    the paper asks for 8 times its real 8K tokens
+    setting                        "tiny"          other models       where the others' comes from
+    lora_rank                      16              32                 the released scripts
+    lora_modules                   q_proj k_proj   and v_proj o_proj  the released code
+    learning_rate                  1e-3            1e-5               one of the authors' experiment scripts
+    batch_size                     8               1                  the paper's, on each GPU
+    gradient_accumulation_steps    1               8                  the paper's
+    num_chunks                     8               16                 the paper
+    chunk_size                     min(512, floor(7/8 W / num_chunks))    512 in the paper, less where W is small
+    target_length                  4 W                                the paper asks for 8 times its real 8K tokens
 
 where
     W              the model's window; an eighth of it is kept for the question and the answer
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from minilib.longcontext.positions import MODES
@@ -28,83 +29,166 @@ from minilib.models.loading import is_tiny, pick_attention, pick_dtype
 from minilib.trainers.lora import ATTENTION
 from minilib.trainers.objectives import make_objective
 
-TINY = {"lora_rank": 16, "lora_modules": list(ATTENTION[:2]), "lr": 1e-3, "batch_size": 8, "accumulate": 1}
-TINY |= {"num_chunks": 8}
-OTHERS = {"lora_rank": 32, "lora_modules": list(ATTENTION), "lr": 1e-5, "batch_size": 1, "accumulate": 8}
-OTHERS |= {"num_chunks": 16}
+TINY = {"lora_rank": 16, "lora_modules": list(ATTENTION[:2]), "learning_rate": 1e-3, "num_chunks": 8}
+TINY |= {"batch_size": 8, "gradient_accumulation_steps": 1}
+OTHERS = {"lora_rank": 32, "lora_modules": list(ATTENTION), "learning_rate": 1e-5, "num_chunks": 16}
+OTHERS |= {"batch_size": 1, "gradient_accumulation_steps": 8}
 THRESHOLDS = {"exact": 0, "rare_words": 6, "entities": 6}
-COUNTS = (
-    "steps",
-    "batch_size",
-    "accumulate",
-    "save_every",
-    "rows",
-    "num_rejected",
-    "answer_tokens",
-    "chunk_size",
-    "length",
-)
+COUNTS = ("steps", "batch_size", "gradient_accumulation_steps", "save_every", "rows")
+COUNTS += ("num_rejected", "answer_tokens", "chunk_size", "length")
 HAYSTACK = "haystack"
+ALIASES = {  # shorter flags, which a YAML file may have as well
+    "loss_type": "loss",
+    "target_length": "target",
+    "position_mode": "positions",
+    "gradient_accumulation_steps": "accumulate",
+    "learning_rate": "lr",
+}
 
 
-def fill(given: dict, window: int) -> dict:
-    """The arguments of `logo` with their defaults for a model of this window; ValueError for what cannot be trained."""
+@dataclass(frozen=True)
+class LogoSettings:
+    """Align a language model with LOGO's loss or a neighbour's; the same command goes on after an interrupt.
+
+    Started by torchrun or accelerate, rank 0 makes the pairs, writes and prints.
+
+    Args:
+        model: "tiny", a folder of transformers, or a name on the hub.
+        data: "haystack" (made, offline), or the path of a JSON Lines, Parquet or Arrow file: either pairs with prompt,
+            chosen, rejected and chunks, or questions with context, question and answer, which the model then answers
+            itself, from the right chunks and from wrong ones.
+        output: folder of pairs, checkpoints, the adapter or model, its tokenizer, settings.json and records.json.
+        loss_type: "logo", "simpo", "cpo", "orpo", "dpo" or "sft".
+        beta: scale of the reward, by default the loss's own (logo: 10).
+        gamma: margin that is asked for, by default the loss's own (logo: 3).
+        sft_weight: weight of the SFT term, by default the loss's own (logo: 0.1).
+        num_rejected: M, rejected answers of a prompt.
+        target_length: positions that prompts are spread over, by default four windows of the model; 0 leaves them
+            plain.
+        position_mode: "mixed", "continuous", "sparse", "pose" or "random".
+        vary_target: whether each prompt gets a target of its own in each step, from its real length up to the target.
+        share_prompt: whether a prompt is computed once for all its answers.
+        rope: "none", or stretch the rotary angles to the target: "interpolation", "ntk", "dynamic_ntk" or "yarn".
+        lora_rank: rank of the adapters, by default 32 (tiny: 16); 0 trains all weights.
+        lora_alpha: scale of the adapters, divided by their rank.
+        lora_modules: what is adapted, by default q_proj, k_proj, v_proj and o_proj (tiny: q_proj and k_proj).
+        steps: optimizer steps.
+        batch_size: prompts that a rank computes at a time, by default 1 (tiny: 8).
+        gradient_accumulation_steps: such batches for each step, by default 8 (tiny: 1).
+        learning_rate: its peak, by default 1e-5 (tiny: 1e-3); to be given when all weights are trained.
+        warmup: steps of linear warm-up.
+        seed: adapters, data order, positions and made haystacks.
+        save_every: steps between checkpoints.
+        dtype: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
+        attention: "auto" (sdpa), "sdpa", "eager" or "flex_attention" (on a GPU).
+        gradient_checkpointing: compute activations twice to hold fewer of them.
+        rows: how many haystacks to ask about.
+        length: tokens of a made haystack, by default some four times what is read at a time.
+        scorer: what makes a chunk matter: "rare_words" or "entities" (spaCy); haystacks know it exactly.
+        threshold: score above which a chunk matters, by default 6.
+        chunk_size: tokens of a chunk, by default 512, or less so that num_chunks fill the window.
+        num_chunks: N, chunks that are read at a time, by default 16 (tiny: 8).
+        answer_tokens: the most tokens of an answer to a question of yours.
+        temperature: of the answers; 0 takes the likeliest.
+    """
+
+    model: str = "tiny"
+    data: str = HAYSTACK
+    output: Path = Path("runs/logo")
+    loss_type: str = "logo"
+    beta: float | None = None
+    gamma: float | None = None
+    sft_weight: float | None = None
+    num_rejected: int = 2
+    target_length: int | None = None
+    position_mode: str = "mixed"
+    vary_target: bool = False
+    share_prompt: bool = True
+    rope: str = "none"
+    lora_rank: int | None = None
+    lora_alpha: float = 16.0
+    lora_modules: list[str] | None = None
+    steps: int = 200
+    batch_size: int | None = None
+    gradient_accumulation_steps: int | None = None
+    learning_rate: float | None = None
+    warmup: int = 10
+    seed: int = 0
+    save_every: int = 50
+    dtype: str = "auto"
+    attention: str = "auto"
+    gradient_checkpointing: bool = False
+    rows: int = 400
+    length: int | None = None
+    scorer: str | None = None
+    threshold: float | None = None
+    chunk_size: int | None = None
+    num_chunks: int | None = None
+    answer_tokens: int = 128
+    temperature: float = 0.7
+
+
+def fill(given: LogoSettings, window: int) -> LogoSettings:
+    """The settings with their defaults for a model of this window; ValueError for what cannot be trained."""
     _check_names(given)
-    if given["lora_rank"] == 0 and given["lr"] is None:
-        raise ValueError("lr has no default without LoRA (lora_rank 0): give one, the released scripts have 5e-7.")
-    defaults = TINY if is_tiny(given["model"]) else OTHERS
-    filled = {name: defaults.get(name) if value is None else value for name, value in given.items()}
-    if given["target"] is None:
-        filled["target"] = 4 * window
-    if given["chunk_size"] is None:
-        filled["chunk_size"] = min(512, window * 7 // 8 // filled["num_chunks"])
-    if given["length"] is None:  # a little more than four times what is read at a time, as tiny_lm's 960 tokens
-        filled["length"] = 30 * filled["chunk_size"] * filled["num_chunks"] // 7
-    if given["scorer"] is None:
-        filled["scorer"] = "exact" if given["data"] == HAYSTACK else "rare_words"
-    if given["threshold"] is None:
-        filled["threshold"] = THRESHOLDS[filled["scorer"]]
-    _check_numbers(filled, window)
-    return filled | {"window": window}
-
-
-def to_compare(settings: dict) -> dict:
-    """What makes a run the run it is: all but where it lies and how often it saves, with its data and its ranks."""
-    kept = {name: value for name, value in settings.items() if name not in ("output", "save_every")}
-    return kept | {"data_sha256": _fingerprint(settings["data"]), "ranks": int(os.environ.get("WORLD_SIZE", 1))}
-
-
-def _check_names(given: dict) -> None:
-    make_objective(**{name: given[name] for name in ("loss", "beta", "gamma", "sft_weight")})
-    pick_dtype(given["dtype"], "cpu")
-    pick_attention(given["attention"])
-    for name, known in (("positions", MODES), ("rope", METHODS), ("scorer", (None, *THRESHOLDS))):
-        if given[name] not in known:
-            raise ValueError(
-                f"{name} {given[name]!r} is unknown: choose one of {', '.join(repr(k) for k in known if k)}."
-            )
-    for name, fixed in (("scorer", "exact"), ("threshold", 0)):
-        if given["data"] == HAYSTACK and given[name] not in (None, fixed):
-            raise ValueError(f"{name} is {given[name]!r} and data 'haystack', where facts are known: leave it out.")
-    if given["data"] != HAYSTACK and given["scorer"] == "exact":
-        raise ValueError("scorer 'exact' needs the facts of haystacks: choose 'rare_words' or 'entities'.")
-    if given["data"] != HAYSTACK and not Path(given["data"]).is_file():
-        raise ValueError(f"data {given['data']!r} is no file: give 'haystack', or the path of pairs or questions.")
-
-
-def _check_numbers(settings: dict, window: int) -> None:
-    for name in COUNTS:
-        if settings[name] < 1:
-            raise ValueError(f"{name} is {settings[name]}: give a positive whole number.")
-    for name in ("lora_rank", "warmup", "temperature", "target"):
-        if settings[name] < 0:
-            raise ValueError(f"{name} is {settings[name]}: give 0 or more.")
-    if not settings["lr"] > 0:
-        raise ValueError(f"lr is {settings['lr']}: give a positive learning rate.")
-    if settings["rope"] != "none" and settings["target"] <= window:
+    if given.lora_rank == 0 and given.learning_rate is None:
         raise ValueError(
-            f"rope is {settings['rope']!r} and target {settings['target']}: angles are stretched to a target beyond "
-            f"the window of {window} tokens."
+            "learning_rate has no default without LoRA (lora_rank 0): give one, the released scripts have 5e-7."
+        )
+    defaults = TINY if is_tiny(given.model) else OTHERS
+    filled = replace(given, **{name: value for name, value in defaults.items() if getattr(given, name) is None})
+    scorer = given.scorer or ("exact" if given.data == HAYSTACK else "rare_words")
+    chunk_size = min(512, window * 7 // 8 // filled.num_chunks) if given.chunk_size is None else given.chunk_size
+    found = {
+        "target_length": 4 * window,
+        "chunk_size": chunk_size,
+        "length": 30 * chunk_size * filled.num_chunks // 7,  # over four times what is read, as tiny_lm's 960 tokens
+        "scorer": scorer,
+        "threshold": THRESHOLDS[scorer],
+    }
+    filled = replace(filled, **{name: value for name, value in found.items() if getattr(given, name) is None})
+    _check_numbers(filled, window)
+    return filled
+
+
+def to_compare(settings: LogoSettings, window: int) -> dict:
+    """What makes a run the run it is: all but where it lies and how often it saves, with its data and its ranks."""
+    kept = {name: value for name, value in asdict(settings).items() if name not in ("output", "save_every")}
+    found = {"window": window, "data_sha256": _fingerprint(settings.data)}
+    return kept | found | {"ranks": int(os.environ.get("WORLD_SIZE", 1))}
+
+
+def _check_names(given: LogoSettings) -> None:
+    make_objective(given.loss_type, beta=given.beta, gamma=given.gamma, sft_weight=given.sft_weight)
+    pick_dtype(given.dtype, "cpu")
+    pick_attention(given.attention)
+    for name, known in (("position_mode", MODES), ("rope", METHODS), ("scorer", (None, *THRESHOLDS))):
+        if getattr(given, name) not in known:
+            choices = ", ".join(repr(choice) for choice in known if choice)
+            raise ValueError(f"{name} {getattr(given, name)!r} is unknown: choose one of {choices}.")
+    if given.data == HAYSTACK:
+        for name, value, fixed in (("scorer", given.scorer, "exact"), ("threshold", given.threshold, 0)):
+            if value not in (None, fixed):
+                raise ValueError(f"{name} is {value!r} and data 'haystack', where facts are known: leave it out.")
+    elif given.scorer == "exact":
+        raise ValueError("scorer 'exact' needs the facts of haystacks: choose 'rare_words' or 'entities'.")
+    elif not Path(given.data).is_file():
+        raise ValueError(f"data {given.data!r} is no file: give 'haystack', or the path of pairs or questions.")
+
+
+def _check_numbers(settings: LogoSettings, window: int) -> None:
+    for name in COUNTS:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} is {getattr(settings, name)}: give a positive whole number.")
+    for name in ("lora_rank", "warmup", "temperature", "target_length"):
+        if getattr(settings, name) < 0:
+            raise ValueError(f"{name} is {getattr(settings, name)}: give 0 or more.")
+    if not settings.learning_rate > 0:
+        raise ValueError(f"learning_rate is {settings.learning_rate}: give a positive learning rate.")
+    if settings.rope != "none" and settings.target_length <= window:
+        raise ValueError(
+            f"rope is {settings.rope!r} and target_length {settings.target_length}: angles are stretched to a target "
+            f"beyond the window of {window} tokens."
         )
 
 

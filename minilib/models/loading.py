@@ -99,7 +99,7 @@ def load_base(run: Path, *, dtype: torch.dtype = torch.float32, attention: str =
         name = read_json(run / "adapter_config.json")["base_model_name_or_path"]
     if (name := begun.get("model", name)) is None:
         return None
-    stretch = {"rope": begun.get("rope", "none"), "target": begun.get("target")}
+    stretch = {"rope": begun.get("rope", "none"), "target": begun.get("target_length")}
     return load_language_model(name, dtype=dtype, attention=attention, **stretch)
 
 

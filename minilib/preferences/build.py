@@ -24,7 +24,7 @@ Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from minilib.evals.answers import contains_answer
@@ -85,6 +85,7 @@ def build_pairs(
     is_right: Callable[[str, dict], bool] | None = contains_answer,
     path: str | Path | None = None,
     progress: bool = True,
+    **settings,
 ) -> Pairs:
     """Preference pairs from questions about long contexts, made as they are iterated over.
 
@@ -92,7 +93,7 @@ def build_pairs(
         examples: rows with context, question and answer: a list, an iterator, a `datasets` table or stream.
         answer_fn: the model to be aligned; takes a list of prompts, returns as many answers. It gets up to M prompts
             for each row of a batch at once.
-        config: rule, sizes and seed; by default the paper's.
+        config: rule, sizes and seed; by default the paper's. settings: fields of it by name, `num_rejected=3`.
         scorer: importance of a chunk, called with (chunk, question, row); see importance.py.
         tokenizer: counts tokens; one of transformers or tokenizers, or a function from text to a list of tokens; by
             default words are counted.
@@ -110,7 +111,7 @@ def build_pairs(
     """
     inputs.check_callables(answer_fn=answer_fn, scorer=scorer, prompt_fn=prompt_fn, is_right=is_right)
     inputs.check_tokenizer(tokenizer)
-    config = config or PairsConfig()
+    config = replace(config, **settings) if config else PairsConfig(**settings)
     inputs.check_judge(config.require_right, is_right)
     settings = asdict(config)
     names = {"scorer": scorer, "prompt_fn": prompt_fn, "is_right": is_right, "tokenizer": tokenizer}

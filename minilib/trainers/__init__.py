@@ -11,9 +11,11 @@ from minilib.trainers.contrastive import ContrastiveTrainer
 from minilib.trainers.grad_cache import cached_backward
 
 LATER = {  # these import transformers, which contrastive training can do without
+    "LogoConfig": "minilib.trainers.logo",
     "LogoTrainer": "minilib.trainers.logo",
     "last_checkpoint": "minilib.trainers.trainer_utils",
     "lora_config": "minilib.trainers.lora",
+    "remove_unfinished_checkpoints": "minilib.trainers.trainer_utils",
 }
 __all__ = ["ContrastiveTrainer", "cached_backward", *LATER]
 

@@ -1,4 +1,4 @@
-"""From rows of text to packed batches: token ids of a prompt and its 1 + M answers, positions stretched if wished.
+"""From rows of text to packed tensors: token ids of a prompt and its 1 + M answers, positions stretched if wished.
 
     row       {"prompt": ..., "chosen": ..., "rejected": [...], "chunks": [...]}       as `build_pairs` writes them
     tokens    head | chunk 1 | ... | chunk N | tail          each answer: its tokens and <eos>
@@ -8,10 +8,11 @@ where
     chunks    the pieces of the context as they stand in the prompt; a token belongs to the chunk in which it begins,
               and those before and behind all chunks are head and tail
 
-The draw depends on (seed, step, row) and nothing else, so that a run that was killed goes on to the same positions, and
-all 1 + M answers of a prompt start at one place. Rows are tokenised as they come; the special tokens of the tokenizer
-go before a prompt unless it begins with them already. An answer continues its prompt behind a blank, unless the prompt
-ends in white space.
+A collated batch is a dict of tensors, which any loader can pin and move: the fields of `Packed` at plain positions, the
+`number` of each row, and the `sizes` of its parts. From these `as_packed` gives it the positions of a step. The draw
+depends on (seed, step, row) and nothing else, so that a run that was killed goes on to the same positions, and all
+1 + M answers of a prompt start at one place. The special tokens of the tokenizer go before a prompt unless it begins
+with them already. An answer continues its prompt behind a blank, unless the prompt ends in white space.
 
 Departure from the paper: positions are drawn in every step; the authors' data holds about two fixed variants of each
 sample (our reading of its counts). `vary` is ours: with one target for all, prompts hardly show the middle distances
@@ -22,13 +23,15 @@ Taught in notebooks/13_train_logo_end_to_end.ipynb.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from random import Random
 from textwrap import shorten
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from minilib.longcontext import Packed, pack_answers, prompt_positions, stack_packed
@@ -45,18 +48,8 @@ class TokenRow(NamedTuple):
     sizes: tuple[int, list[int], int] | None
 
 
-class Rows:
-    """A micro-batch of token rows; a class of its own, because loaders walk through every list and dict they meet."""
-
-    def __init__(self, rows: list[TokenRow]):
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-class Tokenize:
-    """The collator: a list of numbered rows -> `{"rows": Rows}`.
+class PairCollator:
+    """A list of numbered rows -> a dict of tensors, see `pack_rows`.
 
     Args:
         tokenizer: of transformers; a fast one where chunks have to be found.
@@ -68,21 +61,23 @@ class Tokenize:
         if with_chunks and not getattr(tokenizer, "is_fast", False):
             raise ValueError(
                 f"processing_class is a {type(tokenizer).__name__}, which does not tell where its tokens begin: give a "
-                "fast tokenizer, or train without a target."
+                "fast tokenizer, or train without a target_length."
             )
         self.tokenizer, self.num_rejected, self.with_chunks = tokenizer, num_rejected, with_chunks
 
-    def __call__(self, rows: Sequence[dict]) -> dict[str, Rows]:
-        return {"rows": Rows([self.row(row) for row in rows])}
+    def __call__(self, rows: Sequence[dict]) -> dict[str, Tensor]:
+        pads = (getattr(self.tokenizer, f"{name}_token_id", None) for name in ("pad", "eos"))
+        return pack_rows([self.tokenize(row) for row in rows], pad_id=next((pad for pad in pads if pad is not None), 0))
 
-    def row(self, row: dict) -> TokenRow:
+    def tokenize(self, row: dict) -> TokenRow:
         """Token ids of one row, which has its place in the data as `number`."""
         number = row["number"]
         _check_texts(row, number)
         rejected = _rejected(row, self.num_rejected)
         prompt, sizes = self._prompt(row, number)
         blank = "" if row["prompt"][-1].isspace() else " "
-        answers = [self._answer(blank + text.lstrip()) for text in (row["chosen"], *rejected)]
+        wanted = (row["chosen"], *rejected)[: row.get("num_answers")]
+        answers = [self._answer(blank + text.lstrip()) for text in wanted]
         return TokenRow(number, prompt, answers, sizes)
 
     def _answer(self, text: str) -> list[int]:
@@ -102,38 +97,60 @@ class Tokenize:
         return found["input_ids"], _sizes(begins, _chunk_starts(row, number), row["prompt"])
 
 
-def draw_positions(
-    row: TokenRow, target: int, mode: str, seed: str, *, at_end: bool = False, vary: bool = False
-) -> torch.Tensor:
-    """Positions `(P,)` of the prompt of `row` below `target`; `seed` and the row's number decide the draw.
+def pack_rows(rows: Sequence[TokenRow], *, pad_id: int = 0) -> dict[str, Tensor]:
+    """The rows as one batch at plain positions: the fields of `Packed`, row numbers `(b,)`, and `sizes (b, 3 + N)`.
 
-    With `vary` the prompt gets a target of its own, drawn evenly from the least that holds it up to `target`.
+    `sizes` are the tokens of head, tail, longest answer and chunks, 0 where a row has fewer; absent without chunks.
     """
-    head, chunks, tail = row.sizes
-    rng, longest = Random(f"{seed}/{row.number}"), max(map(len, row.answers))
+    each = len(rows[0].answers)
+    for row in rows:
+        if len(row.answers) != each:
+            raise ValueError(
+                f"row {row.number} has {len(row.answers) - 1} rejected answers and row {rows[0].number} "
+                f"{each - 1}: set num_rejected to a number that every row has."
+            )
+    # `tokenizer.pad` pads on the tokenizer's own side and knows nothing of segments, hence `stack_packed`.
+    batch = stack_packed([pack_answers(row.prompt, row.answers) for row in rows], pad_id=pad_id)._asdict()
+    batch["number"] = torch.tensor([row.number for row in rows])
+    if rows[0].sizes is not None:
+        sizes = [(head, tail, max(map(len, answers)), *chunks) for _, _, answers, (head, chunks, tail) in rows]
+        batch["sizes"] = pad_sequence([torch.tensor(row) for row in sizes], batch_first=True)
+    return batch
+
+
+def as_packed(batch: Mapping[str, Tensor], draw: Callable[[int, Sequence[int]], Tensor] | None = None) -> Packed:
+    """The layout that a collated batch holds, its prompts at the positions `draw(number, sizes)`, by default plain."""
+    packed = Packed(**{name: batch[name] for name in Packed._fields})
+    if draw is None:
+        return packed
+    positions = packed.position_ids.clone()  # (b, L)
+    for row, number, sizes in zip(positions, batch["number"].tolist(), batch["sizes"].tolist()):
+        prompt = draw(number, sizes)  # (P,)
+        row += int(prompt[-1]) + 1 - len(prompt)  # answers, and the padding behind them, move as one
+        row[: len(prompt)] = prompt
+    return packed._replace(position_ids=positions)
+
+
+def draw_positions(
+    number: int, sizes: Sequence[int], *, target: int, mode: str, seed: str, at_end: bool = False, vary: bool = False
+) -> Tensor:
+    """Positions `(P,)` below `target` of the prompt of row `number`; it and `seed` decide the draw.
+
+    `sizes` are those of `pack_rows`. With `vary` the prompt gets a target of its own, drawn evenly from the least that
+    holds it up to `target`.
+    """
+    head, tail, answer, *chunks = (size for k, size in enumerate(sizes) if size or k < 3)
+    rng = Random(f"{seed}/{number}")
     generator = torch.Generator().manual_seed(rng.getrandbits(63))
-    least = head + len(chunks) * max(chunks, default=0) + tail + longest
+    least = head + len(chunks) * max(chunks, default=0) + tail + answer
     if vary and least < target:
         target = rng.randint(least, target)
     try:
         return prompt_positions(
-            head, chunks, tail, target, answer=longest, at_end=at_end, mode=mode, generator=generator
+            head, chunks, tail, target, answer=answer, at_end=at_end, mode=mode, generator=generator
         )
     except ValueError as error:
-        raise ValueError(f"row {row.number}: {error}") from error
-
-
-def pack_rows(rows: Rows, positions=None, *, pad_id: int = 0) -> Packed:
-    """One packed batch of the rows, each with its positions from `positions(row)`, plain ones by default."""
-    each = len(rows.rows[0].answers)
-    for row in rows.rows:
-        if len(row.answers) != each:
-            raise ValueError(
-                f"row {row.number} has {len(row.answers) - 1} rejected answers and row {rows.rows[0].number} "
-                f"{each - 1}: set num_rejected to a number that every row has."
-            )
-    packs = [pack_answers(r.prompt, r.answers, None if positions is None else positions(r)) for r in rows.rows]
-    return stack_packed(packs, pad_id=pad_id)
+        raise ValueError(f"row {number}: {error}") from error
 
 
 def _check_texts(row: dict, number: int) -> None:
@@ -196,38 +213,41 @@ LISTS = ("rejected", "chunks")
 
 
 class Numbered(Dataset):
-    """A table or list whose rows know their place."""
+    """A table or list whose rows know their place, and how many of their answers are wanted (None: all)."""
 
-    def __init__(self, rows):
-        self.rows = rows
+    def __init__(self, rows, num_answers: int | None = None):
+        self.rows, self.num_answers = rows, num_answers
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, number: int) -> dict:
-        return {**self.rows[number], "number": number}
+        return {**self.rows[number], "number": number, "num_answers": self.num_answers}
 
 
-def number_rows(rows, name: str, *, with_chunks: bool):
+def number_rows(rows, name: str, *, with_chunks: bool, num_answers: int | None = None):
     """The rows, each with its `number`; several data sets by name stay a dict of them, None stays None."""
-    if rows is None or isinstance(rows, Numbered):
-        return rows
+    asked = {"with_chunks": with_chunks, "num_answers": num_answers}
+    if rows is None:
+        return None
+    if isinstance(rows, Numbered):
+        return Numbered(rows.rows, num_answers)
     if isinstance(rows, dict):
-        return {key: number_rows(part, f"{name}[{key!r}]", with_chunks=with_chunks) for key, part in rows.items()}
+        return {key: number_rows(part, f"{name}[{key!r}]", **asked) for key, part in rows.items()}
     if not hasattr(rows, "__len__"):
         if not hasattr(rows, "map"):
             raise TypeError(f"{name} is a {type(rows).__name__}: give a list of rows, a datasets table or stream.")
-        return rows.map(_numbered, with_indices=True, fn_kwargs={"name": name, "with_chunks": with_chunks})
+        return rows.map(_numbered, with_indices=True, fn_kwargs={"name": name, **asked})
     if len(rows) == 0:
         raise ValueError(f"{name} is empty: give at least one row with {', '.join(FIELDS)}.")
     for number, row in enumerate(rows):
         _check_fields(row, number, name, with_chunks)
-    return Numbered(rows)
+    return Numbered(rows, num_answers)
 
 
-def _numbered(row: dict, number: int, name: str, with_chunks: bool) -> dict:
+def _numbered(row: dict, number: int, name: str, with_chunks: bool, num_answers: int | None) -> dict:
     _check_fields(row, number, name, with_chunks)
-    return {**row, "number": number}
+    return {**row, "number": number, "num_answers": num_answers}
 
 
 def _check_fields(row: dict, number: int, name: str, with_chunks: bool) -> None:
@@ -236,10 +256,10 @@ def _check_fields(row: dict, number: int, name: str, with_chunks: bool) -> None:
     for field in (*FIELDS, *(("chunks",) if with_chunks else ())):
         value = row.get(field)
         if value is None or len(value) == 0:
-            mend = "fill the field or leave out the row"
+            fix = "fill the field or leave out the row"
             if field == "chunks":
-                mend = "give the pieces of its context as they stand in the prompt, or train without a target"
-            raise ValueError(f"{name} has no {field!r} in row {number}: {mend}.")
+                fix = "give the pieces of its context as they stand in the prompt, or train without a target_length"
+            raise ValueError(f"{name} has no {field!r} in row {number}: {fix}.")
         if field in LISTS and isinstance(value, str):
             raise TypeError(
                 f"{name} has one text as {field!r} in row {number}: give a list of texts, such as [{field}]."

@@ -10,10 +10,15 @@
     dpo      sums                   0.1, -, -                          token_logps, twice: the reference model as well
     sft      token means            -                                  token_logps of the chosen answer
 
-The reward of an answer is beta times its score (for dpo less the reference's). `margin` is the reward of the chosen
-answer minus the mean of the rejected ones, as the paper plots it; `accuracy` the share of rejected answers that the
-chosen one beats. The reference of dpo is the model without its adapters, or, where it has none, a frozen copy, which
-FSDP and DeepSpeed leave whole on every rank.
+The reward of an answer is beta times its score (for dpo less the reference's). The metrics have TRL's names:
+
+    rewards/chosen, rewards/rejected    means over the batch
+    rewards/margins                     chosen less the mean of the rejected ones, as the paper plots it
+    rewards/accuracies                  share of rejected answers that the chosen one beats; ours: a tie counts half
+    logps/chosen                        mean token log-probability of the chosen answer, for every loss
+
+The reference of dpo is the model without its adapters, or, where it has none, a frozen copy, which FSDP and DeepSpeed
+leave whole on every rank.
 
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
@@ -44,12 +49,13 @@ DEFAULTS = {  # beta, gamma, sft_weight; None where a loss knows no such thing
 }
 LOSSES = tuple(DEFAULTS)
 SUMS = ("cpo", "dpo")  # what they compare is not divided by the length
+ROUNDING = 16  # two computations of one score of t tokens were seen to differ by up to 1.3 eps (t + |score|)
 
 
 class Objective(NamedTuple):
     """A loss by name with its settings; called with (model, packed batch) it gives the loss and the metrics."""
 
-    loss: str
+    loss_type: str
     beta: float | None
     gamma: float | None
     sft_weight: float | None
@@ -62,16 +68,16 @@ class Objective(NamedTuple):
         """The loss, a scalar with gradients, and detached metrics of this batch."""
         if batch.num_answers == len(batch.input_ids):  # chosen answers alone, "sft" in training
             scores = self._scores(model, batch)
-            return -scores.mean(), {"chosen_logp": scores.detach().mean()}
+            return -scores.mean(), {"logps/chosen": scores.detach().mean()}
         if self.released:
             means, sft = released_logps(model, batch, self.released, route=self.route)
             released = set(self.released) & {"negatives"}
             loss = logo_loss(means[:, 0], means[:, 1:], sft=sft, released=released, **self._settings())
             return loss, self._metrics(means.detach(), batch)
-        if self.loss == "logo" or (self.loss == "simpo" and batch.num_answers == 2 * len(batch.input_ids)):
+        if self.loss_type == "logo" or (self.loss_type == "simpo" and batch.num_answers == 2 * len(batch.input_ids)):
             return self._sweep(model, batch)
         scores = self._scores(model, batch)  # (b, 1 + M)
-        reference = self._reference_scores(model, batch) if self.loss == "dpo" else None
+        reference = self._reference_scores(model, batch) if self.loss_type == "dpo" else None
         return self._loss(scores, reference), self._metrics(scores.detach(), batch, reference)
 
     def _sweep(self, model, batch):
@@ -93,7 +99,7 @@ class Objective(NamedTuple):
     def _scores(self, model: nn.Module, batch: Packed) -> Tensor:
         """Scores of all answers, `(b, 1 + M)`: token means, or sums where the loss takes sums."""
         means = sequence_logps(model, batch, route=self.route)
-        return means * _lengths(batch, means) if self.loss in SUMS else means
+        return means * _lengths(batch, means) if self.loss_type in SUMS else means
 
     @torch.no_grad()
     def _reference_scores(self, model: nn.Module, batch: Packed) -> Tensor:
@@ -104,24 +110,37 @@ class Objective(NamedTuple):
 
     def _loss(self, scores: Tensor, reference: Tensor | None) -> Tensor:
         chosen, rejected = scores[:, 0], scores[:, 1:]
-        if self.loss == "sft":
+        if self.loss_type == "sft":
             return -chosen.mean()
-        if self.loss == "simpo":
+        if self.loss_type == "simpo":
             return simpo_loss(chosen, rejected, **self._settings())
-        if self.loss == "cpo":
+        if self.loss_type == "cpo":
             return cpo_loss(chosen, rejected, beta=self.beta, sft_weight=self.sft_weight)
-        if self.loss == "orpo":
+        if self.loss_type == "orpo":
             return orpo_loss(chosen, rejected, beta=self.beta)
         return dpo_loss(chosen, rejected, reference[:, 0], reference[:, 1:], beta=self.beta)
 
     def _metrics(self, scores: Tensor, batch: Packed, reference: Tensor | None = None) -> dict[str, Tensor]:
-        rewards = (1.0 if self.beta is None else self.beta) * (scores if reference is None else scores - reference)
-        chosen, rejected = rewards[:, 0], rewards[:, 1:]
-        metrics = {"reward_chosen": chosen.mean(), "reward_rejected": rejected.mean()}
-        metrics["margin"] = metrics["reward_chosen"] - metrics["reward_rejected"]
-        metrics["accuracy"] = (chosen[:, None] > rejected).float().mean()
-        means = scores / _lengths(batch, scores) if self.loss in SUMS else scores
-        return metrics | {"chosen_logp": means[:, 0].mean()}
+        beta = 1.0 if self.beta is None else self.beta
+        rewards = beta * (scores if reference is None else scores - reference)  # (b, 1 + M)
+        tokens = _lengths(batch, scores) if self.loss_type in SUMS else torch.ones_like(scores)
+        chosen, rejected = rewards[:, 0].mean(), rewards[:, 1:].mean()
+        return {
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "rewards/margins": chosen - rejected,
+            "rewards/accuracies": accuracy(rewards, beta * (tokens + scores.abs())),
+            "logps/chosen": (scores / tokens)[:, 0].mean(),
+        }
+
+
+def accuracy(rewards: Tensor, size: Tensor) -> Tensor:
+    """The share of rejected answers that the chosen one beats; a tie counts half. Both arguments are `(b, 1 + M)`."""
+    ahead = rewards[:, :1] - rewards[:, 1:]  # (b, M)
+    # Before its first step dpo's model is its reference: every reward is 0 but for rounding, which differs by machine
+    # and by batch. So a tie is a difference within some eps of the dtype, relative to the size of the scores.
+    rounding = ROUNDING * torch.finfo(rewards.dtype).eps * (size[:, :1] + size[:, 1:])
+    return torch.where(ahead.abs() <= rounding, 0.5, (ahead > 0).float()).mean()
 
 
 def _lengths(batch: Packed, scores: Tensor) -> Tensor:
@@ -130,7 +149,7 @@ def _lengths(batch: Packed, scores: Tensor) -> Tensor:
 
 
 def make_objective(
-    loss: str,
+    loss_type: str,
     *,
     beta: float | None = None,
     gamma: float | None = None,
@@ -142,42 +161,36 @@ def make_objective(
     reference: nn.Module | None = None,
 ) -> Objective:
     """The objective of this name, filled in from `DEFAULTS`; ValueError for settings that the loss does not know."""
-    if loss not in LOSSES:
-        raise ValueError(f"loss {loss!r} is unknown: choose one of {', '.join(map(repr, LOSSES))}.")
+    if loss_type not in LOSSES:
+        raise ValueError(f"loss_type {loss_type!r} is unknown: choose one of {', '.join(map(repr, LOSSES))}.")
     if route not in ROUTES:
         raise ValueError(f"route {route!r} is unknown: choose one of {', '.join(map(repr, ROUTES))}.")
     settings = {}
-    for name, given, default in zip(("beta", "gamma", "sft_weight"), (beta, gamma, sft_weight), DEFAULTS[loss]):
+    for name, given, default in zip(("beta", "gamma", "sft_weight"), (beta, gamma, sft_weight), DEFAULTS[loss_type]):
         if given is not None and default is None:
-            raise ValueError(f"{name} is {given} and loss is {loss!r}, which has no {name}: leave it out.")
+            raise ValueError(f"{name} is {given} and loss_type is {loss_type!r}, which has no {name}: leave it out.")
         settings[name] = default if given is None else given
     check_settings(**{name: value for name, value in settings.items() if value is not None})
-    least = 0 if loss == "sft" else 1
+    least = 0 if loss_type == "sft" else 1
     if num_rejected is not None and (not isinstance(num_rejected, int) or num_rejected < least):
         raise ValueError(
-            f"num_rejected is {num_rejected!r} and loss is {loss!r}: give {least} or more, or None for all."
+            f"num_rejected is {num_rejected!r} and loss_type is {loss_type!r}: give {least} or more, or None for all."
         )
-    _check_released(loss, released, num_rejected)
-    weights = _checked_weights(loss, rejected_weights, released, num_rejected)
-    return Objective(
-        loss, **settings, rejected_weights=weights, released=tuple(sorted(released)), route=route, reference=reference
-    )
-
-
-def _check_released(loss: str, released: Collection[str], num_rejected: int | None) -> None:
-    if released and loss != "logo":
-        raise ValueError(f"released is {released!r} and loss is {loss!r}: the deviations are those of 'logo'.")
+    if released and loss_type != "logo":
+        raise ValueError(f"released is {released!r} and loss_type is {loss_type!r}: only 'logo' has deviations.")
     check_deviations(released, 2 if num_rejected is None else num_rejected, DEVIATIONS)
+    weights = _checked_weights(loss_type, rejected_weights, released, num_rejected)
+    return Objective(loss_type, *settings.values(), weights, tuple(sorted(released)), route, reference)
 
 
 def _checked_weights(
-    loss: str, weights: Sequence[float] | None, released: Collection[str], num_rejected: int | None
+    loss_type: str, weights: Sequence[float] | None, released: Collection[str], num_rejected: int | None
 ) -> tuple[float, ...] | None:
     if weights is None:
         return None
-    if loss != "logo" or released:
-        beside = f"released {released!r}" if loss == "logo" else f"loss {loss!r}"
-        raise ValueError(f"rejected_weights is given beside {beside}: only 'logo' without deviations weighs answers.")
+    if loss_type != "logo" or released:
+        other = f"released {released!r}" if loss_type == "logo" else f"loss_type {loss_type!r}"
+        raise ValueError(f"rejected_weights is given with {other}: only 'logo' without deviations weighs answers.")
     weights = torch.as_tensor(weights, dtype=torch.float64)
     check_weights(weights, 1, len(weights) if num_rejected is None else num_rejected)
     return tuple(weights.tolist())

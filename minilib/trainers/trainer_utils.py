@@ -2,7 +2,8 @@
 
     RowMeans         mean = sum over batches of (rows x value) / sum over batches of rows, on all ranks
     inside_forward   wrapper(*inputs) -> its own work -> function(module, *inputs) -> its own work
-    last_checkpoint  the newest folder checkpoint-N whose trainer_state.json says N: that file is written last
+    last_checkpoint  the newest folder checkpoint-N whose trainer_state.json says N: that file is written last;
+                     newer folders are unfinished, and `remove_unfinished_checkpoints` deletes them
 
 A batch that is cut short at the end of the data counts for no more rows than it has. Where ranks share an evaluation
 and its rows do not come out even, accelerate gives a few rows twice; they are counted twice here.
@@ -13,7 +14,6 @@ for itself. Newer FSDP leaves the model unwrapped and hooks its call; so a call 
 """
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -68,19 +68,25 @@ def inside_forward(wrapper: nn.Module, module: nn.Module, function: Callable[...
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest whole checkpoint in `output_dir`, to give to `train(resume_from_checkpoint=...)`; None without one.
+    """The newest whole checkpoint in `output_dir`, to give to `train(resume_from_checkpoint=...)`; None without one."""
+    return next((str(folder) for step, folder in _checkpoints(output_dir) if _is_whole(folder, step)), None)
 
-    Folders behind it that were not written to their end are removed: the Trainer would write into them again.
+
+def remove_unfinished_checkpoints(output_dir: str | Path) -> None:
+    """Delete the folders newer than the last whole checkpoint: the Trainer would write into them again.
+
+    Of several ranks one calls this, before the others look for the last checkpoint.
     """
-    found = {}
-    for folder in Path(output_dir).glob("checkpoint-*"):
-        if match := re.fullmatch(r"checkpoint-(\d+)", folder.name):
-            found[int(match[1])] = folder
-    for step in sorted(found, reverse=True):
-        if _is_whole(found[step], step):
-            return str(found[step])
-        shutil.rmtree(found[step], ignore_errors=True)  # another rank may be at it
-    return None
+    for step, folder in _checkpoints(output_dir):
+        if _is_whole(folder, step):
+            return
+        shutil.rmtree(folder)
+
+
+def _checkpoints(output_dir: str | Path) -> list[tuple[int, Path]]:
+    """Step and folder of every checkpoint, the newest first."""
+    folders = [folder for folder in Path(output_dir).glob("checkpoint-*") if folder.name[11:].isdecimal()]
+    return sorted(((int(folder.name[11:]), folder) for folder in folders), reverse=True)
 
 
 def _is_whole(folder: Path, step: int) -> bool:

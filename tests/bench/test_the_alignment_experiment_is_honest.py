@@ -67,7 +67,7 @@ def test_every_arm_asks_for_a_loss_that_exists_with_settings_that_it_knows():
         known = {name: options[name] for name in ("sft_weight", "released") if name in options}
         if arm.loss:
             make_objective(arm.loss, **known)
-        assert options["target"] in (None, 1000)
+        assert options["target_length"] in (None, 1000)
 
 
 def test_every_comparison_has_its_arm():
@@ -76,7 +76,7 @@ def test_every_comparison_has_its_arm():
     assert {arm.options.get("sft_weight") for arm in arms.ARMS} >= {0.0, 0.5, 1.0}
     assert {tuple(arm.options.get("released", ())) for arm in arms.ARMS} >= {(name,) for name in DEVIATIONS}
     assert by_name["SFT"].options.get("target") is None
-    assert arms.trainer_options(by_name["LOGO, plain positions"], 1000)["target"] is None
+    assert arms.trainer_options(by_name["LOGO, plain positions"], 1000)["target_length"] is None
     assert by_name["SFT, full length, same steps"].full_length
 
 

@@ -12,19 +12,19 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
 import minilib.__main__ as main_module
-from minilib.cli import logo_training as training
+from minilib.cli import logo as command
 from minilib.cli import pairs as data_rows
 from minilib.cli import run_folder
 from minilib.cli.doctor import diagnosis
 from minilib.cli.evaluate import evaluate
-from minilib.cli.logo import logo
-from minilib.cli.settings import fill
+from minilib.cli.settings import ALIASES, LogoSettings, fill
 from minilib.evals.language_model import default_lengths
 from minilib.models.loading import load_aligned, load_language_model
 from minilib.models.tiny_lm import FOLDER, tiny_lm
@@ -86,7 +86,7 @@ def edited(path, number, **fields):
 def test_logo_answers_haystacks_trains_and_keeps_what_it_did(run):
     records = records_of(run)
     assert [record["step"] for record in records] == [1, 2, 3, 4]
-    assert {"loss", "margin", "accuracy", "tokens", "lora_delta_norm"} <= set(records[-1])
+    assert {"loss", "rewards/margins", "rewards/accuracies", "tokens", "lora_delta_norm"} <= set(records[-1])
     pair = json.loads((run / "pairs.jsonl").read_text().splitlines()[0])
     assert len(pair["rejected"]) == 2
     assert len(pair["chunks"]) == 8
@@ -96,7 +96,13 @@ def test_logo_answers_haystacks_trains_and_keeps_what_it_did(run):
 
 def test_the_settings_that_were_left_out_are_written_down(run):
     found = json.loads((run / "settings.json").read_text())
-    wanted = {"target": 1024, "chunk_size": 28, "num_chunks": 8, "length": 960, "lora_modules": ["q_proj", "k_proj"]}
+    wanted = {
+        "target_length": 1024,
+        "chunk_size": 28,
+        "num_chunks": 8,
+        "length": 960,
+        "lora_modules": ["q_proj", "k_proj"],
+    }
     assert wanted.items() <= found.items()
 
 
@@ -132,7 +138,7 @@ def test_the_summary_says_what_was_learned_and_where_it_lies(pairs, tmp_path, ca
     ("flags", "words"),
     [
         (("--steps", 5), "was begun with steps=4, this run has steps=5: use the same setting or another output."),
-        (("--loss", "sft"), "was begun with loss='logo', this run has loss='sft'"),
+        (("--loss", "sft"), "was begun with loss_type='logo', this run has loss_type='sft'"),
         (("--seed", 1), "was begun with seed=0, this run has seed=1"),
     ],
 )
@@ -164,20 +170,20 @@ def test_damaged_settings_are_told(tmp_path):
 
 def test_an_interrupted_run_goes_on_and_ends_as_an_unbroken_one(pairs, tmp_path, monkeypatch, capsys):
     flags = ("--data", pairs, "--output", tmp_path / "broken", *QUICK)
-    on_step_end = training._Bar.on_step_end
+    on_step_end = command._Bar.on_step_end
 
     def interrupted(self, args, state, control, **rest):
         on_step_end(self, args, state, control, **rest)
         if state.global_step == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training._Bar, "on_step_end", interrupted)
+    monkeypatch.setattr(command._Bar, "on_step_end", interrupted)
     with pytest.raises(SystemExit, match="the same command goes on from the last checkpoint"):
         minilib("logo", *flags)
     assert not (tmp_path / "broken" / "records.json").exists()
     with pytest.raises(ValueError, match="is not finished: give the same `python -m minilib logo` once more"):
         evaluate(run=tmp_path / "broken")
-    monkeypatch.setattr(training._Bar, "on_step_end", on_step_end)
+    monkeypatch.setattr(command._Bar, "on_step_end", on_step_end)
     minilib("logo", *flags)
     minilib("logo", "--data", pairs, "--output", tmp_path / "whole", *QUICK)
     assert records_of(tmp_path / "broken") == records_of(tmp_path / "whole")
@@ -209,7 +215,7 @@ def test_a_bad_row_is_named_before_the_first_step(pairs, tmp_path, capsys, field
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
-def test_a_run_that_was_refused_may_begin_again_with_what_was_mended(pairs, tmp_path, capsys):
+def test_a_run_that_was_refused_may_begin_again_with_what_was_fixed(pairs, tmp_path, capsys):
     whole = pairs.read_text()
     edited(pairs, 2, chosen=None)
     refusal(capsys, "logo", "--data", pairs, "--output", tmp_path / "run", *QUICK)
@@ -266,7 +272,7 @@ def test_questions_that_give_no_pair_are_told(tmp_path, capsys):
 
 
 def test_another_rank_waits_until_the_first_has_answered(run, tmp_path):
-    settings = {"data": "haystack", "output": tmp_path}
+    settings = LogoSettings(data="haystack", output=tmp_path)
 
     def first_rank():
         (tmp_path / "pairs.jsonl").write_bytes((run / "pairs.jsonl").read_bytes())
@@ -284,30 +290,25 @@ def test_settings_may_come_from_a_yaml_file(pairs, tmp_path):
     (tmp_path / "mine.yaml").write_text("\n".join(lines) + "\n")
     minilib("logo", "--config", tmp_path / "mine.yaml", "--output", tmp_path / "run")
     found = json.loads((tmp_path / "run" / "settings.json").read_text())
-    assert (found["steps"], found["loss"], found["rope"], found["lora_modules"]) == (1, "simpo", "yarn", ["v_proj"])
+    assert (found["steps"], found["loss_type"], found["rope"], found["lora_modules"]) == (1, "simpo", "yarn", ["v_proj"])
     assert load_aligned(tmp_path / "run").model.config.rope_parameters["factor"] == 4
     assert load_aligned(tmp_path / "run").window == 256
 
 
 def test_all_weights_may_be_trained_and_then_load_as_any_model(pairs, tmp_path, capsys):
     flags = ("--data", pairs, "--output", tmp_path / "run", "--lora_rank", 0)
-    assert "lr has no default without LoRA (lora_rank 0)" in refusal(capsys, "logo", *flags)
+    assert "learning_rate has no default without LoRA (lora_rank 0)" in refusal(capsys, "logo", *flags)
     minilib("logo", *flags, "--lr", 1e-4, "--steps", 1)
     assert load_language_model(str(tmp_path / "run")).window == 256
     minilib("eval", "--run", tmp_path / "run", "--lengths", "[64]", "--samples", 1)
     assert set(json.loads((tmp_path / "run" / "evaluation.json").read_text())["models"]) == {"base", "aligned"}
 
 
-def given(**changed):
-    arguments = {name: parameter.default for name, parameter in inspect.signature(logo).parameters.items()}
-    return arguments | changed
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a card can do both")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can do both")
 @pytest.mark.parametrize(("name", "value"), [("dtype", "float16"), ("attention", "flex_attention")])
-def test_what_needs_a_card_is_told_before_any_answer(tmp_path, capsys, name, value):
+def test_what_needs_a_gpu_is_told_before_any_answer(tmp_path, capsys, name, value):
     told = refusal(capsys, "logo", "--output", tmp_path / "run", f"--{name}", value)
-    assert f"{name} is {value!r} and there is no card: choose 'auto'" in told
+    assert f"{name} is {value!r} and there is no GPU: choose 'auto'" in told
     assert not (tmp_path / "run" / "pairs.jsonl").exists()
 
 
@@ -325,32 +326,32 @@ def test_a_model_of_short_sight_is_told_before_any_answer(tmp_path, capsys):
 
 
 def test_a_large_model_gets_the_papers_settings():
-    found = fill(given(model="some/8B"), 8192)
-    wanted = {"lora_rank": 32, "num_chunks": 16, "chunk_size": 448, "target": 32_768, "batch_size": 1, "accumulate": 8}
-    assert wanted.items() <= found.items()
-    assert fill(given(model="some/8B"), 131_072)["chunk_size"] == 512
+    found = asdict(fill(LogoSettings(model="some/8B"), 8192))
+    wanted = {"lora_rank": 32, "num_chunks": 16, "chunk_size": 448, "target_length": 32_768, "batch_size": 1}
+    assert (wanted | {"gradient_accumulation_steps": 8}).items() <= found.items()
+    assert fill(LogoSettings(model="some/8B"), 131_072).chunk_size == 512
 
 
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"loss": "ppo"}, "loss 'ppo' is unknown"),
-        ({"positions": "far"}, "positions 'far' is unknown"),
+        ({"loss_type": "ppo"}, "loss_type 'ppo' is unknown"),
+        ({"position_mode": "far"}, "position_mode 'far' is unknown"),
         ({"rope": "far"}, "rope 'far' is unknown"),
-        ({"rope": "ntk", "target": 0}, "rope is 'ntk' and target 0"),
+        ({"rope": "ntk", "target_length": 0}, "rope is 'ntk' and target_length 0"),
         ({"dtype": "int8"}, "dtype 'int8' is unknown"),
         ({"attention": "flash"}, "attention 'flash' is unknown"),
         ({"scorer": "entities"}, "scorer is 'entities' and data 'haystack'"),
         ({"data": "nowhere.jsonl"}, "data 'nowhere.jsonl' is no file"),
         ({"steps": 0}, "steps is 0: give a positive whole number."),
-        ({"lr": -1.0}, "lr is -1.0: give a positive learning rate."),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0: give a positive learning rate."),
         ({"warmup": -1}, "warmup is -1: give 0 or more."),
-        ({"loss": "sft", "beta": 1.0}, "beta is 1.0 and loss is 'sft', which has no beta"),
+        ({"loss_type": "sft", "beta": 1.0}, "beta is 1.0 and loss_type is 'sft', which has no beta"),
     ],
 )
 def test_a_setting_that_cannot_be_is_one_sentence(changed, words):
     with pytest.raises(ValueError, match=re.escape(words)):
-        fill(given(**changed), 256)
+        fill(LogoSettings(**changed), 256)
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "nobody/nothing"])
@@ -405,18 +406,32 @@ def test_eval_refuses_texts_too_short_for_their_facts(run, capsys):
     assert "give 1 or more samples and 64 or more tokens" in refusal(capsys, "eval", "--run", run, "--lengths", "[8]")
 
 
-@pytest.mark.parametrize("command", [logo, evaluate])
-def test_help_speaks_of_every_argument(command, capsys):
+@pytest.mark.parametrize(("name", "described"), [("logo", LogoSettings), ("eval", evaluate)])
+def test_help_speaks_of_every_argument(name, described, capsys):
     with pytest.raises(SystemExit):
-        minilib({"logo": "logo", "evaluate": "eval"}[command.__name__], "--help")
+        minilib(name, "--help")
     shown = " ".join(capsys.readouterr().out.split())
-    for name in inspect.signature(command).parameters:
+    for name in inspect.signature(described).parameters:
         meaning = re.search(
-            rf"^        {name}: (\S+ \S+)", inspect.getdoc(command).replace("\n", "\n    "), re.MULTILINE
+            rf"^        {name}: (\S+ \S+)", inspect.getdoc(described).replace("\n", "\n    "), re.MULTILINE
         )
         assert meaning, f"{name} is not explained"
         assert f"--{name}" in shown
         assert meaning[1] in shown
+
+
+def test_shorter_flags_are_other_names_of_their_settings_in_a_file_too(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(command, "logo", seen.append)
+    values = {"loss": "dpo", "target": 900, "positions": "pose", "accumulate": 3, "lr": 0.5}
+    assert set(values) == set(ALIASES.values())
+    minilib("logo", *(part for name, value in values.items() for part in (f"--{name}", value)))
+    longer = {name: values[shorter] for name, shorter in ALIASES.items()}
+    minilib("logo", *(part for name, value in longer.items() for part in (f"--{name}", value)))
+    for number, named in enumerate((values, longer)):
+        (tmp_path / f"{number}.yaml").write_text("".join(f"{name}: {value}\n" for name, value in named.items()))
+        minilib("logo", "--config", tmp_path / f"{number}.yaml")
+    assert seen == [LogoSettings(**longer)] * 4
 
 
 def test_doctor_says_what_logo_can_use(monkeypatch):

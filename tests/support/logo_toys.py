@@ -9,9 +9,8 @@ from random import Random
 
 import torch
 from support.tiny_llama import VOCABULARY, logps, separate_hidden, tiny_llama
-from transformers import TrainingArguments
 
-from minilib.trainers.logo import LogoTrainer
+from minilib.trainers.logo import LogoConfig, LogoTrainer
 
 UNUSED = str(Path(tempfile.gettempdir(), "minilib-unused"))  # transformers makes the folder even if nothing is saved
 WORDS = ["<pad>", "<eos>", "<bos>", "<unk>"]
@@ -49,16 +48,17 @@ def toy_rows(count, m=2, seed=0):
 
 
 def make_trainer(rows=None, eval_rows=None, *, model=None, dtype=torch.float64, tokenizer=None, args=None, **options):
-    """A LogoTrainer that writes nothing; `args` are those of TrainingArguments, `options` its own."""
+    """A LogoTrainer that writes nothing; `args` and `options` go to LogoConfig."""
     settings = {"output_dir": UNUSED, "max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
     settings |= {"logging_steps": 1, "save_strategy": "no", "report_to": [], "use_cpu": True, "disable_tqdm": True}
+    peft_config = options.pop("peft_config", None)
     return LogoTrainer(
         model or tiny_llama(dtype),
-        TrainingArguments(**settings | (args or {})),
+        LogoConfig(**settings | (args or {}) | options),
         toy_rows(8) if rows is None else rows,
         eval_rows,
         processing_class=tokenizer or toy_tokenizer(),
-        **options,
+        peft_config=peft_config,
     )
 
 

@@ -37,7 +37,7 @@ def matrix_product(a, b):
 
 def metrics(chosen, rejected, beta, gamma, less=0.0, won=None):
     margins = chosen[:, None] - rejected
-    won = (margins > 0).double().mean() if won is None else won(margins, gamma / beta)
+    won = (margins.sign() + 1).mean() / 2 if won is None else won(margins, gamma / beta)
     return beta * margins.mean().item() - less * gamma, won.item()
 
 
@@ -117,6 +117,11 @@ MISTAKES = [
         lambda c, r, b, g: metrics(c, r, b, g, won=lambda m, t: (m >= 0).double().mean()),
         "accuracy counts ties as won",
     ),
+    (
+        "pair_metrics",
+        lambda c, r, b, g: metrics(c, r, b, g, won=lambda m, t: (m > 0).double().mean()),
+        "accuracy counts ties as lost",
+    ),
     ("pair_metrics", lambda c, r, b, g: metrics(c, r, b, g, won=lambda m, t: (m > 0).sum()), "accuracy is a count"),
     ("pair_metrics", lambda c, r, b, g: metrics(c, r, b, g)[0], "should return a tuple of 2"),
     ("who_moved", lambda c, r: moved(c, r, gain=lambda c, r: True), "closes, the answer is 'chosen fell'"),
@@ -171,8 +176,8 @@ def test_the_metrics_of_the_exercise_are_those_that_the_trainer_logs():
     means = sequence_logps(model, batch).detach()  # (5, 3)
     _, logged = make_objective("logo", beta=7.0, gamma=2.0)(model, batch)
     margin, accuracy = metrics(means[:, 0], means[:, 1:], 7.0, 2.0)
-    assert logged["margin"].item() == pytest.approx(margin)
-    assert logged["accuracy"].item() == pytest.approx(accuracy)
+    assert logged["rewards/margins"].item() == pytest.approx(margin)
+    assert logged["rewards/accuracies"].item() == pytest.approx(accuracy)
     assert 0 < accuracy < 1
 
 

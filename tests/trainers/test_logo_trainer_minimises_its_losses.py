@@ -4,22 +4,29 @@ The judge of every loss is its formula in minilib.losses.preference on log-proba
 answer, in fp64; autograd does the rest. Prompts are stretched, so that positions matter.
 """
 
+import copy
+import inspect
+import json
 from collections import Counter
+from dataclasses import fields
 from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
-from support.logo_toys import make_trainer, scores_apart, some_rows, toy_rows
+from support.logo_toys import UNUSED, make_trainer, scores_apart, some_rows, toy_rows, toy_tokenizer
 from support.reference import refused
 from support.tiny_llama import tiny_llama
+from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from minilib.common import process_peak
 from minilib.longcontext.scoring import head_weight
 from minilib.losses.preference import cpo_loss, dpo_loss, logo_loss, orpo_loss, simpo_loss
 from minilib.trainers import logo
+from minilib.trainers.logo import LogoConfig, LogoTrainer
 from minilib.trainers.lora import delta_norm, lora_config
-from minilib.trainers.objectives import LOSSES
+from minilib.trainers.objectives import LOSSES, accuracy
 
 # `formula(sums, means, reference sums)` with the settings that the trainer has when it is told nothing
 FORMULAS = {
@@ -30,7 +37,7 @@ FORMULAS = {
     "dpo": lambda s, m, r: dpo_loss(s[:, 0], s[:, 1:], r[:, 0], r[:, 1:], beta=0.1),
     "sft": lambda s, m, r: -m[:, 0].mean(),
 }
-METRICS = {"reward_chosen", "reward_rejected", "margin", "accuracy", "chosen_logp"}
+METRICS = {"rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen"}
 
 
 def lora(model, rank=2, seed=0, **settings):
@@ -74,7 +81,7 @@ def own(trainer, count=3):
 
 
 def judged(trainer, loss, reference=None, count=3):
-    batch = trainer.pack(some_rows(trainer, count)["rows"])
+    batch = trainer.pack(some_rows(trainer, count))
     sums, means = scores_apart(trainer.model, batch)
     with torch.no_grad():
         before = None if reference is None else scores_apart(reference, batch)[0]
@@ -88,14 +95,14 @@ def judged(trainer, loss, reference=None, count=3):
 @pytest.mark.parametrize("m", [1, 3])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_equals_its_formula_on_separate_full_passes(loss, m, share_prompt):
-    trainer = make_trainer(toy_rows(4, m), loss=loss, target=100, share_prompt=share_prompt)
+    trainer = make_trainer(toy_rows(4, m), loss_type=loss, target_length=100, share_prompt=share_prompt)
     moved(trainer.model)
     assert_equal(own(trainer), judged(trainer, loss, tiny_llama()))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_on_adapters_the_losses_are_the_same_and_the_reference_of_dpo_is_the_model_without_them(loss):
-    trainer = make_trainer(model=lora(tiny_llama()), loss=loss, target=100)
+    trainer = make_trainer(model=lora(tiny_llama()), loss_type=loss, target_length=100)
     assert trainer.objective.reference is None
     got = own(trainer)
     assert all("lora_" in name for name in got[1])
@@ -103,8 +110,10 @@ def test_on_adapters_the_losses_are_the_same_and_the_reference_of_dpo_is_the_mod
 
 
 def test_one_rejected_answer_makes_logo_simpo():
-    settings = {"beta": 2.0, "gamma": 0.5, "sft_weight": 0.3, "num_rejected": 1, "target": 100}
-    assert_equal(own(make_trainer(loss="logo", **settings)), own(make_trainer(loss="simpo", **settings)), 1e-12)
+    settings = {"beta": 2.0, "gamma": 0.5, "sft_weight": 0.3, "num_rejected": 1, "target_length": 100}
+    assert_equal(
+        own(make_trainer(loss_type="logo", **settings)), own(make_trainer(loss_type="simpo", **settings)), 1e-12
+    )
 
 
 def test_the_dpo_loss_of_a_fresh_model_is_log_two():
@@ -112,12 +121,14 @@ def test_the_dpo_loss_of_a_fresh_model_is_log_two():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.zeros_(parameter)
-        assert own(make_trainer(model=model, loss="dpo"))[0].item() == pytest.approx(torch.tensor(2.0).log().item())
+        assert own(make_trainer(model=model, loss_type="dpo"))[0].item() == pytest.approx(
+            torch.tensor(2.0).log().item()
+        )
 
 
 def test_the_settings_reach_the_loss():
-    trainer = make_trainer(loss="logo", beta=2.0, gamma=1.0, sft_weight=0.7)
-    means = scores_apart(trainer.model, trainer.pack(some_rows(trainer)["rows"]))[1]
+    trainer = make_trainer(loss_type="logo", beta=2.0, gamma=1.0, sft_weight=0.7)
+    means = scores_apart(trainer.model, trainer.pack(some_rows(trainer)))[1]
     expected = logo_loss(means[:, 0], means[:, 1:], beta=2.0, gamma=1.0, sft_weight=0.7)
     assert own(trainer)[0].item() == pytest.approx(expected.item(), rel=1e-10)
 
@@ -138,7 +149,7 @@ def test_every_deviation_of_the_released_trainer_changes_the_loss():
 
 
 def test_positions_matter_and_are_those_of_the_pack():
-    assert abs(own(make_trainer(target=100))[0] - own(make_trainer())[0]) > 1e-3
+    assert abs(own(make_trainer(target_length=100))[0] - own(make_trainer())[0]) > 1e-3
 
 
 # Adapters
@@ -147,7 +158,7 @@ def test_positions_matter_and_are_those_of_the_pack():
 def test_only_adapters_train_and_the_head_is_the_models_own():
     model = tiny_llama(torch.float32)
     head, before = model.lm_head.weight, {name: p.clone() for name, p in model.named_parameters()}
-    trainer = make_trainer(model=model, lora=lora_config(rank=2))
+    trainer = make_trainer(model=model, peft_config=lora_config(rank=2))
     trained = [name for name, p in trainer.model.named_parameters() if p.requires_grad]
     assert len(trained) == 2 * 4 * 2  # A and B of four projections in two layers
     assert head_weight(trainer.model) is head
@@ -167,7 +178,7 @@ def test_the_seed_decides_where_adapters_start():
     starts = []
     for seed in (1, 1, 2):
         torch.rand(len(starts) + 1)  # whatever was drawn before
-        model = make_trainer(lora=lora_config(rank=2), args={"seed": seed}).model
+        model = make_trainer(peft_config=lora_config(rank=2), args={"seed": seed}).model
         starts.append(torch.cat([p.flatten() for name, p in model.named_parameters() if "lora_A" in name]))
     assert torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
@@ -180,7 +191,7 @@ def test_the_norm_of_the_adapters_is_that_of_the_matrices_that_they_add(settings
     rslora = settings.pop("use_rslora", False)
     config = lora_config(rank=3, alpha=5, **settings)
     config.use_rslora = rslora
-    model = make_trainer(model=base, lora=config).model
+    model = make_trainer(model=base, peft_config=config).model
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter)
@@ -192,7 +203,7 @@ def test_the_norm_of_the_adapters_is_that_of_the_matrices_that_they_add(settings
 
 
 def test_adapters_of_embeddings_leave_a_tied_head_as_it_was():
-    trainer = make_trainer(model=tiny_llama(tie_word_embeddings=True), lora=lora_config(rank=2, embeddings=True))
+    trainer = make_trainer(model=tiny_llama(tie_word_embeddings=True), peft_config=lora_config(rank=2, embeddings=True))
     weight = head_weight(trainer.model).clone()
     trainer.train()
     assert torch.equal(head_weight(trainer.model), weight)
@@ -211,7 +222,7 @@ def test_gradient_checkpointing_computes_layers_again_and_changes_nothing(settin
     runs = {}
     for checkpointing in (False, True):
         torch.manual_seed(1)
-        trainer = make_trainer(lora=settings, target=100, args={"gradient_checkpointing": checkpointing})
+        trainer = make_trainer(peft_config=settings, target_length=100, args={"gradient_checkpointing": checkpointing})
         calls = Counter()
         for layer in trainer.model.get_decoder().layers:
             layer.self_attn.register_forward_pre_hook(lambda *_, calls=calls: calls.update(n=1))
@@ -227,7 +238,7 @@ def test_two_rows_accumulated_four_times_are_a_step_of_eight(loss):
     ends = []
     for size, times in ((8, 1), (2, 4)):
         args = {"per_device_train_batch_size": size, "gradient_accumulation_steps": times}
-        trainer = make_trainer(toy_rows(24), loss=loss, target=100, args=args)
+        trainer = make_trainer(toy_rows(24), loss_type=loss, target_length=100, args=args)
         trainer.train()
         ends.append((weights(trainer), [log["loss"] for log in trainer.state.log_history if "loss" in log]))
     torch.testing.assert_close(ends[0][0], ends[1][0], rtol=1e-7, atol=1e-9)
@@ -238,21 +249,23 @@ def test_two_rows_accumulated_four_times_are_a_step_of_eight(loss):
 def test_training_lowers_the_loss_and_raises_the_margin(loss):
     rows = toy_rows(8)
     args = {"max_steps": 12, "per_device_train_batch_size": 8, "per_device_eval_batch_size": 8}
-    trainer = make_trainer(rows, rows, dtype=torch.float32, loss=loss, target=100, args=args)
+    trainer = make_trainer(rows, rows, dtype=torch.float32, loss_type=loss, target_length=100, args=args)
     before = trainer.evaluate()
     trainer.train()
     after = trainer.evaluate()
     assert after["eval_loss"] < before["eval_loss"] - 0.05
-    assert after["eval_margin"] > before["eval_margin"] + 0.05
+    assert after["eval_rewards/margins"] > before["eval_rewards/margins"] + 0.05
 
 
 @pytest.mark.parametrize("loss", ["logo", "dpo"])
 def test_under_autocast_and_with_bf16_weights_a_step_is_the_same_up_to_rounding(loss):
     logs = []
     for dtype, args in ((torch.float32, {}), (torch.float32, {"bf16": True}), (torch.bfloat16, {})):
-        trainer = make_trainer(model=lora(tiny_llama(dtype)), loss=loss, target=100, args={**args, "max_steps": 1})
+        trainer = make_trainer(
+            model=lora(tiny_llama(dtype)), loss_type=loss, target_length=100, args={**args, "max_steps": 1}
+        )
         trainer.train()
-        logs.append([trainer.state.log_history[0][name] for name in ("loss", "reward_chosen", "reward_rejected")])
+        logs.append([trainer.state.log_history[0][name] for name in ("loss", "rewards/chosen", "rewards/rejected")])
     assert logs[1] == pytest.approx(logs[0], rel=0.03, abs=0.02)
     assert logs[2] == pytest.approx(logs[0], rel=0.03, abs=0.02)
     assert logs[1] != logs[0] != logs[2]
@@ -267,18 +280,18 @@ def logged(trainer, name="loss"):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_log_of_a_step_has_the_metrics_of_its_loss(loss):
-    trainer = make_trainer(loss=loss, lora=lora_config(rank=2), args={"max_steps": 2})
+    trainer = make_trainer(loss_type=loss, peft_config=lora_config(rank=2), args={"max_steps": 2})
     trainer.train()
     running = {"tokens", "tokens_per_second", "peak_memory", "lora_delta_norm"}
     usual = {"loss", "grad_norm", "learning_rate", "epoch", "step"}
-    names = {"chosen_logp"} if loss == "sft" else METRICS
+    names = {"logps/chosen"} if loss == "sft" else METRICS
     for log in logged(trainer):
         assert log.keys() == usual | running | names
         if loss == "sft":
-            assert log["loss"] == pytest.approx(-log["chosen_logp"])
+            assert log["loss"] == pytest.approx(-log["logps/chosen"])
         else:
-            assert log["margin"] == pytest.approx(log["reward_chosen"] - log["reward_rejected"], abs=1e-5)
-            assert 0 <= log["accuracy"] <= 1
+            assert log["rewards/margins"] == pytest.approx(log["rewards/chosen"] - log["rewards/rejected"], abs=1e-5)
+            assert 0 <= log["rewards/accuracies"] <= 1
     summary = logged(trainer, "train_loss")
     assert len(summary) == 1
     assert not METRICS & summary[0].keys()
@@ -294,23 +307,51 @@ def expected_metrics(loss, model, batches, reference):
     rewards = beta * {"cpo": sums, "dpo": sums - before}.get(loss, means)
     return {
         "loss": FORMULAS[loss](sums, means, before),
-        "reward_chosen": rewards[:, 0].mean(),
-        "reward_rejected": rewards[:, 1:].mean(),
-        "margin": (rewards[:, :1] - rewards[:, 1:]).mean(),
-        "accuracy": (rewards[:, :1] > rewards[:, 1:]).double().mean(),
-        "chosen_logp": means[:, 0].mean(),
+        "rewards/chosen": rewards[:, 0].mean(),
+        "rewards/rejected": rewards[:, 1:].mean(),
+        "rewards/margins": (rewards[:, :1] - rewards[:, 1:]).mean(),
+        "rewards/accuracies": (rewards[:, :1] > rewards[:, 1:]).double().mean(),
+        "logps/chosen": means[:, 0].mean(),
     }
+
+
+def test_a_tie_counts_half_and_rounding_makes_no_winner():
+    scores = torch.tensor([[-2.0, -3.0, -1.0, -2.0]], dtype=torch.float64)
+    assert accuracy(scores, 1 + scores.abs()).item() == 0.5  # won, lost and tied
+    for dtype in (torch.float32, torch.float64):
+        eps = torch.finfo(dtype).eps
+        scores = -50 * torch.rand(64, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+        noise = scores * eps * torch.randn(64, 3, generator=torch.Generator().manual_seed(1)).to(dtype)
+        assert accuracy(noise, 1 + scores.abs()).item() == 0.5
+        sure = scores.clone()
+        sure[:, 1:] = sure[:, :1] - 1e4 * eps * (1 + sure[:, :1].abs())
+        assert accuracy(sure, 1 + sure.abs()).item() == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("settings", [None, lora_config(rank=2)], ids=["full", "lora"])
+def test_before_its_first_step_the_model_of_dpo_ties_with_its_reference(settings, dtype):
+    options = {"dtype": dtype, "loss_type": "dpo", "peft_config": settings, "target_length": 100}
+    trainer = make_trainer(toy_rows(16), toy_rows(5, seed=3), **options, args={"max_steps": 1})
+    trainer.train()
+    (first,) = logged(trainer)
+    assert first["rewards/accuracies"] == 0.5
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    assert trainer.evaluate()["eval_rewards/accuracies"] != 0.5  # one step behind its reference there are winners
 
 
 @pytest.mark.parametrize("prefix", ["eval", "test"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_an_evaluation_has_every_metric_once_over_all_rows_and_answers(loss, prefix):
     trainer = make_trainer(
-        eval_rows=toy_rows(7, seed=3), loss=loss, target=100, args={"per_device_eval_batch_size": 3, "max_steps": 1}
+        eval_rows=toy_rows(7, seed=3),
+        loss_type=loss,
+        target_length=100,
+        args={"per_device_eval_batch_size": 3, "max_steps": 1},
     )
     trainer.train()  # what training has left to log must not come in between
     got = trainer.evaluate(metric_key_prefix=prefix)
-    rows = [trainer.data_collator([trainer.eval_dataset[k]])["rows"] for k in range(7)]
+    rows = [trainer.data_collator([trainer.eval_dataset[k]]) for k in range(7)]
     with torch.no_grad():
         expected = expected_metrics(loss, trainer.model, [trainer.pack(row, "eval") for row in rows], tiny_llama())
     ours = {name.removeprefix(f"{prefix}_"): value for name, value in got.items() if name.startswith(prefix)}
@@ -325,22 +366,27 @@ def test_an_evaluation_has_every_metric_once_over_all_rows_and_answers(loss, pre
 def test_an_evaluation_during_training_is_logged_apart_and_several_sets_by_name():
     evals = {"near": toy_rows(3, seed=1), "far": toy_rows(2, seed=2)}
     args = {"eval_strategy": "steps", "eval_steps": 2, "max_steps": 4, "logging_steps": 2}
-    trainer = make_trainer(eval_rows=evals, target=100, args=args)
+    trainer = make_trainer(eval_rows=evals, target_length=100, args=args)
     trainer.train()
     assert (
-        len(logged(trainer)) == len(logged(trainer, "eval_near_margin")) == len(logged(trainer, "eval_far_margin")) == 2
+        len(logged(trainer))
+        == len(logged(trainer, "eval_near_rewards/margins"))
+        == len(logged(trainer, "eval_far_rewards/margins"))
+        == 2
     )
-    assert all("margin" in log and "eval_near_margin" not in log for log in logged(trainer))
+    assert all("rewards/margins" in log and "eval_near_rewards/margins" not in log for log in logged(trainer))
     other = trainer.evaluate(toy_rows(4, seed=9))  # rows that the trainer has never seen
-    assert other["eval_margin"] != logged(trainer, "eval_near_margin")[-1]["eval_near_margin"]
+    assert (
+        other["eval_rewards/margins"] != logged(trainer, "eval_near_rewards/margins")[-1]["eval_near_rewards/margins"]
+    )
 
 
 def test_a_log_over_several_steps_is_their_mean():
     logs = {}
     for every in (1, 2):
-        trainer = make_trainer(toy_rows(16), loss="orpo", args={"logging_steps": every, "max_steps": 4})
+        trainer = make_trainer(toy_rows(16), loss_type="orpo", args={"logging_steps": every, "max_steps": 4})
         trainer.train()
-        logs[every] = [log["margin"] for log in logged(trainer)]
+        logs[every] = [log["rewards/margins"] for log in logged(trainer)]
     assert logs[2] == pytest.approx([sum(logs[1][:2]) / 2, sum(logs[1][2:]) / 2], rel=1e-5)
 
 
@@ -348,7 +394,7 @@ def test_a_log_over_several_steps_is_their_mean():
 @pytest.mark.parametrize("share_prompt", [True, False])
 def test_tokens_are_counted_one_by_one(share_prompt, loss):
     rows = toy_rows(8)
-    trainer = make_trainer(rows, loss=loss, share_prompt=share_prompt, args={"max_steps": 2})
+    trainer = make_trainer(rows, loss_type=loss, share_prompt=share_prompt, args={"max_steps": 2})
     trainer.train()
     total = 0
     for row in rows:
@@ -393,25 +439,45 @@ def test_the_peak_of_memory_is_in_bytes_and_never_falls():
 
 
 BAD = {
-    "loss": ({"loss": "ppo"}, ValueError, "loss 'ppo' is unknown: choose one of 'logo'"),
-    "positions": ({"positions": "dense"}, ValueError, "positions 'dense' is unknown: choose one of 'continuous'"),
+    "loss_type": ({"loss_type": "ppo"}, ValueError, "loss_type 'ppo' is unknown: choose one of 'logo'"),
+    "position_mode": (
+        {"position_mode": "dense"},
+        ValueError,
+        "position_mode 'dense' is unknown: choose one of 'continuous'",
+    ),
     "route": ({"route": "short"}, ValueError, "route 'short' is unknown: choose one of 'auto'"),
-    "beta for sft": ({"loss": "sft", "beta": 1.0}, ValueError, "beta is 1.0 and loss is 'sft', which has no beta"),
-    "gamma for cpo": ({"loss": "cpo", "gamma": 1.0}, ValueError, "gamma is 1.0 and loss is 'cpo', which has no gamma"),
+    "beta for sft": (
+        {"loss_type": "sft", "beta": 1.0},
+        ValueError,
+        "beta is 1.0 and loss_type is 'sft', which has no beta",
+    ),
+    "gamma for cpo": (
+        {"loss_type": "cpo", "gamma": 1.0},
+        ValueError,
+        "gamma is 1.0 and loss_type is 'cpo', which has no gamma",
+    ),
     "beta below 0": ({"beta": -1.0}, ValueError, "beta is -1.0: give a finite number above 0"),
     "sft_weight below 0": ({"sft_weight": -1.0}, ValueError, "sft_weight is -1.0"),
-    "no rejected answers": ({"num_rejected": 0}, ValueError, "num_rejected is 0 and loss is 'logo': give 1 or more"),
-    "released": ({"loss": "simpo", "released": {"window"}}, ValueError, "released is {'window'} and loss is 'simpo'"),
+    "no rejected answers": (
+        {"num_rejected": 0},
+        ValueError,
+        "num_rejected is 0 and loss_type is 'logo': give 1 or more",
+    ),
+    "released": (
+        {"loss_type": "simpo", "released": {"window"}},
+        ValueError,
+        "released is {'window'} and loss_type is 'simpo'",
+    ),
     "deviation": ({"released": {"magic"}}, ValueError, "released is {'magic'}: give a set of 'negatives'"),
     "a string": ({"released": "window"}, ValueError, "released is 'window': give a set of"),
     "negatives": ({"released": {"negatives"}, "num_rejected": 1}, ValueError, "there are 1 rejected answers"),
     "weights": ({"rejected_weights": [1, 1, 1], "num_rejected": 2}, ValueError, "rejected_weights is (3,) and there"),
     "weights below 0": ({"rejected_weights": [1, -1]}, ValueError, "rejected_weights holds no valid weights"),
-    "weights for dpo": ({"loss": "dpo", "rejected_weights": [1, 1]}, ValueError, "is given beside loss 'dpo'"),
+    "weights for dpo": ({"loss_type": "dpo", "rejected_weights": [1, 1]}, ValueError, "is given with loss_type 'dpo'"),
     "weights and released": (
         {"released": {"window"}, "rejected_weights": [1, 1]},
         ValueError,
-        "rejected_weights is given beside released {'window'}",
+        "rejected_weights is given with released {'window'}",
     ),
 }
 
@@ -420,8 +486,39 @@ BAD = {
 def test_bad_settings_get_one_sentence_at_once_and_leave_the_model_alone(case):
     changed, error, words = BAD[case]
     model = tiny_llama()
-    refused(error, words, lambda: make_trainer(model=model, lora=lora_config(rank=2), **changed))
+    refused(error, words, lambda: make_trainer(model=model, peft_config=lora_config(rank=2), **changed))
     assert all("lora_" not in name for name, _ in model.named_parameters())
+
+
+def test_plain_training_arguments_are_told_of_the_config():
+    args = TrainingArguments(UNUSED, use_cpu=True)
+    words = "args is a TrainingArguments: give a LogoConfig, which takes the same arguments."
+    refused(TypeError, words, lambda: LogoTrainer(tiny_llama(), args, toy_rows(4), processing_class=toy_tokenizer()))
+
+
+def test_columns_of_the_rows_cannot_be_removed():
+    refused(ValueError, "remove_unused_columns is True: leave", lambda: LogoConfig(UNUSED, remove_unused_columns=True))
+
+
+@pytest.mark.parametrize(
+    "given", [None, {"dispatch_batches": True}, AcceleratorConfig()], ids=["none", "dict", "object"]
+)
+def test_the_callers_arguments_stay_as_they_are(given):
+    before = copy.deepcopy(given)
+    args = LogoConfig(UNUSED, use_cpu=True, accelerator_config=given, released={"window"}, report_to=[])
+    assert given == before
+    assert args.accelerator_config.dispatch_batches is isinstance(given, dict)
+    settings = copy.deepcopy(args.to_dict())
+    LogoTrainer(tiny_llama(), args, toy_rows(4), processing_class=toy_tokenizer(), peft_config=lora_config(rank=2))
+    assert args.to_dict() == settings
+    assert json.loads(args.to_json_string())["released"] == ["window"]
+
+
+def test_the_trainer_has_at_most_ten_parameters_and_every_setting_has_its_help():
+    assert len(inspect.signature(LogoTrainer).parameters) <= 10
+    own = [field for field in fields(LogoConfig) if field.name in vars(LogoConfig)["__annotations__"]]
+    assert len(own) == 14
+    assert all(field.metadata["help"] for field in own)
 
 
 def test_weights_that_do_not_fit_the_rows_are_refused_when_the_rows_come():

@@ -18,19 +18,20 @@ from minilib.trainers.trainer_utils import inside_forward
 
 RANKS, STEPS = 2, 4
 PAST = "past the wrapper"
+METRICS = ("rewards/chosen", "rewards/margins", "rewards/accuracies", "logps/chosen")
 ROWS, EVAL_ROWS = toy_rows(40), toy_rows(6, seed=3)
 FSDP = {"fsdp": True, "fsdp_config": {"transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}}
 CASES = {
     "logo": {},
     "logo, full sequences": {"share_prompt": False},
-    "dpo": {"loss": "dpo"},
-    "adapters": {"lora": lora_config(rank=2)},
-    "dpo on adapters": {"loss": "dpo", "lora": lora_config(rank=2)},
+    "dpo": {"loss_type": "dpo"},
+    "adapters": {"peft_config": lora_config(rank=2)},
+    "dpo on adapters": {"loss_type": "dpo", "peft_config": lora_config(rank=2)},
     "micro-batches": {"args": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}},
     "gradient checkpointing": {"args": {"gradient_checkpointing": True}},
     "a stream": {"rows": "stream"},
     "FSDP": {"args": FSDP},
-    "FSDP, dpo on adapters": {"args": FSDP, "loss": "dpo", "lora": lora_config(rank=2)},
+    "FSDP, dpo on adapters": {"args": FSDP, "loss_type": "dpo", "peft_config": lora_config(rank=2)},
 }
 
 
@@ -43,7 +44,7 @@ def outcome(ranks, rows=ROWS, args=None, **options):
         args = {name: value for name, value in args.items() if not name.startswith("fsdp")}
     rows = Dataset.from_list(ROWS).to_iterable_dataset() if rows == "stream" else rows
     torch.manual_seed(1)  # of fresh adapters
-    trainer = make_trainer(rows, EVAL_ROWS, args=args, target=100, **options)
+    trainer = make_trainer(rows, EVAL_ROWS, args=args, target_length=100, **options)
     trainer.train()
     logs = [log for log in trainer.state.log_history if "loss" in log]
     inner = trainer.accelerator.unwrap_model(trainer.model)
@@ -79,10 +80,10 @@ def test_two_ranks_end_with_the_weights_logs_and_metrics_of_one_process(found, c
         for name, value in expected["weights"].items():
             off = (got["weights"][name] - value).abs().max()
             assert off <= 1e-7, f"{name} is off by {off:.2g}"
-        for name in ("reward_chosen", "margin", "accuracy", "chosen_logp", "tokens", "grad_norm", "loss"):
+        for name in (*METRICS, "tokens", "grad_norm", "loss"):
             one, two = ([log[name] for log in side["logs"]] for side in (expected, got))
             assert two == pytest.approx(one, rel=1e-4, abs=1e-5), name
-        for name in ("eval_loss", "eval_margin", "eval_accuracy"):
+        for name in ("eval_loss", "eval_rewards/margins", "eval_rewards/accuracies"):
             assert got["final"][name] == pytest.approx(expected["final"][name], rel=1e-4, abs=1e-5), name
     for name, value in found[0][case]["weights"].items():
         assert torch.equal(found[1][case]["weights"][name], value)
@@ -98,12 +99,12 @@ def test_within_a_wrapper_the_computation_is_the_forward_pass_and_afterwards_all
     class Wrapper(nn.Module):
         def __init__(self, module):
             super().__init__()
-            self.module, self.diary = module, []
+            self.module, self.trace = module, []
 
         def forward(self, *inputs):
-            self.diary.append("before")
+            self.trace.append("before")
             found = self.module(*inputs)
-            self.diary.append("behind")
+            self.trace.append("behind")
             return found
 
     module = nn.Linear(2, 2)
@@ -117,7 +118,7 @@ def test_within_a_wrapper_the_computation_is_the_forward_pass_and_afterwards_all
 
     expected = twice(module, x)
     assert torch.equal(inside_forward(wrapper, module, twice, x), expected)
-    assert wrapper.diary == ["before", "behind"]
+    assert wrapper.trace == ["before", "behind"]
     hooked.clear()
     assert torch.equal(inside_forward(module, module, twice, x), expected)  # newer FSDP hooks the call of the model
     assert len(hooked) == 3

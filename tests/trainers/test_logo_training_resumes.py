@@ -20,7 +20,7 @@ from support.logo_toys import make_trainer, toy_rows
 from transformers import TrainerCallback
 
 from minilib.models.tiny_lm import tiny_lm
-from minilib.trainers import last_checkpoint, lora_config
+from minilib.trainers import last_checkpoint, lora_config, remove_unfinished_checkpoints
 
 HERE = Path(__file__).parent
 PATHS = f"{HERE}:{HERE.parent}"  # this file and tests/support, for a process of its own
@@ -45,14 +45,20 @@ def make_adapted(folder):
     model, tokenizer = tiny_lm()
     args = {**SAVING, "output_dir": str(folder), "save_total_limit": 3, "learning_rate": 1e-3}
     return make_trainer(
-        PAIRS, PAIRS[:5], model=model, tokenizer=tokenizer, args=args, lora=lora_config(rank=4, dropout=0.2), target=400
+        PAIRS,
+        PAIRS[:5],
+        model=model,
+        tokenizer=tokenizer,
+        args=args,
+        peft_config=lora_config(rank=4, dropout=0.2),
+        target_length=400,
     )
 
 
 def outcome(trainer, checkpoint=None):
     """Losses and counts of all steps, final metrics and weights."""
     trainer.train(resume_from_checkpoint=checkpoint)
-    logs = [(log["step"], log["loss"], log["chosen_logp"], log["tokens"]) for log in trainer.state.log_history[:-1]]
+    logs = [(log["step"], log["loss"], log["logps/chosen"], log["tokens"]) for log in trainer.state.log_history[:-1]]
     final = {name: value for name, value in trainer.evaluate().items() if "second" not in name and "time" not in name}
     return logs, final, {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
 
@@ -119,6 +125,8 @@ def test_killed_at_a_random_step_or_while_saving_and_resumed_equals_unbroken_to_
             before = newest(folder)
             damage(folder)
             whole = last_checkpoint(folder)
+            assert before.exists()  # finding deletes nothing
+            remove_unfinished_checkpoints(folder)
             assert not before.exists()  # out of the way, and an earlier one goes on
         assert whole == str(newest(folder))
         assert int(whole.split("-")[-1]) in range(EVERY, STEPS, EVERY)
@@ -134,11 +142,11 @@ class Stop(TrainerCallback):
 
 
 RUNS = {
-    "dpo and its reference": {"loss": "dpo"},
-    "logo": {"target": 100},
-    "sft": {"loss": "sft", "target": 100},
+    "dpo and its reference": {"loss_type": "dpo"},
+    "logo": {"target_length": 100},
+    "sft": {"loss_type": "sft", "target_length": 100},
     "micro-batches": {"args": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}},
-    "a stream": {"rows": Dataset.from_list(toy_rows(48)).to_iterable_dataset(), "target": 100},
+    "a stream": {"rows": Dataset.from_list(toy_rows(48)).to_iterable_dataset(), "target_length": 100},
 }
 
 
@@ -169,6 +177,8 @@ def test_without_a_whole_checkpoint_there_is_none(tmp_path):
     for other in ("checkpoint-x", "checkpoint-12-mine"):
         (tmp_path / other).mkdir()
     assert last_checkpoint(tmp_path) is None
+    assert len(list(tmp_path.iterdir())) == 5
+    remove_unfinished_checkpoints(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-12-mine", "checkpoint-x"]
 
 
@@ -176,6 +186,9 @@ def test_the_newest_whole_checkpoint_counts_by_number(tmp_path):
     for step in (9, 10, 100):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
+    remove_unfinished_checkpoints(tmp_path)
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
     (tmp_path / "checkpoint-100" / "trainer_state.json").unlink()
     assert last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
+    remove_unfinished_checkpoints(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-9", "checkpoint-10"}

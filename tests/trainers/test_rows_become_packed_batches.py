@@ -4,6 +4,8 @@ The judge of the places is a walk over the characters: a token belongs where its
 words come from the tokenizer of the tiny model, whose tokens begin with the blank before them.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
@@ -11,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.logo_toys import make_trainer, toy_rows, toy_tokenizer
 from support.reference import refused
+from torch.utils.data import DataLoader
 
+from minilib.longcontext import Packed, pack_answers, stack_packed
 from minilib.models.tiny_lm import tiny_lm
-from minilib.trainers.collator import Rows, Tokenize, TokenRow, draw_positions, number_rows, pack_rows
+from minilib.trainers.collator import PairCollator, TokenRow, as_packed, draw_positions, number_rows, pack_rows
 
 TEXT = "Lisbon keeps amber. Oslo keeps salt and silk.\n\nCairo keeps tea."
 CHUNKS = ["Lisbon keeps amber.", " Oslo keeps salt and silk.\n\n", "Cairo keeps tea."]
@@ -32,7 +36,7 @@ def tokenizer():
 
 
 def tokens(tokenizer, row=ROW, **settings):
-    return Tokenize(tokenizer, with_chunks=True, **settings).row(row)
+    return PairCollator(tokenizer, with_chunks=True, **settings).tokenize(row)
 
 
 def places(tokenizer, row):
@@ -105,7 +109,7 @@ def test_bos_goes_before_the_prompt_once_and_is_no_part_of_the_first_chunk(with_
     tokenizer = toy_tokenizer(bos=True)
     plain = {**ROW, "prompt": "w1 w2 w3 w4", "chunks": ["w1 w2", "w3"], "chosen": "w5", "rejected": ["w6"]}
     for prompt in ("w1 w2 w3 w4", "<bos> w1 w2 w3 w4"):  # as a chat template writes it
-        row = Tokenize(tokenizer, with_chunks=with_chunks).row({**plain, "prompt": prompt})
+        row = PairCollator(tokenizer, with_chunks=with_chunks).tokenize({**plain, "prompt": prompt})
         assert row.prompt == tokenizer.convert_tokens_to_ids(["<bos>", "w1", "w2", "w3", "w4"])
         assert row.sizes == ((1, [2, 1], 1) if with_chunks else None)
         assert row.answers[0] == tokenizer.convert_tokens_to_ids(["w5", "<eos>"])
@@ -132,7 +136,9 @@ def test_the_first_m_rejected_answers_are_taken(tokenizer, wanted, kept):
 
 
 def draw(row, **changed):
-    return draw_positions(row, **{"target": 200, "mode": "mixed", "at_end": False, "seed": "0/0", **changed})
+    head, chunks, tail = row.sizes
+    settings = {"target": 200, "mode": "mixed", "at_end": False, "seed": "0/0", **changed}
+    return draw_positions(row.number, (head, tail, max(map(len, row.answers)), *chunks), **settings)
 
 
 @given(
@@ -144,9 +150,8 @@ def draw(row, **changed):
 )
 def test_positions_increase_below_the_target_and_all_answers_start_at_one_place(mode, at_end, vary, seed, number):
     rows = [TokenRow(number + k, [5] * 30, [[6] * 4, [7] * 2, [8] * 9], (3, [6, 4, 10], 7)) for k in range(2)]
-    batch = pack_rows(
-        Rows(rows), lambda row: draw(row, target=150, mode=mode, at_end=at_end, vary=vary, seed=str(seed))
-    )
+    settings = {"target": 150, "mode": mode, "at_end": at_end, "vary": vary, "seed": str(seed)}
+    batch = as_packed(pack_rows(rows), partial(draw_positions, **settings))
     for positions, segments in zip(batch.position_ids, batch.segment_ids):
         prompt = positions[segments == 0]
         assert (prompt.diff() > 0).all()
@@ -165,11 +170,11 @@ def test_positions_depend_on_seed_step_and_row_and_on_nothing_else(tokenizer):
 
 
 def test_a_trainer_draws_anew_in_every_step_whoever_shares_the_batch_and_evaluates_on_fixed_positions():
-    trainer = make_trainer(target=100)
+    trainer = make_trainer(target_length=100)
     rows = [trainer.train_dataset[k] for k in range(3)]
 
     def prompts(rows, mode="train"):
-        batch = trainer.pack(trainer.data_collator(rows)["rows"], mode)
+        batch = trainer.pack(trainer.data_collator(rows), mode)
         return [p[s == 0].tolist() for p, s in zip(batch.position_ids, batch.segment_ids)]
 
     first, fixed = prompts(rows), prompts(rows, "eval")
@@ -179,10 +184,23 @@ def test_a_trainer_draws_anew_in_every_step_whoever_shares_the_batch_and_evaluat
     assert prompts(rows, "eval") == fixed
 
 
+def test_any_loader_can_move_a_collated_batch_and_padding_keeps_counting():
+    trainer = make_trainer(target_length=100)
+    loader = DataLoader(trainer.train_dataset, batch_size=3, collate_fn=trainer.data_collator, num_workers=1)
+    for inputs in loader:
+        assert all(isinstance(value, torch.Tensor) for value in inputs.values())
+        assert set(inputs) == {*Packed._fields, "number", "sizes"}
+        rows = [trainer.data_collator.tokenize(trainer.train_dataset[k]) for k in inputs["number"].tolist()]
+        packs = [pack_answers(row.prompt, row.answers, draw(row, target=100)) for row in rows]
+        got = as_packed(inputs, partial(draw_positions, target=100, mode="mixed", seed="0/0"))
+        for one, other in zip(got, stack_packed(packs), strict=True):
+            assert torch.equal(one, other)
+
+
 def test_without_a_target_positions_are_plain_and_chunks_are_not_asked_for():
     rows = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in toy_rows(4)]
     trainer = make_trainer(rows)
-    batch = trainer.pack(trainer.data_collator([trainer.train_dataset[0]])["rows"])
+    batch = trainer.pack(trainer.data_collator([trainer.train_dataset[0]]))
     prompt = batch.position_ids[batch.segment_ids == 0]
     assert torch.equal(prompt, torch.arange(len(prompt)))
 
@@ -195,8 +213,16 @@ def test_lists_tables_and_streams_give_the_same_numbered_rows(kind):
     rows = toy_rows(5)
     numbered = number_rows(kind(rows), "train_dataset", with_chunks=True)
     assert [row["number"] for row in numbered] == [0, 1, 2, 3, 4]
-    collate = Tokenize(toy_tokenizer(), with_chunks=True)
-    assert collate(list(numbered))["rows"].rows == [collate.row({**row, "number": k}) for k, row in enumerate(rows)]
+    collate = PairCollator(toy_tokenizer(), with_chunks=True)
+    assert [collate.tokenize(row) for row in numbered] == [
+        collate.tokenize({**row, "number": k}) for k, row in enumerate(rows)
+    ]
+    got, expected = (
+        collate(list(numbered)),
+        pack_rows([collate.tokenize({**r, "number": k}) for k, r in enumerate(rows)]),
+    )
+    assert got.keys() == expected.keys()
+    assert all(torch.equal(got[name], value) for name, value in expected.items())
 
 
 def test_several_evaluation_sets_are_numbered_by_name():
@@ -226,9 +252,9 @@ def test_a_row_that_lacks_a_field_is_named_at_once_and_in_a_stream_when_it_comes
     rows = toy_rows(4)
     rows[2] |= changed
     if make is list:
-        refused(error, words, lambda: make_trainer(rows, target=100))
+        refused(error, words, lambda: make_trainer(rows, target_length=100))
     else:
-        trainer = make_trainer(stream(rows), target=100, args={"per_device_train_batch_size": 1})
+        trainer = make_trainer(stream(rows), target_length=100, args={"per_device_train_batch_size": 1})
         refused(error, words, trainer.train)
 
 
@@ -252,8 +278,10 @@ def test_a_row_that_cannot_be_read_is_named_with_its_field(case):
 
 def test_rows_with_unequal_numbers_of_answers_are_named():
     trainer = make_trainer([*toy_rows(2, m=2), *toy_rows(2, m=3)])
-    rows = trainer.data_collator([trainer.train_dataset[k] for k in range(4)])["rows"]
-    refused(ValueError, "row 2 has 3 rejected answers and row 0 2: set num_rejected", lambda: trainer.pack(rows))
+    rows = [trainer.train_dataset[k] for k in range(4)]
+    refused(
+        ValueError, "row 2 has 3 rejected answers and row 0 2: set num_rejected", lambda: trainer.data_collator(rows)
+    )
 
 
 def test_positions_that_do_not_fit_name_the_row():
@@ -275,5 +303,5 @@ def test_a_tokenizer_that_cannot_tell_places_is_refused_only_where_they_are_need
         def encode(self, text, add_special_tokens):
             return [len(word) for word in text.split()]
 
-    refused(ValueError, "processing_class is a Slow", lambda: Tokenize(Slow(), with_chunks=True))
-    assert Tokenize(Slow()).row({**ROW, "prompt": "w1 w2"}).prompt == [2, 2]
+    refused(ValueError, "processing_class is a Slow", lambda: PairCollator(Slow(), with_chunks=True))
+    assert PairCollator(Slow()).tokenize({**ROW, "prompt": "w1 w2"}).prompt == [2, 2]

@@ -32,7 +32,7 @@ from minilib.longcontext.scoring import DEVIATIONS
 class Arm(NamedTuple):
     """One way to train, or with loss None not to.
 
-    `options` go to LogoTrainer, where a true `target` stands for that of the run; `steps` is a share of the others'.
+    `options` go to LogoConfig, where a true `target` stands for that of the run; `steps` is a share of the others'.
     """
 
     name: str
@@ -68,9 +68,9 @@ ARMS = (
     logo("LOGO, lambda = 0.5", "lambda", sft_weight=0.5),
     logo("LOGO, lambda = 1", "lambda", sft_weight=1.0),
     logo("LOGO, beta = 1", "scale", beta=1.0, gamma=0.3),
-    logo("LOGO, continuous", "positions", positions="continuous"),
-    logo("LOGO, sparse", "positions", positions="sparse"),
-    logo("LOGO, PoSE", "positions", positions="pose"),
+    logo("LOGO, continuous", "positions", position_mode="continuous"),
+    logo("LOGO, sparse", "positions", position_mode="sparse"),
+    logo("LOGO, PoSE", "positions", position_mode="pose"),
     logo("LOGO, one target", "positions", vary_target=False),
     logo("LOGO, LoRA on q, k, v, o", "adapters")._replace(modules=("q_proj", "k_proj", "v_proj", "o_proj")),
     Arm("SimPO on both pairs", "aggregation", "simpo", {"num_rejected": 2, "target": True, "sft_weight": 0.1}),
@@ -89,6 +89,7 @@ def named(names: list[str] | None) -> list[Arm]:
 
 
 def trainer_options(arm: Arm, target: int) -> dict[str, Any]:
-    """The keyword arguments of LogoTrainer for this arm."""
+    """The fields of LogoConfig for this arm."""
     options = {name: value for name, value in arm.options.items() if name not in ("target", "rope")}
-    return {"vary_target": True} | options | {"loss": arm.loss, "target": target if arm.options.get("target") else None}
+    length = target if arm.options.get("target") else None
+    return {"vary_target": True} | options | {"loss_type": arm.loss, "target_length": length}

@@ -28,7 +28,8 @@ FULL = {
     "target": 1_000, "samples": 80, "lengths": [128, 224, 352, 480, 608, 736, 864, 992],
     "multi_lengths": [224, 480, 992],
 }  # fmt: skip
-CURVE = ("step", "loss", "margin", "reward_chosen", "reward_rejected", "accuracy", "chosen_logp", "lora_delta_norm")
+CURVE = ("step", "loss", "rewards/margins", "rewards/chosen", "rewards/rejected", "rewards/accuracies")
+CURVE += ("logps/chosen", "lora_delta_norm")
 QUICK = {"rows": 24, "pairs": 4, "steps": 2, "batch": 2, "samples": 5, "lengths": [64, 300], "multi_lengths": [64]}
 
 

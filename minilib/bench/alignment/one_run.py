@@ -79,10 +79,10 @@ def _pairs(model, tokenizer, seed: int, settings: dict[str, Any], path: Path):
 
 
 def _train(arm: Arm, seed: int, settings: dict[str, Any], path: Path, model, tokenizer):
-    from transformers import PrinterCallback, TrainingArguments
+    from transformers import PrinterCallback
 
     from minilib.common import process_peak
-    from minilib.trainers import LogoTrainer, lora_config
+    from minilib.trainers import LogoConfig, LogoTrainer, lora_config
 
     pairs = first_pairs(_pairs(model, tokenizer, seed, settings, path), settings["pairs"])
     if arm.full_length:
@@ -90,16 +90,15 @@ def _train(arm: Arm, seed: int, settings: dict[str, Any], path: Path, model, tok
     steps = max(1, round(arm.steps * settings["steps"]))
     rank = settings["rank"]
     with tempfile.TemporaryDirectory() as folder:
-        args = TrainingArguments(
+        args = LogoConfig(
             folder, max_steps=steps, per_device_train_batch_size=settings["batch"], learning_rate=settings["lr"],
             lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), weight_decay=0.0, max_grad_norm=arm.clip,
             logging_steps=max(1, steps // 20), save_strategy="no", report_to=[], disable_tqdm=True, seed=seed,
-            use_cpu=True,
+            use_cpu=True, **trainer_options(arm, settings["target"]),
         )  # fmt: skip
         trainer = LogoTrainer(
             model, args, pairs, processing_class=tokenizer,
-            lora=lora_config(rank=rank, alpha=rank, modules=arm.modules or settings["modules"]),
-            **trainer_options(arm, settings["target"]),
+            peft_config=lora_config(rank=rank, alpha=rank, modules=arm.modules or settings["modules"]),
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         before, began = process_peak(), time.process_time()

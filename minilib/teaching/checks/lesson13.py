@@ -42,7 +42,11 @@ def check_pair_metrics(learner: Callable[..., tuple[float, float]]) -> None:
             fn, torch.tensor([-1.0]), torch.tensor([[-1.0, -3.0, -0.5]]), 2.0, 0.5
         ),
     }
-    run(learner, cases, "the margin is what there is, gamma is what is asked for; accuracy counts single answers")
+    run(
+        learner,
+        cases,
+        "the margin is what there is, gamma is what is asked for; accuracy counts single answers, a tie half",
+    )
 
 
 def check_who_moved(learner: Callable[[Sequence[float], Sequence[float]], str]) -> None:
@@ -128,8 +132,8 @@ def _means(examples: int, rejected: int) -> tuple[Tensor, Tensor]:
 def _metrics(fn: Callable, chosen: Tensor, rejected: Tensor, beta: float, gamma: float) -> str | None:
     chosen, rejected = chosen.double(), rejected.double()
     margins = chosen[:, None] - rejected
-    margin, accuracy = beta * margins.mean().item(), (margins > 0).double().mean().item()
-    per_example = (margins.mean(1) > 0).double().mean().item()
+    margin, accuracy = beta * margins.mean().item(), _share(margins)
+    per_example = _share(margins.mean(1))
     suspects = {
         "gamma is taken off the margin: it is what the loss asks for, no part of what there is": (
             margin - gamma, accuracy,
@@ -154,12 +158,18 @@ def _metrics(fn: Callable, chosen: Tensor, rejected: Tensor, beta: float, gamma:
         "accuracy counts examples in which all are beaten: count every answer by itself": (
             margin, (margins > 0).all(1).double().mean().item(),
         ),
-        "accuracy counts ties as won": (margin, (margins >= 0).double().mean().item()),
+        "accuracy counts ties as won: a tie counts half": (margin, (margins >= 0).double().mean().item()),
+        "accuracy counts ties as lost: a tie counts half": (margin, (margins > 0).double().mean().item()),
         "accuracy is a count: divide by the number of rejected answers": (margin, accuracy * margins.numel()),
         "the sign is turned: chosen minus rejected": (-margin, accuracy),
         "the signs are turned: chosen minus rejected, and it wins where that is above 0": (-margin, 1 - accuracy),
     }  # fmt: skip
     return compare(fn(chosen, rejected, beta, gamma), (margin, accuracy), suspects)
+
+
+def _share(margins: Tensor) -> float:
+    """The share of margins above 0, where a tie counts half."""
+    return ((margins > 0).double() + (margins == 0).double() / 2).mean().item()
 
 
 def _moved(fn: Callable, chosen: list[float], rejected: list[float], want: str) -> str | None:

@@ -135,7 +135,7 @@ def _mean(shares: np.ndarray, where: np.ndarray) -> float:
 
 
 def _compared(far: Mapping[str, float]) -> str:
-    """How the others stand beside the first, in words that a second run would find again."""
+    """How the others compare with the first, in words that a second run would find again."""
     (first, least), *others = far.items()
     if not others:
         return f"{first} is right {'in most' if least > 0.5 else 'in at most half of the'} cases"

@@ -19,21 +19,21 @@ import torch
 from peft import PeftModel
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from minilib.models.tiny_lm import tiny_lm
 from minilib.preferences.assembly import Pairs
 from minilib.preferences.haystack_pairs import at_full_length, first_pairs, haystack_pairs, long_questions
-from minilib.trainers import LogoTrainer, last_checkpoint, lora_config
-from minilib.trainers.collator import Tokenize, pack_rows
+from minilib.trainers import LogoConfig, LogoTrainer, last_checkpoint, lora_config, remove_unfinished_checkpoints
+from minilib.trainers.collator import PairCollator, as_packed
 from minilib.trainers.objectives import make_objective
 
 NUM_REJECTED, TARGET = 2, 1_000  # M, and the most that prompts of 224 tokens shall seem to be long
-STRETCHED = {"target": TARGET, "vary_target": True}
+STRETCHED = {"target_length": TARGET, "vary_target": True}
 METHODS = {
-    "SFT": {"loss": "sft"},
-    "stretched SFT": {"loss": "sft", **STRETCHED},
-    "LOGO": {"loss": "logo", **STRETCHED},
+    "SFT": {"loss_type": "sft"},
+    "stretched SFT": {"loss_type": "sft", **STRETCHED},
+    "LOGO": {"loss_type": "logo", **STRETCHED},
 }
 
 
@@ -54,6 +54,7 @@ def held_out_pairs(count: int, *, seed: int) -> list[dict]:
 def train(output: Path, name: str, rows: list[dict], watched: list[dict], *, steps: int, every: int) -> dict:
     """One alignment from the tiny model, to its end; returns its margins, its seconds and its tokens."""
     folder = _folder(output, name)
+    remove_unfinished_checkpoints(folder)
     last = last_checkpoint(folder)
     # A run that has ended is not gone on with: the Trainer would take one more step.
     if last is None or Path(last).name != f"checkpoint-{steps}":
@@ -68,17 +69,17 @@ def train(output: Path, name: str, rows: list[dict], watched: list[dict], *, ste
 
 
 def _trainer(folder: Path, name: str, rows: list[dict], watched: list[dict], steps: int, every: int) -> LogoTrainer:
-    settings = TrainingArguments(
+    settings = LogoConfig(
         output_dir=str(folder), max_steps=steps, per_device_train_batch_size=8, learning_rate=1e-3,
         lr_scheduler_type="cosine", warmup_steps=min(10, steps // 4), weight_decay=0.0, seed=0, use_cpu=True,
         report_to=[], disable_tqdm=True, logging_steps=every, save_steps=max(1, steps // 4), save_total_limit=2,
-        dataloader_pin_memory=False,
+        dataloader_pin_memory=False, num_rejected=NUM_REJECTED, **METHODS[name],
     )  # fmt: skip
     model, tokenizer = tiny_lm()
     return LogoTrainer(
-        model, settings, rows, processing_class=tokenizer, num_rejected=NUM_REJECTED, **METHODS[name],
+        model, settings, rows, processing_class=tokenizer,
         # Queries and keys decide what is looked at; adapting values as well costs perplexity and finds no more.
-        lora=lora_config(rank=16, modules=("q_proj", "k_proj")),
+        peft_config=lora_config(rank=16, modules=("q_proj", "k_proj")),
         callbacks=[_Watch(name, every, watched, tokenizer)],
     )  # fmt: skip
 
@@ -94,9 +95,8 @@ class _Watch(TrainerCallback):
 
     def __init__(self, name: str, every: int, watched: list[dict], tokenizer):
         self.name, self.every = name, every
-        tokenise, self.judge = Tokenize(tokenizer, num_rejected=NUM_REJECTED), make_objective("logo")
-        numbered = [row | {"number": k} for k, row in enumerate(watched)]
-        self.batches = [pack_rows(tokenise([row])["rows"]) for row in numbered]
+        collate, self.judge = PairCollator(tokenizer, num_rejected=NUM_REJECTED), make_objective("logo")
+        self.batches = [as_packed(collate([row | {"number": k}])) for k, row in enumerate(watched)]
 
     def on_train_begin(self, args, state, control, model=None, **_):
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, unit="step")
@@ -115,7 +115,7 @@ class _Watch(TrainerCallback):
 
     @torch.no_grad()
     def _note(self, state, model: nn.Module) -> None:
-        rewards = [self.judge(model, batch)[1]["margin"].item() for batch in self.batches]
+        rewards = [self.judge(model, batch)[1]["rewards/margins"].item() for batch in self.batches]
         margin = sum(rewards) / len(rewards) / self.judge.beta  # a reward is beta times a mean log-probability
         seconds = time.perf_counter() - self.began  # those of interrupted runs count as far as they were noted
         state.log_history.append({"step": state.global_step, "held_out_margin": margin, "seconds": seconds})

@@ -1,4 +1,4 @@
-"""The tour's report: one HTML page that needs nothing beside itself, no network and no other file.
+"""The tour's report: one HTML page that needs nothing but itself, no network and no other file.
 
 Pictures are embedded with their alt text, numbers come from metrics.json; every sentence that claims something is
 chosen by the numbers, so that a tour which came out otherwise says so.
