@@ -16,13 +16,11 @@ from support.reference import refused
 from support.tiny_llama import VOCABULARY, causal_mask, tiny_llama
 from transformers import LlamaConfig
 
+from minilib.evals.coverage import count_distances, count_positions, share
 from minilib.longcontext import (
-    count_distances,
-    count_positions,
     pack_answers,
     prompt_positions,
     rope_parameters,
-    share,
     stretch_config,
     synthesize_positions,
 )

@@ -8,7 +8,8 @@ import torch
 from support.lesson_exercises import ExercisesCanFail, line_of
 
 from minilib import longcontext
-from minilib.longcontext import count_positions, share, synthesize_positions
+from minilib.evals.coverage import count_positions, share
+from minilib.longcontext import synthesize_positions
 from minilib.teaching.checks.lesson12 import PROMISES
 
 

@@ -6,7 +6,8 @@ import torch
 from matplotlib.collections import PolyCollection
 from support.figure_rules import FiguresKeepTheRules
 
-from minilib.longcontext import count_distances, pack_answers, synthesize_positions
+from minilib.evals.coverage import count_distances
+from minilib.longcontext import pack_answers, synthesize_positions
 from minilib.teaching.plots import positions as plots
 from minilib.teaching.plots import to_png
 
