@@ -8,6 +8,7 @@ import ast
 import io
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -27,26 +28,25 @@ def folder(module: str) -> str:
     return [*module.split("."), ""][1]
 
 
+@cache  # each file is asked about by many tests
 def imported(source: str, *, for_types: bool = True) -> list[tuple[str, str]]:
     """(module, name) for every import, (folder, module) where a whole one is imported; those inside functions too.
 
     for_types: whether those under `if TYPE_CHECKING:` count.
     """
-
-    def walk(node: ast.AST) -> Iterator[tuple[str, str]]:
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING") and not for_types:
-            children = node.orelse
-        else:
-            children = ast.iter_child_nodes(node)
+    found, open_ = [], [ast.parse(source)]
+    while open_:
+        node = open_.pop()
         if isinstance(node, ast.Import):
-            yield from (tuple(alias.name.rpartition(".")[::2]) for alias in node.names)
+            found += [tuple(alias.name.rpartition(".")[::2]) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            yield from ((node.module, alias.name) for alias in node.names)
-        for child in children:
-            yield from walk(child)
-
-    return list(walk(ast.parse(source)))
+            found += [(node.module, alias.name) for alias in node.names]
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING") and not for_types:
+            open_ += node.orelse
+        elif not isinstance(node, ast.expr):  # no import is inside of an expression
+            open_ += ast.iter_child_nodes(node)
+    return found
 
 
 def arrows(modules: dict[str, str], *, for_types: bool = True) -> dict[str, set[str]]:
