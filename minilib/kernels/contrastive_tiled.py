@@ -21,14 +21,16 @@ all; here both directions share every tile. When the logits are too large for on
 Taught in notebooks/04_tile_the_loss.ipynb.
 """
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from minilib import lse
+from minilib.kernels.cpu_threads import Tiles, share_tiles
 
 TILE_ROWS, TILE_COLS = 512, 1024  # a tile of 2 MB in fp32 stays in a core's cache beside its operands
 HEADROOM = 60.0  # exp(60) times four million terms is still a finite fp32 number
@@ -47,22 +49,27 @@ def tile_grid(rows: int, cols: int, tile_size: int | None = None) -> tuple[list[
 
 
 def visit(
-    img: Tensor, txt: Tensor, scale: Tensor, tile_size: int | None = None, skip: int = 0, paired: bool = True
+    img: Tensor,
+    txt: Tensor,
+    scale: Tensor,
+    tile_size: int | None = None,
+    tiles: Tiles | None = None,
+    cached: Mapping[tuple[int, int], Tensor] | None = None,
+    paired: bool = True,
 ) -> Iterator[tuple[slice, slice, Tensor | None]]:
     """Yield `(i, j, tile)` for every tile of logits; all tiles share one buffer, which the next step overwrites.
 
     The entries that pair a row with its own column are -inf, unless the block comes from elsewhere and has none
-    (`paired=False`). The first `skip` tiles are not computed and come as None:
-    their exponentials were kept by an earlier visit.
+    (`paired=False`). `tiles` are the places to visit, all by default. Those whose exponentials an earlier visit left
+    in `cached` are not computed and come as None.
     """
-    row_blocks, col_blocks = tile_grid(len(img), len(txt), tile_size)
-    buffer = img.new_empty(_size(row_blocks[0]), _size(col_blocks[0]))
-    for number, (i, j) in enumerate((i, j) for i in row_blocks for j in col_blocks):
-        if number < skip:
+    buffer, scaled = _buffer(img, txt, tile_size), None
+    for i, j in tiles or itertools.product(*tile_grid(len(img), len(txt), tile_size)):
+        if cached and (i.start, j.start) in cached:
             yield i, j, None
             continue
-        if number == skip or j.start == 0:
-            rows = img[i] * scale  # (rows, d), scaled once per row block: never a whole scaled copy of img
+        if scaled != i:
+            rows, scaled = img[i] * scale, i  # (rows, d), once per row block: never a whole scaled copy of img
         tile = _view(buffer, i, j)
         torch.mm(rows, txt[j].T, out=tile)  # (rows, cols)
         if paired:
@@ -104,12 +111,18 @@ def shifted_sums(
     `cache` holds empty buffers (see `cache_buffers`); the first tiles of the visit leave their exponentials in them.
     """
     row_sums, col_sums = img.new_zeros(len(img)), img.new_zeros(len(txt))
-    for number, (i, j, tile) in enumerate(visit(img, txt, scale, tile_size, paired=paired)):
-        _shifted_exp(tile, shift)
-        row_sums[i] += tile.sum(1)
-        col_sums[j] += tile.sum(0)
-        if cache and number < len(cache):
-            _view(cache[number], i, j).copy_(tile)
+    row_blocks, col_blocks = tile_grid(len(img), len(txt), tile_size)
+    cached = _places(cache, row_blocks, col_blocks)
+
+    def fold(tiles: Tiles) -> None:
+        for i, j, tile in visit(img, txt, scale, tile_size, tiles, paired=paired):
+            _shifted_exp(tile, shift)
+            row_sums[i] += tile.sum(1)
+            col_sums[j] += tile.sum(0)
+            if (i.start, j.start) in cached:
+                _view(cached[i.start, j.start], i, j).copy_(tile)
+
+    share_tiles(fold, row_blocks, col_blocks, img.device)
     return row_sums, col_sums
 
 
@@ -132,14 +145,18 @@ def shifted_grads(
     does the recompute of a tile in `cache`. With `grad_dtype=torch.bfloat16` the two gradient products take operands
     rounded to bf16 and sum their results in fp32.
     """
-    cache = cache or []
     row_blocks, col_blocks = tile_grid(len(img), len(txt), tile_size)
-    weights = img.new_empty(_size(row_blocks[0]), _size(col_blocks[0]))
-    low = _low_precision(img, txt, weights, grad_dtype)
-    for number, (i, j, tile) in enumerate(visit(img, txt, scale, tile_size, len(cache), paired)):
-        tile = _view(cache[number], i, j) if tile is None else _shifted_exp(tile, shift)
-        grad = torch.add(row_weights[i, None], col_weights[j], out=_view(weights, i, j))  # (rows, cols)
-        _add_products(grad.mul_(tile), i, j, img, txt, grads, low)
+    cached = _places(cache, row_blocks, col_blocks)
+    low = img.to(grad_dtype or img.dtype), txt.to(grad_dtype or txt.dtype)
+
+    def fold(tiles: Tiles) -> None:
+        buffer = _buffer(img, txt, tile_size)
+        for i, j, tile in visit(img, txt, scale, tile_size, tiles, cached, paired):
+            tile = _view(cached[i.start, j.start], i, j) if tile is None else _shifted_exp(tile, shift)
+            grad = torch.add(row_weights[i, None], col_weights[j], out=_view(buffer, i, j))  # (rows, cols)
+            _add_products(grad.mul_(tile), i, j, *low, grads)
+
+    share_tiles(fold, row_blocks, col_blocks, img.device)
 
 
 def pair_sums(
@@ -147,10 +164,14 @@ def pair_sums(
 ) -> tuple[Tensor, Tensor]:
     """Row and column log-sum-exps of X without the diagonal, for logits of any size: running pairs, one product."""
     rows, cols = (lse.empty((len(side),), dtype=img.dtype, device=img.device) for side in (img, txt))
-    for i, j, tile in visit(img, txt, scale, tile_size, paired=paired):
-        for pair, index, dim in ((rows, i, 1), (cols, j, 0)):
-            merged = lse.update((pair.m[index], pair.s[index]), tile, dim)
-            pair.m[index], pair.s[index] = merged
+
+    def fold(tiles: Tiles) -> None:
+        for i, j, tile in visit(img, txt, scale, tile_size, tiles, paired=paired):
+            for pair, index, dim in ((rows, i, 1), (cols, j, 0)):
+                merged = lse.update((pair.m[index], pair.s[index]), tile, dim)
+                pair.m[index], pair.s[index] = merged
+
+    share_tiles(fold, *tile_grid(len(img), len(txt), tile_size), img.device)
     return lse.value(rows), lse.value(cols)
 
 
@@ -166,13 +187,16 @@ def pair_grads(
     paired: bool = True,
 ) -> None:
     """As `shifted_grads` with G_ij = exp(X_ij - row_lse_i) + exp(X_ij - col_lse_j): any logits, two exponentials."""
-    row_blocks, col_blocks = tile_grid(len(img), len(txt), tile_size)
-    buffer = img.new_empty(_size(row_blocks[0]), _size(col_blocks[0]))
-    low = _low_precision(img, txt, buffer, grad_dtype)
-    for i, j, tile in visit(img, txt, scale, tile_size, paired=paired):
-        grad = torch.sub(tile, row_lse[i, None], out=_view(buffer, i, j)).exp_()
-        grad += tile.sub_(col_lse[j]).exp_()
-        _add_products(grad, i, j, img, txt, grads, low)
+    low = img.to(grad_dtype or img.dtype), txt.to(grad_dtype or txt.dtype)
+
+    def fold(tiles: Tiles) -> None:
+        buffer = _buffer(img, txt, tile_size)
+        for i, j, tile in visit(img, txt, scale, tile_size, tiles, paired=paired):
+            grad = torch.sub(tile, row_lse[i, None], out=_view(buffer, i, j)).exp_()
+            grad += tile.sub_(col_lse[j]).exp_()
+            _add_products(grad, i, j, *low, grads)
+
+    share_tiles(fold, *tile_grid(len(img), len(txt), tile_size), img.device)
 
 
 def sigmoid_visit(
@@ -189,13 +213,18 @@ def sigmoid_visit(
     There is no normaliser to wait for, so the gradient products are added to `grads` in the same visit: three
     products in all, one when both gradients are None.
     """
-    loss, slope = img.new_zeros(()), img.new_zeros(())
-    for i, j, tile in visit(img, txt, scale, tile_size, paired=paired):
-        tile += bias
-        loss += F.softplus(tile, threshold=50).sum()
-        grad = tile.sigmoid_()
-        slope += grad.sum()
-        _add_products(grad, i, j, img, txt, grads, None)
+
+    def fold(tiles: Tiles) -> Tensor:
+        loss, slope = sums = img.new_zeros(2)
+        for i, j, tile in visit(img, txt, scale, tile_size, tiles, paired=paired):
+            tile += bias
+            loss += F.softplus(tile, threshold=50).sum()
+            grad = tile.sigmoid_()
+            slope += grad.sum()
+            _add_products(grad, i, j, img, txt, grads)
+        return sums
+
+    loss, slope = sum(share_tiles(fold, *tile_grid(len(img), len(txt), tile_size), img.device))
     return loss, slope
 
 
@@ -210,19 +239,16 @@ def cache_buffers(
     return [img.new_empty(shape, dtype=dtype) for _ in range(count)]
 
 
+def _places(cache: list[Tensor] | None, rows: list[slice], cols: list[slice]) -> dict[tuple[int, int], Tensor]:
+    """The buffers of `cache` by where their tiles start: the first tiles of the visit have one."""
+    return {(i.start, j.start): buffer for (i, j), buffer in zip(itertools.product(rows, cols), cache or [])}
+
+
 def _add_products(
-    grad: Tensor,
-    i: slice,
-    j: slice,
-    img: Tensor,
-    txt: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
-    low: tuple[Tensor, Tensor, Tensor] | None,
+    grad: Tensor, i: slice, j: slice, img: Tensor, txt: Tensor, grads: tuple[Tensor | None, Tensor | None]
 ) -> None:
     img_grad, txt_grad = grads
-    if low is not None:
-        buffer, img, txt = low
-        grad = _view(buffer, i, j).copy_(grad)
+    grad = grad.to(img.dtype)
     if img_grad is not None:
         _add_product(img_grad[i], grad, txt[j])  # (rows, d)
     if txt_grad is not None:
@@ -236,15 +262,12 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += torch.mm(a, b)  # the CPU returns bf16 from a bf16 product; the sum over tiles stays in fp32
 
 
-def _low_precision(
-    img: Tensor, txt: Tensor, tile: Tensor, dtype: torch.dtype | None
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    # Operands of the gradient products in `dtype`: a tile buffer and both feature matrices; None for full precision.
-    return None if dtype in (None, img.dtype) else (torch.empty_like(tile, dtype=dtype), img.to(dtype), txt.to(dtype))
-
-
 def _shifted_exp(tile: Tensor, shift: float) -> Tensor:
     return tile.sub_(shift).exp_() if shift else tile.exp_()
+
+
+def _buffer(img: Tensor, txt: Tensor, tile_size: int | None) -> Tensor:
+    return img.new_empty(min(len(img), tile_size or TILE_ROWS), min(len(txt), tile_size or TILE_COLS))
 
 
 def _size(block: slice) -> int:
