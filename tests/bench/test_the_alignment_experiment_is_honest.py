@@ -10,7 +10,7 @@ import pytest
 from support.figure_rules import FiguresKeepTheRules
 from support.reference import refused
 
-from minilib.bench.alignment import arms, bench_alignment, campaign, pages, summary
+from minilib.bench.ablation import arms, bench_alignment, campaign, pages, summary
 from minilib.longcontext.scoring import DEVIATIONS
 from minilib.teaching import plots
 from minilib.trainers.objectives import make_objective
@@ -125,9 +125,9 @@ def test_the_page_has_a_row_for_every_arm_and_a_verdict_for_every_bar():
 
 
 def _machine():
-    from minilib.bench import machine
+    from minilib.bench import device
 
-    return machine.describe()
+    return device.describe()
 
 
 # What the book keeps
@@ -148,7 +148,7 @@ def test_what_the_book_keeps_is_complete_and_says_what_its_records_say():
 def test_the_page_of_the_book_holds_the_tables_of_its_records():
     document, text = json.loads(KEPT.read_text()), KEPT.with_suffix(".md").read_text()
     for build in (pages.won, pages.kept, pages.paid, pages.bars):
-        assert pages.tables.markdown(*build(document)) in text
+        assert pages.report.markdown(*build(document)) in text
 
 
 class TestFigures(FiguresKeepTheRules):

@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+from minilib.bench import targets
 from minilib.models.tiny_lm import WINDOW
 
 BARS = {  # claim: (what is measured, limit, whether it is a least or a most)
@@ -82,6 +83,6 @@ def _bars(arms: dict[str, Any]) -> list[dict[str, Any]]:
     for claim, (arm, figure, limit, side) in BARS.items():
         found = arms.get(arm, {}).get(figure)
         measured = None if found is None else found["mean"]
-        held = None if measured is None else measured >= limit if side == "least" else measured <= limit
+        held = targets.held(measured, limit, least=side == "least")
         bars.append({"claim": claim, "side": side, "limit": limit, "measured": measured, "held": held})
     return bars

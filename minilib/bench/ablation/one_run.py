@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from minilib.bench.alignment.arms import Arm, trainer_options
+from minilib.bench.ablation.arms import Arm, trainer_options
 from minilib.models.tiny_lm import WINDOW, tiny_lm
 from minilib.preferences.haystack_pairs import at_full_length, first_pairs, haystack_pairs, long_questions
 from minilib.teaching.repro import quiet

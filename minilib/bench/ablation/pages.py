@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from minilib.bench import tables
+from minilib.bench import report
 from minilib.evals.longcontext import NeedleMap
 from minilib.models.tiny_lm import WINDOW
 from minilib.teaching import plots
@@ -29,16 +29,16 @@ def write(output: Path, document: dict[str, Any]) -> None:
 
 def page(document: dict[str, Any]) -> str:
     """The tables and bars as Markdown."""
-    sections = [tables.machine_section(document), settings_sentence(document)]
+    sections = [report.machine_section(document), settings_sentence(document)]
     for words, build in ((WON, won), (KEPT, kept), (PAID, paid)):
-        sections.append(f"**{words[0].upper()}{words[1:]}**\n\n{tables.markdown(*build(document))}")
-    sections.append(f"**Bars**\n\n{tables.markdown(*bars(document))}")
+        sections.append(f"**{words[0].upper()}{words[1:]}**\n\n{report.markdown(*build(document))}")
+    sections.append(f"**Bars**\n\n{report.markdown(*bars(document))}")
     return "\n\n".join(sections) + "\n"
 
 
 def plain(document: dict[str, Any]) -> str:
     """The same tables for a terminal."""
-    return "\n\n".join(tables.plain(*build(document)) for build in (won, kept, paid, bars))
+    return "\n\n".join(report.plain(*build(document)) for build in (won, kept, paid, bars))
 
 
 def settings_sentence(document: dict[str, Any]) -> str:
@@ -56,14 +56,22 @@ def won(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Accuracy beyond the window."""
     header = ["arm", "single detail", "gained on base", "at the farthest", "two details, recall", "depths at 3 windows"]
     names = ("beyond", "gain", "farthest", "multi_recall_beyond", "middle")
-    return header, [[arm, *(_spread(found.get(n)) for n in names)] for arm, found in document["arms"].items()]
+    return header, [
+        [arm, *(report.span(found.get(n), "mean") for n in names)] for arm, found in document["arms"].items()
+    ]
 
 
 def kept(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Accuracy and perplexity within the window."""
     header = ["arm", "single detail", "lost on base", "two details", "perplexity / base"]
     rows = [
-        [arm, _spread(f["inside"]), _spread(f["lost"]), _spread(f["multi_inside"]), _spread(f["perplexity_ratio"], 3)]
+        [
+            arm,
+            report.span(f["inside"], "mean"),
+            report.span(f["lost"], "mean"),
+            report.span(f["multi_inside"], "mean"),
+            report.span(f["perplexity_ratio"], "mean", 3),
+        ]
         for arm, f in document["arms"].items()
     ]
     return header, rows
@@ -93,7 +101,11 @@ def bars(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 def figures(document: dict[str, Any]) -> dict[str, Any]:
     """The pictures of the page by name."""
     arms = document["arms"]
-    gains = {name: _numbers(found["gain"]) for name, found in arms.items() if name != "base"}
+    gains = {
+        name: tuple(found["gain"][key] for key in ("mean", "min", "max"))
+        for name, found in arms.items()
+        if name != "base"
+    }
     runs = {name: [r["scores"] for r in document["records"] if r["arm"] == name] for name in MAIN if name in arms}
     lengths = runs["base"][0]["lengths"]
     curves = {name: [list(scores["single"].values()) for scores in found] for name, found in runs.items()}
@@ -110,14 +122,3 @@ def _map(found: list[dict[str, Any]]) -> NeedleMap:
     """The needle map of one arm, its shares averaged over the seeds."""
     shares = torch.tensor([scores["needles"] for scores in found], dtype=torch.float64).mean(0)
     return NeedleMap(tuple(found[0]["depths"]), tuple(found[0]["lengths"]), shares, len(found))
-
-
-def _numbers(spread: dict[str, float]) -> tuple[float, float, float]:
-    return spread["mean"], spread["min"], spread["max"]
-
-
-def _spread(found: dict[str, float] | None, digits: int = 2) -> str:
-    if found is None:
-        return "-"
-    mean, low, high = (f"{value:.{digits}f}" for value in _numbers(found))
-    return f"{mean} ({low} to {high})"

@@ -18,9 +18,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from minilib.bench import harness, machine
-from minilib.bench.alignment import one_run, pages, summary
-from minilib.bench.alignment.arms import Arm, named
+from minilib.bench import device, harness
+from minilib.bench.ablation import one_run, pages, summary
+from minilib.bench.ablation.arms import Arm, named
 from minilib.common import write_text
 
 FULL = {
@@ -33,12 +33,9 @@ QUICK = {"rows": 24, "pairs": 4, "steps": 2, "batch": 2, "samples": 5, "lengths"
 
 
 def bench_alignment(
-    arms: list[str] | None = None,
-    seeds: tuple[int, ...] = (1, 2, 3),
-    workers: int | None = None,
-    quick: bool = False,
+    arms: list[str] | None = None, seeds: tuple[int, ...] = (1, 2, 3), workers: int | None = None, quick: bool = False,
     output: Path = Path("runs/bench/alignment"),
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Compare LOGO with its neighbours and without each of its parts on the tiny model; about an hour on two cores.
 
     The same command goes on after an interrupt.
@@ -60,7 +57,7 @@ def bench_alignment(
     records = _all(workers, "runs", jobs)
     order = [arm.name for arm in wanted]
     records.sort(key=lambda record: (order.index(record["arm"]), record["seed"]))
-    document = {"benchmark": "alignment", "settings": settings, "seeds": list(seeds), "machine": machine.describe()}
+    document = {"benchmark": "alignment", "settings": settings, "seeds": list(seeds), "machine": device.describe()}
     document |= {"pairs": sorted(reports, key=lambda report: report["seed"])}
     document |= summary.summarise(records) | {"records": [_slim(record) for record in records]}
     write_text(output / "alignment.json", _line_by_line(document))
