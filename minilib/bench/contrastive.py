@@ -123,7 +123,6 @@ def candidates(at: Device, others: bool) -> tuple[list[Method], dict[str, str]]:
 
 
 def meant_for_memory(found: list[Method], batch: int) -> list[Method]:
-    """The methods whose memory is measured and whose matrices are not out of proportion at this batch."""
     return [m for m in found if m.name in MEMORY_METHODS and (batch <= LARGEST_SQUARE or m.matrices == 0)]
 
 

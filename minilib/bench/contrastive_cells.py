@@ -100,8 +100,7 @@ def narrow(method: Method, dim: int) -> str:
 def large(method: Method, batch: int, dim: int, free: int) -> str:
     """A sentence for a method that does not fit into nine tenths of `free` bytes, else nothing."""
     need = method.matrices * 4 * batch**2 + 8 * 4 * batch * dim  # fp32 matrices; features, gradients, copies
-    sentence = harness.too_large(need, free)
-    return sentence and f"{sentence}: choose a smaller batch."
+    return harness.too_large(need, free, ": choose a smaller batch.")
 
 
 def time_cell(

@@ -14,6 +14,7 @@ The part for a GPU has not run on one yet; all that is measured with it is gone 
 
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +27,7 @@ from torch.utils import benchmark
 
 from minilib.bench import harness
 from minilib.bench.harness import Clock, Sample
+from minilib.common import best_device
 from minilib.kernels.contrastive_tiled import TILE_COLS, TILE_ROWS
 
 LIBRARIES = ("torch", "numpy", "open_clip_torch", "sentence-transformers", "transformers", "triton", "inf-cl")
@@ -48,7 +50,6 @@ class Device(NamedTuple):
     gpu: dict[str, Any] | None = None  # the GPU in words
 
     def describe(self) -> dict[str, Any]:
-        """The machine and the libraries, as plain values for a report."""
         return describe() | ({"gpu": self.gpu} if self.gpu else {})
 
 
@@ -58,9 +59,7 @@ def chosen(device: str) -> str:
         raise ValueError(f"device is {device!r}: choose one of 'auto', 'cpu', 'cuda'.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda' and torch finds no CUDA GPU here: choose 'cpu', or 'auto'.")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+    return best_device() if device == "auto" else device
 
 
 def named(device: str) -> Device:
@@ -75,8 +74,14 @@ def named(device: str) -> Device:
 
 def describe() -> dict[str, Any]:
     """The machine and the libraries, as plain values for a report."""
+    info, versions = Path("/proc/cpuinfo"), {}
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    for name in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):  # what is not installed is not listed
+            versions[name] = metadata.version(name)
     return {
-        "cpu": _cpu_model(),
+        "cpu": names[0] if names else platform.processor() or "unknown",
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "cores": psutil.cpu_count(logical=False),
         "usable_cores": harness.usable_cores(),
@@ -84,7 +89,7 @@ def describe() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "libraries": {name: version for name in LIBRARIES if (version := _version(name))},
+        "libraries": versions,
     }
 
 
@@ -101,13 +106,11 @@ def product_step(batch: int, dim: int, dtype: torch.dtype = torch.float32) -> tu
     return multiply, count * 2 * TILE_ROWS * TILE_COLS * dim
 
 
-def available_bytes() -> int:
-    """Memory that a new allocation may use without swapping."""
+def available_bytes() -> int:  # without swapping
     return psutil.virtual_memory().available
 
 
 def _gpu_clock(call: Callable[[], Any]) -> Sample:
-    """Time one call between two events and read the memory that it added at its highest point."""
     _flush_buffer().zero_()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -120,14 +123,12 @@ def _gpu_clock(call: Callable[[], Any]) -> Sample:
     return Sample(start.elapsed_time(end) / 1e3, wall, torch.cuda.max_memory_allocated() - before)
 
 
-def _gpu_free_bytes() -> int:
-    """What the driver has left and what torch's allocator holds unused."""
+def _gpu_free_bytes() -> int:  # what the driver has left and what torch's allocator holds unused
     return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 def _gpu_product_step(batch: int, dim: int, dtype: torch.dtype) -> tuple[Callable[[Any], None], int]:
-    """A call that only multiplies two square matrices, and its floating-point operations, whatever the batch."""
-    a, b, out = _square_matrices(dtype)
+    a, b, out = _square_matrices(dtype)  # of one size, whatever the batch
     return lambda _: torch.mm(a, b, out=out), GPU_OPERATIONS
 
 
@@ -137,20 +138,5 @@ def _flush_buffer() -> Tensor:
 
 
 @cache
-def _square_matrices(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    a, b = (torch.randn(SIDE, SIDE, dtype=dtype, device="cuda") for _ in range(2))
-    return a, b, torch.empty_like(a)
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+def _square_matrices(dtype: torch.dtype) -> list[Tensor]:
+    return [torch.randn(SIDE, SIDE, dtype=dtype, device="cuda") for _ in range(3)]

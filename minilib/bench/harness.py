@@ -53,42 +53,33 @@ class Method(NamedTuple):
     multiple: int = 1  # the width must be a multiple of it
 
     @property
-    def gradients(self) -> int:
-        """Feature gradients that it makes: 2, 1 with a frozen side, 0 for a forward pass alone."""
+    def gradients(self) -> int:  # of the features: 2, 1 with a frozen side, 0 for a forward pass alone
         return 2 - ("img" in self.missing) - ("txt" in self.missing)
 
     @property
-    def floor(self) -> int:
-        """The fewest matmuls in which O(b) memory gives the same contrastive loss and gradients."""
+    def floor(self) -> int:  # the fewest matmuls in which O(b) memory gives the same contrastive loss and gradients
         return 1 + self.gradients + (self.loss == "clip" and self.gradients > 0)
 
     @property
-    def frozen(self) -> bool:
-        """Whether it leaves the head of a language model without gradient."""
+    def frozen(self) -> bool:  # the head of a language model
         return "weight" in self.missing
 
 
 class Sample(NamedTuple):
-    """One timed call: seconds `spent` (CPU seconds of all threads, or seconds of the GPU), seconds of `wall` clock.
+    """One timed call."""
 
-    `peak` is the memory that the call added at its highest point, where the clock can read it, and None elsewhere.
-    """
-
-    spent: float
+    spent: float  # CPU seconds of all threads, or seconds of the GPU
     wall: float
-    peak: int | None = None
+    peak: int | None = None  # bytes that the call added at its highest point, where the clock can read it
 
 
 class Round(NamedTuple):
-    """One call of every method, and the CPU seconds that this process (`own`) and all `others` used meanwhile.
-
-    `failed` has a sentence for every method whose call raised an error.
-    """
+    """One call of every method, and the CPU seconds that this process (`own`) and all `others` used meanwhile."""
 
     samples: dict[str, Sample]
     others: float
     own: float = 0.0
-    failed: dict[str, str] = {}  # noqa: RUF012, never written to
+    failed: dict[str, str] = {}  # noqa: RUF012, never written to: a sentence for every method that raised an error
 
 
 Clock = Callable[[Callable[[], Any]], Sample]
@@ -98,7 +89,7 @@ Steps = dict[str, Callable[[Any], Any]]
 def available(builders: dict[str, Callable[[], Method]]) -> tuple[list[Method], dict[str, str]]:
     """The methods that can be built here, and for each of the others a sentence that says why not."""
     found, skipped = [], {}
-    for name, build in builders.items():
+    for name, build in builders.items():  # a peer that is missing leaves its sentence, and the others go on
         try:
             found.append(build())
         except UnavailableError as reason:
@@ -118,9 +109,9 @@ def split(methods: list[Method], complain: Callable[[Method], str]) -> tuple[lis
     return [m for m in methods if not sentences[m.name]], {name: why for name, why in sentences.items() if why}
 
 
-def too_large(need: float, free: int) -> str:
+def too_large(need: float, free: int, end: str) -> str:
     """A sentence where `need` bytes are more than nine tenths of the free ones, else nothing."""
-    return f"it needs about {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free" if need > 0.9 * free else ""
+    return f"it needs about {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free{end}" if need > 0.9 * free else ""
 
 
 def quiet_environment(threads: int) -> dict[str, str]:
@@ -168,7 +159,6 @@ def finish(document: dict[str, Any], output: str | Path | None, text: str = "") 
 
 
 def validate_at_least_one(settings: dict[str, Any]) -> None:
-    """ValueError of one sentence for a setting that is not at least 1."""
     for name, value in settings.items():
         if value < 1:
             raise ValueError(f"{name} is {value}: give a whole number of at least 1.")
@@ -242,17 +232,15 @@ def peaks(rounds: list[dict[str, Any]], names) -> dict[str, int]:
     return {name: int(statistics.median(r[name]["peak"] for r in rounds)) for name in names}
 
 
-def ratios(rounds: list[Round], name: str, base: str) -> list[float]:
+def ratios(rounds: list[Round], name: str, base: str | None) -> list[float]:
     """Seconds that `name` spends over those of `base`, one value per round; empty when either was not timed."""
-    both = [r.samples for r in rounds if name in r.samples and base in r.samples]
+    both = [r.samples for r in rounds if {name, base} <= r.samples.keys()]
     return [samples[name].spent / samples[base].spent for samples in both]
 
 
 def spread(values: list[float]) -> dict[str, float] | None:
     """Median, smallest and largest value; None when there is none."""
-    if not values:
-        return None
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)} if values else None
 
 
 def share_of_others(done: list[Round]) -> float:
@@ -267,7 +255,6 @@ def describe(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
     return (str(error).strip().splitlines() or ["no message"])[0]
 
 

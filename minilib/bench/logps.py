@@ -81,7 +81,7 @@ def measure(settings: dict[str, Any], output: str | None = None, at: Device | No
     sizes, free = {name: settings[name] for name in ("tokens", "dim", "words")}, at.free_bytes()
     found, skipped = ways.available("cuda" if at.unit == "gpu" else "cpu")
     matrix = 4 * sizes["tokens"] * sizes["words"]  # bytes of the fp32 logits
-    found, large = harness.split(found, lambda method: _sentence(harness.too_large(matrix * method.matrices, free)))
+    found, large = harness.split(found, lambda method: harness.too_large(matrix * method.matrices, free, "."))
     document = {"benchmark": "logps", "settings": settings, "unit": at.unit, "machine": at.describe(), "error": {}}
     found, wrong = harness.split(found, lambda method: _complaint(method, dtype, at.name, document["error"]))
     skipped |= large | wrong
@@ -125,10 +125,6 @@ def _complaint(method: Method, dtype: torch.dtype, device: str, errors: dict[str
     if errors[method.name] <= TOLERANCE[dtype]:
         return ""
     return f"it differs from fp64 by {errors[method.name]:.1e}, so it was not timed."
-
-
-def _sentence(words: str) -> str:
-    return words and f"{words}."
 
 
 def _memory(found: list[Method], sizes: dict[str, int], threads: int) -> dict[str, int]:

@@ -2,8 +2,7 @@
 
 `contrastive`, `logps`, `step` and `prefix` are whole documents; the contrastive run prints the same sections one by
 one, as they are measured. A document of an earlier version is still reported, with a dash for each figure that it
-lacks. Columns of times are pairs of a heading and a function of one row of the summary, so that a GPU differs from a
-CPU by its list of columns.
+lacks.
 """
 
 from collections.abc import Callable
@@ -14,10 +13,19 @@ from minilib.teaching.memory import format_bytes
 Table = Callable[[list[str], list[list[str]]], str]
 Row = dict[str, Any]
 HELD = {True: "yes", False: "NO", None: "not measured"}
+COLUMNS = {
+    "cpu": ["CPU s", "range", "wall s", "CPU / dense", "range", "products", "GFLOP / CPU s", "share of mm"],
+    "gpu": ["ms", "range", "/ dense", "/ inf-cl", "products", "TFLOP/s", "share of mm", "of floor"],
+}
 GPU_NOTES = (
     "torch.mm of 8,192 x 8,192 matrices: {rates}. SigLIP is compared with dense SigLIP.",
     "share of mm: matmuls of the method; of floor: the fewest matmuls in O(b) memory (4 for InfoNCE, 3 for SigLIP or "
     "a frozen side, 1 forward);\nboth against torch.mm in the dtype of the features, fp32 without TF32.",
+)
+RING_NOTES = (
+    "sent: bytes that a rank hands on per number of b x d in one step, by its own trace; released ring: what the "
+    "authors' code sends.\nThe rings ran one after the other; with fewer cores than ranks the wall time tells of the "
+    "cores. error: against fp64, on a small batch."
 )
 
 
@@ -53,9 +61,8 @@ def logps(document: Row, table: Table = markdown) -> str:
         rows.append([name, seconds, ratio, _weight(document["memory"].get(name)), f"{document['error'][name]:.0e}"])
     title = f"Loss and gradients of one pair, {s['tokens']:,} tokens, d = {s['dim']:,}, V = {s['words']:,}, "
     title += f"{s.get('dtype', 'fp32')}: median (smallest to largest) of {s['rounds']} rounds"
-    figures = table(["method", _seconds(unit), "to its dense", "extra peak", "error"], rows)
-    figure = lambda value: "-" if value is None else f"{value:.3f}"  # noqa: E731
-    rows = [[b["claim"], figure(b["limit"]), figure(b["measured"]), HELD[b["held"]]] for b in document["bars"]]
+    figures = table(["method", f"{unit.upper()} s", "to its dense", "extra peak", "error"], rows)
+    rows = [[b["claim"], f"{b['limit']:.3f}", _number(b, 3), HELD[b["held"]]] for b in document["bars"]]
     kept = table(["claim", "at most", "measured", "held"], rows)
     return joined(title, machine_section(document), figures, _others(document), skipped_section(document), kept)
 
@@ -69,12 +76,9 @@ def step(document: Row, table: Table = markdown) -> str:
         rows[-1] += [format_bytes(document["spare"][name])] if "spare" in document else []
     title = f"One training step of {s['model']}, a prompt of {s['prompt']:,} tokens with positions to "
     title += f"{s['target']:,}, answers of {s['answer']}: median (smallest to largest) of {s['rounds']} rounds"
-    header = ["method", "tokens", _seconds(unit), "to concatenated", "extra peak", "loss"]
+    header = ["method", "tokens", f"{unit.upper()} s", "to concatenated", "extra peak", "loss"]
     figures = table(header + ["left free"] * ("spare" in document), rows)
-    figure = lambda value: "-" if value is None else f"{value:.2f}"  # noqa: E731
-    rows = [
-        [b["claim"], f"{b['sense']} {b['limit']:g}", figure(b["measured"]), HELD[b["held"]]] for b in document["bars"]
-    ]
+    rows = [[b["claim"], f"{b['sense']} {b['limit']:g}", _number(b, 2), HELD[b["held"]]] for b in document["bars"]]
     kept = table(["claim", "bar", "measured", "held"], rows) if rows else ""
     return joined(title, machine_section(document), figures, _others(document), skipped_section(document), kept)
 
@@ -137,15 +141,10 @@ def equality_section(document: Row, table: Table) -> str:
 
 def timing_section(document: Row, timing: Row, table: Table) -> str:
     """Seconds of one batch, with the ratios to dense and the share of the rate of torch.mm."""
-    settings, gpu = document["settings"], _on_gpu(document)
-    title = (
-        f"Forward and backward, b = {timing['batch']:,}, d = {timing.get('dim', settings['dim'])}, "
-        f"{'' if gpu else 'fp32, '}scale {settings['scale']}: median (smallest to largest) of {len(timing['rounds'])} "
-        "rounds"
-    )
-    columns = GPU_COLUMNS if gpu else CPU_COLUMNS
-    rows = [[name, *(show(row) for _, show in columns)] for name, row in timing["summary"].items()]
-    if gpu:
+    settings, unit = document["settings"], document.get("unit", "cpu")
+    what = f"b = {timing['batch']:,}, d = {timing.get('dim', settings['dim'])}, {'fp32, ' * (unit == 'cpu')}scale "
+    title = f"Forward and backward, {what}{settings['scale']}: median (smallest to largest) of {len(timing['rounds'])} "
+    if unit == "gpu":
         rates = [f"{name} {rate['median'] / 1e3:.0f} TFLOP/s" for name, rate in timing["product_rates"].items()]
         notes = [note.format(rates=", ".join(rates)) for note in GPU_NOTES]
     else:
@@ -157,7 +156,8 @@ def timing_section(document: Row, timing: Row, table: Table) -> str:
     if compiled := timing["first_call"].get("compiled dense"):
         notes.append(f"Compiling the dense loss and calling it once took {compiled:.0f} s.")
     notes += [f"Skipped at this batch: {name}: {sentence}" for name, sentence in timing["skipped"].items()]
-    return f"{title}\n\n{table(['method', *(heading for heading, _ in columns)], rows)}\n\n" + "\n".join(notes)
+    rows = [[name, *_times(row, unit)] for name, row in timing["summary"].items()]
+    return f"{title}rounds\n\n{table(['method', *COLUMNS[unit]], rows)}\n\n" + "\n".join(notes)
 
 
 def memory_section(document: Row, table: Table) -> str:
@@ -171,38 +171,32 @@ def memory_section(document: Row, table: Table) -> str:
     if not rows:
         return ""
     header = ["method", "b", "d", "extra peak", "of it fp32 gradients", "besides them", "bytes per b x d"]
-    how = "read by the allocator in the timed rounds" if _on_gpu(document) else "a fresh process each"
-    return f"Peak extra memory beside the features, {how}\n\n" + table(header, rows)
+    how = "read by the allocator in the timed rounds" if document.get("unit") == "gpu" else "a fresh process each"
+    return f"Peak extra memory next to the features, {how}\n\n" + table(header, rows)
 
 
 def ring_section(document: Row, table: Table) -> str:
     """A ring of processes next to one process: time, work and messages."""
     rows = []
     for r in document.get("ring", []):
-        wall, cpu = r["wall"], r["cpu"]
+        wall, figures = r["wall"], ((3, r["cpu"]["median"]), (2, r["work"]), (2, r["sent"]), (2, r["released"]))
         rows.append([f"{r['ranks']}", f"{wall['median']:.3f}", f"{wall['min']:.3f} to {wall['max']:.3f}"])
-        rows[-1] += [f"{value:.{k}f}" for k, value in ((3, cpu["median"]), (2, r["work"]), (2, r["sent"]))]
-        rows[-1] += [f"{r['released']:.2f}", f"{r['error']:.1e}"]
+        rows[-1] += [*(f"{value:.{digits}f}" for digits, value in figures), f"{r['error']:.1e}"]
     if not rows:
         return ""
     first = document["ring"][0]
     title = (
         f"A ring of processes, b = {first['batch']:,} altogether, d = {first['dim']}, fp32, one thread each: median "
-        f"(smallest to largest) of {len(first['raw'][0]['wall'])} steps"
     )
+    title += f"(smallest to largest) of {len(first['raw'][0]['wall'])} steps"
     header = ["ranks", "wall s", "range", "CPU s of all", "CPU / 1 rank", "sent", "released ring", "error"]
-    notes = (
-        "sent: bytes that a rank hands on per number of b x d in one step, by its own diary; released ring: what the "
-        "authors' code sends.\nThe rings ran one after the other; with fewer cores than ranks the wall time tells of "
-        "the cores. error: against fp64, on a small batch."
-    )
-    return f"{title}\n\n{table(header, rows)}\n\n{notes}"
+    return f"{title}\n\n{table(header, rows)}\n\n{RING_NOTES}"
 
 
 def targets_section(document: Row, table: Table) -> str:
     """What was promised of the contrastive losses, what was measured, whether it held."""
     what = f"two threads, d = 512, fp32; this run: {document['settings']['threads']} threads"
-    if _on_gpu(document):
+    if document.get("unit") == "gpu":
         what = f"one H200, d = 512; this run: {document['machine'].get('gpu', {}).get('name', '?')}"
     rows = [[b["claim"], _figure(b["limit"], b), _figure(b["measured"], b), HELD[b["held"]]] for b in document["bars"]]
     return f"The bars (set for {what})\n\n" + table(["claim", "at most", "measured", "held"], rows)
@@ -229,61 +223,28 @@ def _others(document: Row) -> str:
     return f"Other processes used {100 * share:.0f}% of the CPU time during the rounds."
 
 
-def _on_gpu(document: Row) -> bool:
-    return document.get("unit") == "gpu"
-
-
-def _seconds(unit: str) -> str:
-    return {"cpu": "CPU s", "gpu": "GPU s"}[unit]
+def _number(bar: Row, digits: int) -> str:
+    return "-" if bar["measured"] is None else f"{bar['measured']:.{digits}f}"
 
 
 def _weight(peak: int | None) -> str:
     return format_bytes(peak) if peak else "-"
 
 
-def _middle(find: Callable[[Row], Any], form: str, factor: float = 1) -> Callable[[Row], str]:
-    return lambda row: format(find(row)["median"] * factor, form) if find(row) else "-"
+def _times(row: Row, unit: str) -> list[str]:
+    """The cells of one method under `COLUMNS`."""
 
+    def middle(found: dict[str, float] | None, form: str, factor: float = 1) -> str:
+        return format(found["median"] * factor, form) if found else "-"
 
-def _ends(find: Callable[[Row], Any], form: str, factor: float = 1) -> Callable[[Row], str]:
-    ends = lambda found: " to ".join(format(found[key] * factor, form) for key in ("min", "max"))  # noqa: E731
-    return lambda row: ends(find(row)) if find(row) else "-"
+    def ends(found: dict[str, float] | None, form: str, factor: float = 1) -> str:
+        return " to ".join(format(found[key] * factor, form) for key in ("min", "max")) if found else "-"
 
-
-def _dense(row: Row) -> dict[str, float] | None:
-    return row["ratios"].get(row["dense"])
-
-
-def _products(row: Row) -> str:
-    return "-" if row["products"] is None else f"{row['products']:g}"
-
-
-def _of(*keys: str) -> Callable[[Row], Any]:
-    def find(row: Row) -> Any:
-        for key in keys:
-            row = row.get(key) or {}
-        return row
-
-    return find
-
-
-CPU_COLUMNS = [
-    ("CPU s", _middle(_of("cpu"), ".3f")),
-    ("range", _ends(_of("cpu"), ".3f")),
-    ("wall s", _middle(_of("wall"), ".3f")),
-    ("CPU / dense", _middle(_dense, ".2f")),
-    ("range", _ends(_dense, ".2f")),
-    ("products", _products),
-    ("GFLOP / CPU s", _middle(_of("rate"), ",.0f")),
-    ("share of mm", _middle(_of("share"), ".0%")),
-]
-GPU_COLUMNS = [
-    ("ms", _middle(_of("gpu"), ",.2f", 1e3)),
-    ("range", _ends(_of("gpu"), ",.2f", 1e3)),
-    ("/ dense", _middle(_dense, ".2f")),
-    ("/ inf-cl", _middle(_of("ratios", "inf-cl"), ".3f")),
-    ("products", _products),
-    ("TFLOP/s", _middle(_of("rate"), ",.0f", 1e-3)),
-    ("share of mm", _middle(_of("share"), ".0%")),
-    ("of floor", _middle(_of("floor"), ".0%")),
-]
+    dense, share = row["ratios"].get(row["dense"]), middle(row.get("share"), ".0%")
+    products, rate = "-" if row["products"] is None else f"{row['products']:g}", row.get("rate")
+    if unit == "cpu":
+        cells = [middle(row["cpu"], ".3f"), ends(row["cpu"], ".3f"), middle(row["wall"], ".3f"), middle(dense, ".2f")]
+        return [*cells, ends(dense, ".2f"), products, middle(rate, ",.0f"), share]
+    cells = [middle(row["gpu"], ",.2f", 1e3), ends(row["gpu"], ",.2f", 1e3), middle(dense, ".2f")]
+    cells += [middle(row["ratios"].get("inf-cl"), ".3f"), products, middle(rate, ",.0f", 1e-3)]
+    return [*cells, share, middle(row.get("floor"), ".0%")]

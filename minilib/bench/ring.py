@@ -111,23 +111,25 @@ def _write_rank(rank: int, ranks: int, folder: str, settings: dict[str, Any]) ->
         meeting = {"store": dist.FileStore(f"{folder}/store", ranks), "rank": rank, "world_size": ranks}
         dist.init_process_group("nccl" if settings["device"] == "cuda" else "gloo", timeout=SILENCE, **meeting)
     try:
-        whole = _pairs(settings["ring_batch"], settings)
+        options = {"dim": settings["dim"], "scale": settings["scale"], "device": settings["device"]}
+        whole = make_inputs(settings["ring_batch"], **options)
         own = _own_rows(whole, rank, ranks)
         del whole
-        found = {"error": _error(rank, ranks, settings), "sent": _sent(fresh(own), ranks), "wall": [], "cpu": []}
+        small = make_inputs(settings["ring_gate_batch"], **options)
+        found = {"error": _error(rank, ranks, small), "sent": _sent(fresh(own), ranks), "wall": [], "cpu": []}
         _step(fresh(own), ranks)
         for _ in range(settings["ring_steps"]):
-            wall, cpu = _timed(fresh(own), ranks)
-            found["wall"].append(wall)
-            found["cpu"].append(cpu)
+            x = fresh(own)
+            if ranks > 1:
+                dist.barrier()  # begun together: a rank that came early would wait inside the step
+            wall, cpu = benchmark.timer(), time.process_time()  # torch's timer, which waits for a GPU
+            _step(x, ranks)
+            found["wall"].append(benchmark.timer() - wall)
+            found["cpu"].append(time.process_time() - cpu)
         Path(folder, f"{rank}.json").write_text(json.dumps(found))
     finally:
         if ranks > 1:
             dist.destroy_process_group()
-
-
-def _pairs(batch: int, settings: dict[str, Any]) -> Inputs:
-    return make_inputs(batch, settings["dim"], settings["scale"], device=settings["device"])
 
 
 def _own_rows(whole: Inputs, rank: int, ranks: int) -> Inputs:
@@ -137,14 +139,6 @@ def _own_rows(whole: Inputs, rank: int, ranks: int) -> Inputs:
 
 def _step(x: Inputs, ranks: int) -> Tensor:
     return backward(clip_loss(*x[:3], group=dist.group.WORLD if ranks > 1 else None))
-
-
-def _timed(x: Inputs, ranks: int) -> tuple[float, float]:
-    if ranks > 1:
-        dist.barrier()  # begun together: a rank that came early would wait inside the step
-    wall, cpu = benchmark.timer(), time.process_time()  # the timer of torch.utils.benchmark waits for a GPU
-    _step(x, ranks)
-    return benchmark.timer() - wall, time.process_time() - cpu
 
 
 def _sent(x: Inputs, ranks: int) -> dict[str, int]:
@@ -159,9 +153,8 @@ def _sent(x: Inputs, ranks: int) -> dict[str, int]:
     return trace.sent(dist.get_rank())
 
 
-def _error(rank: int, ranks: int, settings: dict[str, Any]) -> float:
+def _error(rank: int, ranks: int, whole: Inputs) -> float:
     """Largest relative error of the averaged loss, of the gradients of the own rows and of the averaged scale's."""
-    whole = _pairs(settings["ring_gate_batch"], settings)
     truth = Inputs(*(tensor.detach().double().requires_grad_() for tensor in whole))
     loss64 = backward(clip_loss(*truth[:3], backend="dense"))
     x = _own_rows(whole, rank, ranks)

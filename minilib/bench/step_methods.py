@@ -52,12 +52,10 @@ class Way(NamedTuple):
         return f"{self.kind}, M = {self.rejected}"
 
     @property
-    def base(self) -> str:
-        """The method that this one is compared with."""
+    def base(self) -> str:  # the one that this is compared with
         return Way(CONCATENATED, self.rejected).name
 
-    def tokens(self, prompt: int, answer: int) -> int:
-        """Tokens that the model reads in one step."""
+    def tokens(self, prompt: int, answer: int) -> int:  # that the model reads in one step
         answers = 1 + self.rejected
         return prompt + answers * answer if self.kind == SHARED else answers * (prompt + answer)
 
@@ -127,7 +125,7 @@ class Bench:
         return loss.detach()
 
     def outcome(self, method: Way, batch) -> list[Tensor]:
-        """The loss and the gradient of every trained parameter, for the gate."""
+        """The loss and the gradient of every trained parameter."""
         loss = self.loss(method, batch)
         return [loss.detach(), *torch.autograd.grad(loss, self.trained)]
 

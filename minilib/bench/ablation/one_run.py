@@ -79,36 +79,39 @@ def _pairs(model, tokenizer, seed: int, settings: dict[str, Any], path: Path):
 
 
 def _train(arm: Arm, seed: int, settings: dict[str, Any], path: Path, model, tokenizer):
-    from transformers import PrinterCallback, TrainingArguments
-
     from minilib.common import process_peak
-    from minilib.trainers import LogoTrainer, lora_config
 
     pairs = first_pairs(_pairs(model, tokenizer, seed, settings, path), settings["pairs"])
     if arm.full_length:
         pairs = at_full_length(pairs, long_questions(settings["rows"], tokenizer, distractors=16, seed=seed))
-    steps = max(1, round(arm.steps * settings["steps"]))
-    rank = settings["rank"]
     with tempfile.TemporaryDirectory() as folder:
-        args = TrainingArguments(
-            folder, max_steps=steps, per_device_train_batch_size=settings["batch"], learning_rate=settings["lr"],
-            lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), weight_decay=0.0, max_grad_norm=arm.clip,
-            logging_steps=max(1, steps // 20), save_strategy="no", report_to=[], disable_tqdm=True, seed=seed,
-            use_cpu=True,
-        )  # fmt: skip
-        trainer = LogoTrainer(
-            model, args, pairs, processing_class=tokenizer,
-            lora=lora_config(rank=rank, alpha=rank, modules=arm.modules or settings["modules"]),
-            **trainer_options(arm, settings["target"]),
-        )  # fmt: skip
-        trainer.remove_callback(PrinterCallback)
+        trainer = _trainer(folder, arm, seed, settings, model, tokenizer, pairs)
         before, began = process_peak(), time.process_time()
         trainer.train()
-        costs = {"cpu_seconds": time.process_time() - began, "added_memory": process_peak() - before, "steps": steps}
-    costs["tokens"] = trainer.state.num_input_tokens_seen
+        costs = {"cpu_seconds": time.process_time() - began, "added_memory": process_peak() - before}
+    costs |= {"steps": trainer.state.max_steps, "tokens": trainer.state.num_input_tokens_seen}
     costs["mean_prompt"] = statistics.mean(len(tokenizer.encode(pair["prompt"])) for pair in pairs)
     curve = [point for point in trainer.state.log_history if "loss" in point]
     return trainer.model.merge_and_unload().eval(), costs, curve
+
+
+def _trainer(folder: str, arm: Arm, seed: int, settings: dict[str, Any], model, tokenizer, pairs):
+    from transformers import PrinterCallback, TrainingArguments
+
+    from minilib.trainers import LogoTrainer, lora_config
+
+    steps, rank = max(1, round(arm.steps * settings["steps"])), settings["rank"]
+    args = TrainingArguments(
+        folder, max_steps=steps, per_device_train_batch_size=settings["batch"], learning_rate=settings["lr"],
+        lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), weight_decay=0.0, max_grad_norm=arm.clip,
+        logging_steps=max(1, steps // 20), save_strategy="no", report_to=[], disable_tqdm=True, seed=seed,
+        use_cpu=True,
+    )  # fmt: skip
+    adapters = lora_config(rank=rank, alpha=rank, modules=arm.modules or settings["modules"])
+    options = trainer_options(arm, settings["target"])
+    trainer = LogoTrainer(model, args, pairs, processing_class=tokenizer, lora=adapters, **options)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _stretched(model, method: str, target: int):
