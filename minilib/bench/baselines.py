@@ -12,11 +12,8 @@
     fused                                      4         a tile in registers, a chunk of the gradient at a time
     fused, frozen texts | forward              3, 1      a locked text tower; the loss alone, as an evaluation takes it
 
-The fewest matmuls of any method in O(b) memory are the floor: 2 + g for InfoNCE, whose logits are needed twice, before
-and after their sums are known; 1 + g for SigLIP; 1 without a backward pass (g = feature gradients wanted).
-
-`dense` on a GPU rounds its logits as autocast does (an error of 0.25 where a logit is 100), so its gradients are less
-exact than those of `fused` on the same features; the run prints both errors.
+The fewest matmuls in O(b) memory, the floor, are 2 + g for InfoNCE, whose logits are needed twice, before and after
+their sums are known; 1 + g for SigLIP; 1 without a backward pass (g = feature gradients wanted).
 """
 
 import math

@@ -1,20 +1,15 @@
 """The named peers of the contrastive losses, each called as its authors mean it to be called, or a sentence why not.
 
-    compiled dense           `torch.compile` of the dense loss, static shapes; needs a C++ compiler on a CPU
-    F.linear_cross_entropy   torch's chunked loss, once per direction, scaled images as rows (torch 2.13 and newer)
-    open_clip                `ClipLoss` and `SigLipLoss` as one process calls them
-    sentence-transformers    `CachedMultipleNegativesRankingLoss`, both directions, on embeddings that exist already
-    inf-cl                   the authors' package, version 1.2.1, on a GPU only:
+`inf-cl` 1.2.1, the authors' package, runs on a GPU only, and is called once per direction:
 
-        loss = ( mean_i flash(img, txt)_i + mean_i flash(txt, img)_i ) / 2
+    loss = ( mean_i flash(img, txt)_i + mean_i flash(txt, img)_i ) / 2
 
 where
     flash   `cal_flash_loss`, log-sum-exp minus positive of every row; it multiplies the rows by the scale, widens both
             sides to fp32 and multiplies them as TF32
 
 Its two backward kernels per direction each compute the logits again: 1 + 4 matmuls per direction, 10 in all. It works
-on blocks of 256 features, so the width must be a multiple of 256, and its backward pass reads past the end of a batch
-that is not a multiple of 64. It is patched nowhere.
+on blocks of 256 features, and its backward pass reads past the end of a batch that is not a multiple of 64.
 """
 
 import importlib.util

@@ -1,11 +1,9 @@
 """The contrastive losses side by side: ours, torch's, open_clip's, sentence-transformers', the authors', in one run.
 
-`bench_contrastive` starts a fresh process (`harness.run_apart`), because CPU seconds need an environment that is read
-before torch is imported, and because a run on a GPU must end within its time. That process compares every method with
-fp64 (`correctness`), times interleaved rounds of every cell (`contrastive_cells`), measures peak extra memory, in
-processes of their own on a CPU and read in the rounds on a GPU, forms rings of processes (`ring`) and judges the
-targets. The document, a plain dict with every raw sample, is written after each step, so that Ctrl-C leaves what was
-measured so far. With a CUDA GPU everything is measured there, in less than ten minutes; else on the CPU.
+A fresh process compares every method with fp64 (`correctness`), times interleaved rounds (`contrastive_cells`),
+measures peak extra memory, forms rings of processes (`ring`) and judges the targets. The document, a plain dict with
+every raw sample, is written after each step, so that Ctrl-C leaves what was measured so far. With a CUDA GPU everything
+is measured there, in less than ten minutes; else on the CPU.
 
 What the figures mean is taught in notebooks/04_tile_the_loss.ipynb.
 """
@@ -122,7 +120,7 @@ def candidates(at: Device, others: bool) -> tuple[list[Method], dict[str, str]]:
     return sorted([*found, *more], key=lambda method: method.loss), skipped | why
 
 
-def meant_for_memory(found: list[Method], batch: int) -> list[Method]:
+def meant_for_memory(found: list[Method], batch: int) -> list[Method]:  # no matrix out of proportion
     return [m for m in found if m.name in MEMORY_METHODS and (batch <= LARGEST_SQUARE or m.matrices == 0)]
 
 

@@ -1,22 +1,15 @@
 """The time of contrastive losses, cell by cell: a cell is one batch at one width, with its share of the time.
 
     deadline of cell k = now + (end - now) share_k / sum of the shares from k on
-
-    rate   = matmuls 2 b^2 d / t                      share = rate / rate of torch.mm
-    floor  = floor matmuls 2 b^2 d / (t rate of torch.mm)
+    rate   = matmuls 2 b^2 d / t        share, floor = its own, the fewest matmuls 2 b^2 d / (t rate of torch.mm)
 
 where
     t          seconds that one call spends, see `harness`
-    matmuls    those that the method itself takes; floor matmuls, the fewest in O(b) memory (`baselines`)
     torch.mm   in the dtype of the method's features, measured as one more method of each round (`device`)
 
-A cell that is done early leaves its time to those after it, and one that takes long takes it from them. Every cell has
-one round at least. Another one starts while it fits before the deadline, judged by the last one's time; the first
-`FEWEST` may go beyond it, since tuning can use up the share of a cell, but never beyond the end of the run. A cell that
-could not even have its first calls in the time left is skipped with a sentence. On a CPU there is no limit.
-
-A method that multiplies in another precision than its features' is held against the rate of its features: what the
-machine could have done with them. Ratios are taken to the dense loss of the same kind and to the bases of the targets.
+Every cell has one round at least. Another one starts while it fits before the deadline, judged by the last one's time;
+the first `FEWEST` may go beyond it, since tuning can use up the share of a cell, but never beyond the end of the run. A
+cell that could not even have its first calls in the time left is skipped with a sentence. On a CPU there is no limit.
 """
 
 import math

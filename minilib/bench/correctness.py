@@ -3,17 +3,12 @@
     error = max over the loss and each gradient g of   |g - g64| / |g64|
 
 where
-    g64   the same quantity from the dense loss in double precision, on the same numbers
-    |.|   Euclidean norm; gradients are those of both features, of the scale and (SigLIP) of the bias
+    g64   the same quantity from the dense loss in double precision, on the same numbers; |.| is the Euclidean norm
 
-Four cases of a contrastive loss: scale 14.3 and 100, matching pairs correlated (cosine 0.1) and not. A method whose
-largest error exceeds its tolerance is reported as wrong and never timed. The cosine is mild on purpose: where a
-positive's probability nears 1, fp32 losses that subtract it from a matrix of logits lose digits in 1 - p (the tiled one
-does not), and here all should agree.
-
-The gradients of scale and bias are sums whose terms may cancel to nearly nothing. Features of half precision leave an
-error in proportion to the terms, so there |g64| is at least the natural size of such a sum, |img| |dimg| / s for the
-scale.
+Four cases of a contrastive loss: scale 14.3 and 100, matching pairs correlated and not. The cosine is mild on purpose:
+where a positive's probability nears 1, fp32 losses that subtract it from a matrix of logits lose digits in 1 - p (the
+tiled one does not). Gradients of scale and bias are sums that may cancel to nearly nothing; features of half precision
+leave an error in proportion to the terms, so there |g64| is at least |img| |dimg| / s.
 """
 
 import math

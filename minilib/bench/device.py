@@ -1,15 +1,11 @@
-"""Where a run measures, and what that place is: a CPU or a GPU, its clock, its free memory, its rate of matmuls.
+"""Where a run measures: a CPU or a GPU, its clock, its free memory, its rate of matmuls, and all of it in words.
 
     spent   on a GPU from the event before the call to the event after it, both on the stream that the call works on
     peak    highest allocation during the call - allocation before it: the features exist before, the gradients do not
     rate    torch.mm: on a CPU on tiles that stay in cache, on a GPU of `SIDE` x `SIDE` matrices in the features' dtype
 
-A loss of n matmuls (b x b x d, 2 b^2 d operations each) that spends t seconds reaches the share  n 2 b^2 d / t / rate,
-both measured in the same round. Before each call on a GPU a buffer much larger than the L2 cache is overwritten, so
-that no method finds its inputs there because the one before has left them. fp32 matrices are multiplied in fp32, not
-TF32: torch's default, which a run leaves alone.
-
-The part for a GPU has not run on one yet; all that is measured with it is gone through on a stand-in for a GPU.
+Before each call on a GPU a buffer much larger than the L2 cache is overwritten, so that no method finds its inputs
+there. fp32 matrices are multiplied in fp32, not TF32. The GPU's part has not run on one yet; a stand-in has.
 """
 
 import platform

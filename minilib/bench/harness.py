@@ -3,13 +3,12 @@
     ratio(A) = median over rounds k of  t_k(A) / t_k(base)
 
 where
-    t_k   seconds that one call in round k spends: CPU seconds, or on a GPU the time between two events (`device`);
-          a round calls every method once, in the same order, on the same numbers
-    base  the method that the others are compared with, in the same round: what slows the machine slows both
+    t_k   CPU seconds of one call in round k, or on a GPU seconds between two events (`device`); a round calls every
+          method once, in the same order, on the same numbers: what slows the machine slows the base as well
 
-Every method is called once untimed at the measured shape first: allocators, thread pools and compilers warm up there.
-CPU seconds count all threads and forgive neighbours on the machine, but only if waiting threads sleep instead of
-spinning; that is decided before torch is imported, so a run has its own process with `quiet_environment`.
+Every method is called once untimed first: allocators, thread pools and compilers warm up there. CPU seconds count all
+threads and forgive neighbours on the machine, but only if waiting threads sleep instead of spinning; that is decided
+before torch is imported, so a run has its own process with `quiet_environment`.
 """
 
 import importlib.util
@@ -31,6 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minilib.common import write_text
+from minilib.teaching.memory import measure_peak
 
 PATIENCE, LAST_CALL = 60.0, 15.0  # seconds by which a run may miss its time, and then to write its file
 
@@ -243,10 +243,15 @@ def spread(values: list[float]) -> dict[str, float] | None:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)} if values else None
 
 
-def share_of_others(done: list[Round]) -> float:
-    """The share of the CPU time that other processes used during the rounds."""
+def share_of_others(done: list[Round]) -> float:  # of the CPU time during the rounds
     own, others = sum(r.own for r in done), sum(r.others for r in done)
     return others / (own + others) if own + others else 0.0
+
+
+def peaks_apart(setups: dict[str, str], call: str, threads: int) -> dict[str, int]:
+    """Peak extra bytes of one call, by method, each in a fresh process that has run its setup before."""
+    todo = tqdm(setups.items(), desc="memory", unit="process", leave=False, disable=None)
+    return {name: measure_peak(setup, call, threads=threads) for name, setup in todo}
 
 
 def describe(error: BaseException) -> str:

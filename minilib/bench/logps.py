@@ -4,23 +4,18 @@
 
 where
     t   seconds of loss and backward on one pair of n tokens, hidden states (n, d), head (V, d): CPU seconds in fp32, or
-        on a CUDA GPU seconds between two events, in bf16 and at the size of a large model's head
-
-In this order: every method's loss and gradients against fp64; interleaved rounds; peak extra memory, on a CPU in
-processes of their own. What the methods are stands in `logps_methods`. It has not run on a GPU yet.
+        on a CUDA GPU seconds between two events, in bf16 and at the size of a large model's head (not run there yet)
 """
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from minilib.bench import correctness, harness, report, targets
 from minilib.bench import logps_methods as ways
 from minilib.bench.device import NAMES, Device, chosen, named
 from minilib.bench.harness import Method
-from minilib.teaching.memory import measure_peak
 
 SIZES = {"cpu": {"tokens": 8192, "dim": 512, "words": 32_768}, "cuda": targets.LOGPS_GPU_SIZE}
 PRECISION = {"cpu": "fp32", "cuda": "bf16"}
@@ -100,7 +95,8 @@ def measure(settings: dict[str, Any], output: str | None = None, at: Device | No
     if at.unit == "gpu":
         document["memory"] = harness.peaks(document["rounds"], steps)
     else:
-        document["memory"] = _memory(found, sizes, settings["threads"]) if settings["memory"] else {}
+        setups = {m.name: _SETUP.format(name=m.name, **sizes) for m in found if settings["memory"]}
+        document["memory"] = harness.peaks_apart(setups, "method.step(inputs)", settings["threads"])
     document["bars"] = targets.logps(document)
     return harness.finish(document, output, report.logps(document, report.plain))
 
@@ -125,12 +121,3 @@ def _complaint(method: Method, dtype: torch.dtype, device: str, errors: dict[str
     if errors[method.name] <= TOLERANCE[dtype]:
         return ""
     return f"it differs from fp64 by {errors[method.name]:.1e}, so it was not timed."
-
-
-def _memory(found: list[Method], sizes: dict[str, int], threads: int) -> dict[str, int]:
-    """Peak extra bytes of one call of each method, gradients included."""
-    peaks = {}
-    for method in tqdm(found, desc="memory", unit="process", leave=False, disable=None):
-        setup = _SETUP.format(name=method.name, **sizes)
-        peaks[method.name] = measure_peak(setup, "method.step(inputs)", threads=threads)
-    return peaks

@@ -7,9 +7,8 @@ where
     1 + M passes   the full sequences, prompt and answer, as one batch; also one by one
 
 Methods: those two; the routes "mask" and "cache" of `answer_hidden`; and "cache, copied", which repeats the prompt's
-cache 1 + M times and runs the answers as a batch. All of them must first agree with fp64 in loss and gradients.
-Positions are synthesised. The model is a random Llama, small enough for a laptop: ratios depend on its width, because
-attention weighs more in a narrow model.
+cache 1 + M times and runs the answers as a batch. All must first agree with fp64 in loss and gradients. The model is a
+random Llama: ratios depend on its width, because attention weighs more in a narrow model.
 """
 
 from collections.abc import Callable

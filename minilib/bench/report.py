@@ -1,8 +1,7 @@
 """The report of a run: its document as tables, for the terminal (`plain`) and for the book (`markdown`).
 
-`contrastive`, `logps`, `step` and `prefix` are whole documents; the contrastive run prints the same sections one by
-one, as they are measured. A document of an earlier version is still reported, with a dash for each figure that it
-lacks.
+`contrastive`, `logps`, `step` and `prefix` are whole documents. A document of an earlier version is still reported,
+with a dash for each figure that it lacks.
 """
 
 from collections.abc import Callable
@@ -195,9 +194,10 @@ def ring_section(document: Row, table: Table) -> str:
 
 def targets_section(document: Row, table: Table) -> str:
     """What was promised of the contrastive losses, what was measured, whether it held."""
-    what = f"two threads, d = 512, fp32; this run: {document['settings']['threads']} threads"
     if document.get("unit") == "gpu":
         what = f"one H200, d = 512; this run: {document['machine'].get('gpu', {}).get('name', '?')}"
+    else:
+        what = f"two threads, d = 512, fp32; this run: {document['settings']['threads']} threads"
     rows = [[b["claim"], _figure(b["limit"], b), _figure(b["measured"], b), HELD[b["held"]]] for b in document["bars"]]
     return f"The bars (set for {what})\n\n" + table(["claim", "at most", "measured", "held"], rows)
 

@@ -8,13 +8,9 @@
 where
     n, b, d   ranks, pairs of all ranks together, width of the features
 
-On a CPU the ranks meet over gloo and have one thread each; on more than one GPU they meet over NCCL, a GPU each. The
-rings run one after the other, not in turn: ranks of one ring would stand in the way of the next. With more ranks than
-cores the wall time tells of the cores, and the work of what the ring costs.
-
-Every rank makes all b pairs from the same seed and keeps its own rows. It measures, in this order: its error against
-the dense fp64 loss, on a small batch; what it sends in one step; then steps of `clip_loss(..., group=...)`, forward and
-backward, each begun together. A feature's gradient is n times that of one process, as it is averaged over ranks.
+On a CPU the ranks meet over gloo and have one thread each; on GPUs over NCCL. The rings run one after the other: ranks
+of one would stand in the way of the next. With more ranks than cores the wall time tells of the cores, and the work of
+what the ring costs. Every rank makes all b pairs from the same seed and keeps its own rows.
 """
 
 import json

@@ -6,10 +6,8 @@ where
     t   seconds of hidden states, loss, backward and optimizer for one prompt with 1 + M answers: CPU seconds of all
         threads, or on a CUDA GPU seconds between two events
 
-In this order: the gate on a toy model; a first step of every method, whose losses at full size must agree too;
-interleaved rounds; peak memory, on a CPU in processes of their own, on a GPU read by the allocator in every timed
-step. The ways are in `step_methods`, the models in `step_models`. The 8b model has not run on a GPU yet; the same code
-has been gone through on a stand-in.
+In this order: the gate on a toy model; a first step of every way, whose losses at full size must agree too; interleaved
+rounds; peak memory. The 8b model has not run on a GPU yet; the same code has been gone through on a stand-in.
 """
 
 import json
@@ -18,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from minilib.bench import harness, report, step_models, targets
 from minilib.bench import step_methods as ways
 from minilib.bench.device import Device, named
 from minilib.bench.step_methods import Bench, Way
-from minilib.teaching.memory import measure_peak
 
 QUICK = {"prompt": 64, "answer": 6, "target": 512, "rounds": 2}
 SAME_LOSS = {"float32": 1e-3, "bfloat16": 5e-2}  # relative, at full size
@@ -90,8 +86,8 @@ def measure(settings: dict[str, Any], output: str | None = None, at: Device | No
     document = {"benchmark": "step", "settings": settings, "unit": at.unit, "error": errors, "machine": at.describe()}
     document |= _time(right, settings, at, skipped) | {"skipped": skipped}
     if at.unit == "cpu":
-        timed = [right[name] for name in document["cpu"]]
-        document["peak"] = _memory(timed, settings) if settings["memory"] else {}
+        timed = [right[name] for name in document["cpu"]] if settings["memory"] else []
+        document["peak"] = memory(timed, settings)
     document["bars"] = targets.step(document, at_size(settings))
     return harness.finish(document, output, report.step(document, report.plain))
 
@@ -106,6 +102,13 @@ def make_row(settings: dict[str, Any], bench: Bench, seed: int = 0) -> ways.Row:
     """The example that all methods of one round share."""
     sizes = {name: settings[name] for name in ("prompt", "answer", "target")}
     return ways.make_row(bench.words, **sizes, count=1 + max(settings["rejected"]), seed=seed)
+
+
+def memory(timed: list[Way], settings: dict[str, Any]) -> dict[str, int]:
+    """Peak extra bytes of one step of each way."""
+    text = json.dumps(settings)
+    setups = {w.name: _SETUP.format(settings=text, kind=w.kind, rejected=w.rejected) for w in timed}
+    return harness.peaks_apart(setups, "bench.step(way, batch)", settings["threads"])
 
 
 def at_size(settings: dict[str, Any]) -> bool:
@@ -157,12 +160,3 @@ def _disagreeing(losses: dict[str, float], by_name: dict[str, Way], most: float)
         if by_name[name].kind == ways.SHARED and true is not None and not abs(loss - true) <= most * abs(true):
             found[name] = f"its loss is {loss:.4f} where full sequences give {true:.4f}, so it was not timed."
     return found
-
-
-def _memory(timed: list[Way], settings: dict[str, Any]) -> dict[str, int]:
-    """Peak extra bytes of one step of each way."""
-    peaks = {}
-    for way in tqdm(timed, desc="memory", unit="process", leave=False, disable=None):
-        setup = _SETUP.format(settings=json.dumps(settings), kind=way.kind, rejected=way.rejected)
-        peaks[way.name] = measure_peak(setup, "bench.step(way, batch)", threads=settings["threads"])
-    return peaks

@@ -5,16 +5,10 @@
     concatenated     1 + M full sequences as a batch       the same: what sharing is compared with
     TRL CPOTrainer   2 full sequences (M = 1)              SimPO and an SFT term from the logits of all tokens
 
-The first two are what `LogoTrainer` computes, by its own objective. The third is the `compute_loss` of TRL's trainer
-(`loss_type="simpo"`, its `cpo_alpha` our SFT weight) on a row of token ids that its collator has padded: for one prompt
-the mean of its cross entropy is the mean over the chosen answer, so its loss is ours. TRL knows no stretched positions
-and counts plain ones, which costs the same.
-
-A step is hidden states, loss, backward and AdamW. Its learning rate is 0: all work is done, and every method meets the
-same weights in every round, so that losses can be compared at full size as well.
-
-The gate compares loss and gradients with those of the concatenated way, in fp32 on a toy Llama, with answers of unlike
-lengths.
+The first two are what `LogoTrainer` computes, by its own objective. The third is the `compute_loss` of TRL's trainer on
+a row that its collator has padded: for one prompt the mean of its cross entropy is the mean over the chosen answer, so
+its loss is ours. TRL knows no stretched positions and counts plain ones, which costs the same. AdamW has learning rate
+0: all work is done, and every way meets the same weights in every round.
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@
     100m    Llama of 12 layers, 768 wide, random weights        512        32          4,096   CPU, fp32
     8b      the architecture of Llama-3-8B, random weights    8,192       300         65,536   CUDA GPU, bf16
 
-All of them carry LoRA of rank 32 on q, k, v and o, as LOGO does, and are built from a config or from the file in the
-repository: nothing is downloaded. Random weights cost what trained ones cost. The 8b model is checkpointed and takes
-the shared prompt through FlexAttention; it has not run on a GPU yet. "toy" is what the gate compares methods on.
+All carry LoRA of rank 32 on q, k, v and o, as LOGO does; nothing is downloaded, and random weights cost what trained
+ones cost. The 8b model is checkpointed and takes the shared prompt through FlexAttention. "toy" is that of the gate.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ LEAST_GPU = 70e9  # bytes of a GPU on which "auto" takes the 8b model
 
 
 class Size(NamedTuple):
-    """A step: tokens of prompt and answers, the length that positions reach, how and where the model runs."""
+    """A step: tokens, the length that positions reach, how and where the model runs."""
 
     prompt: int
     answer: int

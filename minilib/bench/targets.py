@@ -1,12 +1,11 @@
 """The targets: what is promised, next to what a run measured, and whether it held.
 
-A target holds when the measured figure is on the right side of its limit; it is "not measured" when the run left its
-batch, its size or its peer out. Ratios and times are medians over rounds, ratios taken within a round; memory is the
-peak next to what lay there before, features or weights.
+A target is "not measured" when the run left its batch, its size or its peer out. Ratios and times are medians over
+rounds, ratios taken within a round; memory is the peak next to what lay there before, features or weights.
 
     contrastive   ratios and memory at d = 512 on two CPU cores; seconds, memory and an error on one H200
-    logps         ratios of time and memory to the dense way; on a GPU seconds of the margin sweep, whose three matmuls
-                  take 10.9 ms each at the rate that an H200 reached in other measurements (788 TFLOP/s)
+    logps         ratios of time and memory to the dense way; on an H200 seconds of the margin sweep, whose three
+                  matmuls take 10.9 ms each at the rate reached in other measurements (788 TFLOP/s)
     prefix        the cached prompt / full sequences as one batch
     step          shared / concatenated at M = 2, peak at M = 8 / at M = 1; for 8b what an H200 leaves free
 """
@@ -20,13 +19,9 @@ FASTEST = "fastest peer"
 
 
 class Target(NamedTuple):
-    """A figure of `method` that is at most `limit`.
+    """A figure of `method` that is at most `limit`."""
 
-    `kind` is "ratio" (seconds over those of `base` in the same round), "bytes" (of the memory table's column `part`),
-    "seconds" (of one step) or "error" (the largest against fp64 over all cases).
-    """
-
-    kind: str
+    kind: str  # "ratio" of seconds to those of `base`, "bytes" in column `part`, "seconds", or "error" against fp64
     method: str
     limit: float
     batch: int | None = None
@@ -47,27 +42,26 @@ class Target(NamedTuple):
         return f"b = {self.batch:,}: {words}" if self.batch else words
 
 
-def _ratio(method: str, base: str, batch: int, limit: float, **more: Any) -> Target:
-    return Target("ratio", method, limit, batch, base, **more)
-
-
 CONTRASTIVE = {
     "cpu": (
-        _ratio("tiled", "dense", 4096, 0.85),
-        _ratio("tiled", "dense", 8192, 0.75),
-        _ratio("tiled", "dense", 16384, 0.60),
-        _ratio("tiled", "open_clip ClipLoss", 8192, 0.60),
-        _ratio("tiled", "F.linear_cross_entropy, twice", 8192, 0.70),
-        _ratio("tiled SigLIP", "dense SigLIP", 8192, 0.66, loss="siglip"),
-        _ratio("tiled, keep all, bf16 gradients", "dense", 8192, 0.42),
-        *(_ratio("default", FASTEST, b, limit) for b, limit in ((4096, 0.95), (8192, 0.95), (16384, 0.85))),
-        *(_ratio("default", FASTEST, b, lim, stretch=True) for b, lim in ((4096, 0.90), (8192, 0.88), (16384, 0.75))),
+        Target("ratio", "tiled", 0.85, 4096, "dense"),
+        Target("ratio", "tiled", 0.75, 8192, "dense"),
+        Target("ratio", "tiled", 0.60, 16384, "dense"),
+        Target("ratio", "tiled", 0.60, 8192, "open_clip ClipLoss"),
+        Target("ratio", "tiled", 0.70, 8192, "F.linear_cross_entropy, twice"),
+        Target("ratio", "tiled SigLIP", 0.66, 8192, "dense SigLIP", loss="siglip"),
+        Target("ratio", "tiled, keep all, bf16 gradients", 0.42, 8192, "dense"),
+        *(Target("ratio", "default", x, b, FASTEST) for b, x in ((4096, 0.95), (8192, 0.95), (16384, 0.85))),
+        *(
+            Target("ratio", "default", x, b, FASTEST, stretch=True)
+            for b, x in ((4096, 0.9), (8192, 0.88), (16384, 0.75))
+        ),
         Target("bytes", "tiled", 80e6, 8192, part="peak"),
         Target("bytes", "tiled", 32e6, 16384, part="besides"),
         Target("bytes", "tiled", 250e6, 32768, part="peak"),
     ),
     "gpu": (
-        _ratio("fused bf16", "inf-cl", 65_536, 1 / 8),
+        Target("ratio", "fused bf16", 1 / 8, 65_536, "inf-cl"),
         Target("seconds", "fused bf16", 36e-3, 65_536),
         Target("seconds", "fused SigLIP bf16", 28e-3, 65_536),
         Target("seconds", "fused bf16", 9.5, 1_048_576),

@@ -393,7 +393,7 @@ def test_the_bars_are_printed_in_their_own_units():
 
 def test_a_gpu_is_chosen_where_there_is_one_and_the_flag_overrides(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert [device.chosen(device) for device in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
+    assert [device.chosen(name) for name in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device.chosen("auto") == "cpu"
     with pytest.raises(ValueError, match=r"device is 'cuda' and torch finds no CUDA GPU here.*\.$"):

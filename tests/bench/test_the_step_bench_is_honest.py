@@ -154,7 +154,7 @@ def test_a_gpu_is_read_in_the_rounds_and_what_it_leaves_free_is_told():
 
 def test_peak_memory_is_measured_in_a_process_of_its_own():
     tiny = step_models.SIZES["tiny"]._asdict() | step.QUICK | {"model": "tiny", "rejected": [1], "threads": 1}
-    peaks = step._memory([Way(SHARED, 1)], tiny)
+    peaks = step.memory([Way(SHARED, 1)], tiny)
     assert list(peaks) == ["shared, M = 1"]
     assert 10**5 < peaks["shared, M = 1"] < 10**8
 

@@ -1,14 +1,10 @@
 """One arm under one seed, in a process of its own: train from the tiny model, then measure what came out.
 
-    seed decides    the pairs and their order, the draws of positions, LoRA's start, and the haystacks of the scores
-
-where
-    pairs     `haystack_pairs` under this seed, eight rejected answers each, of which an arm takes the first M
-    scores    haystacks of other seeds than the pairs', 8 other facts in each
-
-Measured: accuracy by depth and length for single details (the needle map), accuracy and recall for two details by
-length, the curve of depths at three windows, perplexity by window of real text, and what must not be lost in the
-window. Costs: tokens read in training, CPU seconds, and the memory that training added to the process.
+A seed decides the pairs and their order, the draws of positions, LoRA's start, and the haystacks of the scores. Pairs
+have eight rejected answers each, of which an arm takes the first M; scores use haystacks of other seeds. Measured:
+accuracy by depth and length for single details (the needle map), accuracy and recall for two details by length, the
+curve of depths at three windows, perplexity by window, and what must not be lost in the window. Costs: tokens read in
+training, CPU seconds, and the memory that training added to the process.
 """
 
 from __future__ import annotations
