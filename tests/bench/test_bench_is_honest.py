@@ -295,6 +295,42 @@ def test_a_bar_that_was_not_measured_is_neither_held_nor_broken():
     assert set(verdicts(other_width).values()) == {None}
 
 
+def document_of_peers(default, **peers):
+    """Two rounds in which the default call and its peers spend these CPU seconds, at b = 4,096."""
+    seconds = {"default": default, "tiled": 0.01, "dense SigLIP": 0.01} | peers
+    summary = {name: {"cpu": {"median": s}, "ratios": {}, "dense": "dense"} for name, s in seconds.items()}
+    summary["dense SigLIP"]["dense"] = "dense SigLIP"
+    rounds = [{name: {"cpu": factor * s} for name, s in seconds.items()} for factor in (1, 3)]
+    return {"settings": {"dim": 512}, "timings": [{"batch": 4096, "summary": summary, "rounds": rounds}], "memory": []}
+
+
+def test_the_default_call_is_held_against_the_fastest_peer_of_the_run():
+    figures = {"compiled dense": 1.0, "dense": 2.0, "open_clip ClipLoss": 3.0}
+    for default, held in ((0.90, [True, True]), (0.95, [True, False]), (0.96, [False, False])):
+        found = [b for b in targets.contrastive(document_of_peers(default, **figures)) if b["method"] == "default"]
+        assert [b["held"] for b in found if b["batch"] == 4096] == held
+        assert {b["held"] for b in found if b["batch"] != 4096} == {None}
+        assert {b["base"] for b in found if b["batch"] == 4096} == {"compiled dense"}
+    faster = document_of_peers(0.90, **figures | {"dense": 0.5})
+    assert [b["base"] for b in targets.contrastive(faster) if b["method"] == "default" and b["batch"] == 4096] == [
+        "dense"
+    ] * 2
+
+
+def test_without_the_compiled_peer_the_default_call_is_not_judged():
+    found = targets.contrastive(document_of_peers(0.1, dense=1.0))
+    assert {b["held"] for b in found if b["method"] == "default"} == {None}
+
+
+def test_the_default_call_and_the_tiled_one_differ_in_what_they_keep(monkeypatch):
+    asked = []
+    monkeypatch.setattr(baselines, "clip_loss", lambda *x, **options: asked.append(options) or clip_loss(*x, **options))
+    for name in ("default", "tiled"):
+        named(name).step(baselines.make_inputs(8, 4, 14.3))
+    assert asked[0] == {}
+    assert asked[1]["cache_bytes"] == 0
+
+
 # The document
 
 
