@@ -10,7 +10,7 @@ import sys
 from jsonargparse import ArgumentParser, auto_cli
 
 from minilib.bench import bench_contrastive, bench_logps, bench_prefix, bench_step
-from minilib.bench.alignment import bench_alignment
+from minilib.bench.ablation import bench_alignment
 from minilib.cli.clip import clip
 from minilib.cli.doctor import doctor
 from minilib.cli.evaluate import evaluate

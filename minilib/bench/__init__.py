@@ -1,7 +1,7 @@
-"""Side-by-side measurements, one file per claim: our losses beside named peers, in one process, in one run.
+"""Side-by-side measurements, one file per claim: our losses and steps next to named peers, in one run.
 
-`bench_contrastive`, `bench_logps`, `bench_prefix` and `bench_step` are the commands `python -m minilib bench
-contrastive | logps | prefix | step`; the parts below them are plain functions.
+The commands `python -m minilib bench contrastive | logps | prefix | step | alignment` are functions here and in
+`ablation`; the other files are what they share.
 """
 
 from minilib.bench.contrastive import bench_contrastive

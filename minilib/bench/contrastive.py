@@ -1,116 +1,209 @@
 """The contrastive losses side by side: ours, torch's, open_clip's, sentence-transformers', the authors', in one run.
 
-`bench_contrastive` starts a fresh process, because CPU seconds need an environment that is read before torch is
-imported, and because a run on a card must end within its time; `measure` says what that process does. With a CUDA card
-everything is measured on the card, in less than ten minutes; without one, or with `device="cpu"`, on the CPU.
+A fresh process compares every method with fp64 (`correctness`), times interleaved rounds (`contrastive_cells`),
+measures peak extra memory, forms rings of processes (`ring`) and judges the targets. The document, a plain dict with
+every raw sample, is written after each step, so that Ctrl-C leaves what was measured so far. With a CUDA GPU everything
+is measured there, in less than ten minutes; else on the CPU.
 
 What the figures mean is taught in notebooks/04_tile_the_loss.ipynb.
 """
 
-import json
-import os
 import signal
 import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minilib.bench import harness, place, plan
+import torch
+from tqdm import tqdm
 
-BATCHES = (4096, 8192, 16384)
+from minilib.bench import baselines, correctness, harness, report, ring, targets
+from minilib.bench import baselines_peers as peers
+from minilib.bench import contrastive_cells as timing
+from minilib.bench.device import Device, available_bytes, chosen, named
+from minilib.bench.harness import Method
+from minilib.teaching.memory import measure_peak
+
+BATCHES = [4096, 8192, 16384]
 GATE_BATCH = {"cpu": 1024, "cuda": 4096}
-MEMORY_BATCHES = (8192, 16384, 32768)
+MEMORY_BATCHES, QUICK_MEMORY_BATCHES = [8192, 16384, 32768], [512]
+MEMORY_METHODS = ("dense", "default", "tiled", "open_clip ClipLoss")
+LARGEST_SQUARE = 16_384  # beyond it, only the memory of methods without a b x b matrix is measured
 RING = {"ring_batch": 8192, "ring_gate_batch": 512, "ring_steps": 3}
 QUICK = {"batches": [256, 512], "rounds": 2, "gate_batch": 256}
 QUICK |= {"ring_batch": 512, "ring_gate_batch": 128, "ring_steps": 2}
-QUICK_MEMORY_BATCHES = (512,)
-PATIENCE, LAST_CALL = 60.0, 15.0  # seconds by which a run on a card may miss its time, and then to write its file
+NO_GPU = "they need a CUDA GPU: Triton's interpreter is for correctness, not for speed."
+
+_SETUP = """
+from minilib.bench import baselines, baselines_peers as peers
+known = baselines.ours() + peers.available(({name!r},))[0]
+step = next(method.step for method in known if method.name == {name!r})
+step(baselines.make_inputs({warm}, {dim}, {scale}))
+inputs = baselines.make_inputs({batch}, {dim}, {scale})
+"""
 
 
 def bench_contrastive(
-    batches: Sequence[int] | None = None,
-    dim: int = 512,
-    rounds: int | None = None,
-    scale: float = 14.3,
-    threads: int | None = None,
-    device: str = "auto",
-    ranks: Sequence[int] = (2, 4),
-    memory: bool = True,
-    others: bool = True,
-    quick: bool = False,
-    output: Path | None = None,
-) -> dict[str, Any]:
+    batches: Sequence[int] | None = None, dim: int = 512, rounds: int | None = None, scale: float = 14.3,
+    threads: int | None = None, device: str = "auto", ranks: Sequence[int] = (2, 4), memory: bool = True,
+    others: bool = True, quick: bool = False, output: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Measure time, memory and exactness of contrastive losses side by side; return the document written as JSON.
 
     Args:
         batches: batch sizes to time; by default 4,096 to 16,384 on a CPU, 16,384 to 1,048,576 and several widths on a
-            card.
+            GPU.
         dim: width of the features, and of the comparison with fp64.
         rounds: timed calls of each method at each batch, after one more that warms it up; by default 5 on a CPU, and
-            on a card as many as its time allows, up to 20.
+            on a GPU as many as its time allows, up to 20.
         scale: logit scale of the timed calls.
         threads: threads to compute with; by default one for each usable core.
-        device: "cpu", "cuda", or "auto" for the card if there is one.
-        ranks: sizes of the rings of processes to measure beside one process; empty for none.
+        device: "cpu", "cuda", or "auto" for the GPU if there is one.
+        ranks: sizes of the rings of processes to compare with one process; empty for none.
         memory: whether to measure peak extra memory too; on a CPU, in processes of their own.
-        others: whether to measure torch.compile, torch's own loss and other libraries beside ours.
+        others: whether to measure torch.compile, torch's own loss and other libraries as well as ours.
         quick: tiny batches and two rounds, to see in a minute that everything runs; its figures judge nothing.
-        output: JSON file to write, its folder is made; by default runs/bench/contrastive.json, on a card
+        output: JSON file to write, its folder is made; by default runs/bench/contrastive.json, on a GPU
             contrastive_cuda.json.
 
     Raises:
         ValueError: one sentence, when an argument does not fit. RuntimeError: when the measuring process broke.
     """
-    device = place.chosen(device)
-    card = device == "cuda"
-    settings = {"batches": list(batches) if batches is not None else None if card else list(BATCHES), "dim": dim}
-    settings |= {"rounds": (plan.CARD_ROUNDS if card else 5) if rounds is None else rounds, "scale": scale}
+    device = chosen(device)
+    gpu = device == "cuda"
+    settings = {"batches": list(batches) if batches is not None else None if gpu else BATCHES, "dim": dim}
+    settings |= {"rounds": (timing.GPU_ROUNDS if gpu else 5) if rounds is None else rounds, "scale": scale}
     settings |= {"threads": harness.usable_cores() if threads is None else threads, "others": others}
-    settings |= {"device": device, "seconds": plan.CARD_SECONDS if card else None, "ranks": list(ranks)}
+    settings |= {"device": device, "seconds": timing.GPU_SECONDS if gpu else None, "ranks": list(ranks)}
     settings |= {"gate_batch": GATE_BATCH[device], **RING} | (QUICK if quick else {})
-    settings["memory_batches"] = list(QUICK_MEMORY_BATCHES if quick else MEMORY_BATCHES) if memory else []
-    _check(settings)
-    output = Path(output or f"runs/bench/contrastive{'_cuda' * card}.json")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    _run_apart(settings, output)
-    return json.loads(output.read_text())
+    settings["memory_batches"] = (QUICK_MEMORY_BATCHES if quick else MEMORY_BATCHES) if memory else []
+    _validate(settings)
+    output = Path(output or f"runs/bench/contrastive{'_cuda' * gpu}.json")
+    return harness.run_apart("minilib.bench.contrastive", settings, output)
 
 
-def _check(settings: dict[str, Any]) -> None:
+def measure(settings: dict[str, Any], output: str | None = None, at: Device | None = None) -> dict[str, Any]:
+    """Run every step in this process; `settings` as `bench_contrastive` makes them, `at` is where, by default there."""
+    budget, at = timing.Budget(settings["seconds"]), at or named(settings["device"])
+    torch.set_num_threads(settings["threads"])
+    document: dict[str, Any] = {"benchmark": "contrastive", "complete": False, "settings": settings, "unit": at.unit}
+    document |= {"machine": at.describe(), "skipped": {}}
+    document |= {"equality": [], "timings": [], "memory": [], "ring": [], "bars": []}
+
+    def save(section: str = "") -> None:
+        harness.finish(document, output, section and f"\n{section}")
+
+    save(report.machine_section(document))
+    try:
+        found = _judge(document, at)
+        save(report.equality_section(document, report.plain))
+        save(report.skipped_section(document))
+        _time(document, found, at, budget, save)
+        _measure_memory(document, found, at, save)
+        save(report.memory_section(document, report.plain))
+        _measure_ring(document, save)
+        save(report.ring_section(document, report.plain))
+        document["complete"] = True
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not lose the file
+        save("Interrupted: what was measured so far is kept.")
+    document["bars"] = targets.contrastive(document)
+    save(f"{report.targets_section(document, report.plain)}\n\nWritten to {output}")
+    return document
+
+
+def candidates(at: Device, others: bool) -> tuple[list[Method], dict[str, str]]:
+    """The methods that may run on this device, InfoNCE before SigLIP, and a sentence for each that cannot."""
+    gpu = at.unit == "gpu"
+    found, skipped = (baselines.gpu_methods(), {}) if gpu else (baselines.ours(), {"fused methods": NO_GPU})
+    more, why = peers.available(device="cuda" if gpu else "cpu") if others else ([], {})
+    return sorted([*found, *more], key=lambda method: method.loss), skipped | why
+
+
+def meant_for_memory(found: list[Method], batch: int) -> list[Method]:  # no matrix out of proportion
+    return [m for m in found if m.name in MEMORY_METHODS and (batch <= LARGEST_SQUARE or m.matrices == 0)]
+
+
+def peak_row(method: Method, batch: int, dim: int, scale: float, threads: int) -> dict[str, Any]:
+    """Extra bytes of one call at its highest point, in a fresh process; the features exist before and do not count.
+
+    RuntimeError of one sentence when the method would not fit into memory, or when its process failed.
+    """
+    refused = timing.large(method, batch, dim, available_bytes())
+    if refused:
+        raise RuntimeError(refused.rstrip("."))
+    setup = _SETUP.format(name=method.name, batch=batch, dim=dim, scale=scale, warm=min(64, batch))
+    return timing.memory_row(method, batch, dim, measure_peak(setup, "step(inputs)", threads=threads))
+
+
+def _validate(settings: dict[str, Any]) -> None:
     for name, least in (("batches", 1), ("ranks", 2)):
         smallest = min(settings[name] or [least])
         if smallest < least:
             raise ValueError(f"{name} holds {smallest}: give whole numbers of at least {least}.")
     if settings["batches"] == []:
         raise ValueError("batches is empty: give at least one batch size, such as 4096.")
-    for name in ("dim", "rounds", "threads"):
-        if settings[name] < 1:
-            raise ValueError(f"{name} is {settings[name]}: give a whole number of at least 1.")
+    harness.validate_at_least_one({name: settings[name] for name in ("dim", "rounds", "threads")})
     if not settings["scale"] > 0:
         raise ValueError(f"scale is {settings['scale']}: give a positive logit scale, such as 14.3.")
 
 
-def _run_apart(settings: dict[str, Any], output: Path) -> None:
-    with tempfile.TemporaryDirectory() as cache:  # compiled code of earlier runs would hide the time to compile
-        environment = {
-            **os.environ,
-            **harness.quiet_environment(settings["threads"]),
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-            "TORCHINDUCTOR_CACHE_DIR": cache,
-            "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # dense matrices must not break up a card's memory
-        }
-        command = [sys.executable, "-m", "minilib.bench", json.dumps(settings), str(output)]
-        # A session of its own: Ctrl-C reaches this process only, which passes it on exactly once.
-        child = subprocess.Popen(command, env=environment, start_new_session=True)
-        limit = settings["seconds"] and settings["seconds"] + PATIENCE
+def _judge(document: dict[str, Any], at: Device) -> list[Method]:
+    """The methods that run here and are right; the document tells of the others."""
+    settings, right = document["settings"], []
+    found, document["skipped"] = candidates(at, settings["others"])
+    found, too_narrow = harness.split(found, lambda method: timing.narrow(method, settings["dim"]))
+    document["skipped"] |= too_narrow
+    for method in tqdm(found, desc="equality", unit="method", leave=False, disable=None):
+        verdict = correctness.judge(method, settings["gate_batch"], settings["dim"], at.name)
+        document["equality"].append(verdict._asdict())
+        if verdict.equal:
+            right.append(method)
+        else:
+            document["skipped"][method.name] = "its loss or gradients differ from fp64, so it was not timed."
+    return right
+
+
+def _time(document: dict[str, Any], found: list[Method], at: Device, budget: timing.Budget, save) -> None:
+    todo = timing.cells(document["settings"])
+    for number, cell in enumerate(todo):
+        refused = budget.begin(cell, todo[number + 1 :])
+        if refused:
+            document["skipped"][f"b = {cell.batch:,}, d = {cell.dim}"] = refused
+            save(f"Skipped: b = {cell.batch:,}, d = {cell.dim}: {refused}")
+            continue
+        before, rows = list(document["timings"]), list(document["memory"])
+        for result in timing.time_cell(found, cell, document["settings"], at, budget):
+            # Each round's result takes the place of the one before, so that the file is complete up to here.
+            document["timings"] = [*before, result]
+            document["memory"] = [*rows, *timing.peaks(result, found)]
+            save()
+        if len(document["timings"]) > len(before):
+            save(report.timing_section(document, document["timings"][-1], report.plain))
+
+
+def _measure_memory(document: dict[str, Any], found: list[Method], at: Device, save) -> None:
+    settings = document["settings"]
+    batches = settings["memory_batches"] if at.unit == "cpu" else []
+    wanted = [(batch, method) for batch in batches for method in meant_for_memory(found, batch)]
+    for batch, method in tqdm(wanted, desc="memory", unit="process", leave=False, disable=None):
         try:
-            status = child.wait(limit)
-        except (KeyboardInterrupt, subprocess.TimeoutExpired):
-            child.send_signal(signal.SIGINT)
-            status = child.wait(limit and LAST_CALL)
-        finally:
-            child.kill()  # without effect on a process that has ended
-    if status not in (0, 130):
-        raise RuntimeError(f"the measuring process ended with status {status}: its message stands above.")
+            row = peak_row(method, batch, settings["dim"], settings["scale"], settings["threads"])
+            document["memory"].append(row)
+        except (RuntimeError, subprocess.TimeoutExpired) as error:  # the other methods can still be measured
+            document["skipped"][f"memory of {method.name}, b = {batch:,}"] = f"{harness.first_line(error)}."
+        save()
+
+
+def _measure_ring(document: dict[str, Any], save) -> None:
+    settings = document["settings"]
+    counts, refused = ring.possible(settings["ranks"], settings["device"])
+    try:
+        for row in ring.measure_ring(counts, settings):
+            document["ring"].append(row)
+            save()
+    except RuntimeError as error:
+        refused = f"{harness.first_line(error)}."
+    if refused:
+        document["skipped"]["ring"] = refused
+        save(f"Skipped: ring: {refused}")

@@ -1,57 +1,117 @@
-"""How we time: interleaved rounds in one process, ratios taken round by round.
+"""How we time: interleaved rounds in one process of its own, ratios taken round by round.
 
     ratio(A) = median over rounds k of  t_k(A) / t_k(base)
 
 where
-    t_k   seconds that one call in round k spends: CPU seconds, or on a card the time between two events (`place`);
-          a round calls every method once, in the same order, on the same numbers
-    base  the method that the others are compared with, in the same round: what slows the machine slows both
+    t_k   CPU seconds of one call in round k, or on a GPU seconds between two events (`device`); a round calls every
+          method once, in the same order, on the same numbers: what slows the machine slows the base as well
 
-Every method is called once untimed at the measured shape first: allocators, thread pools and compilers warm up there.
-CPU seconds count all threads and forgive neighbours on the machine, but only if waiting threads sleep instead of
-spinning; that is decided before torch is imported, so a run has its own process with `quiet_environment`.
+Every method is called once untimed first: allocators, thread pools and compilers warm up there. CPU seconds count all
+threads and forgive neighbours on the machine, but only if waiting threads sleep instead of spinning; that is decided
+before torch is imported, so a run has its own process with `quiet_environment`.
 """
 
-import importlib
+import importlib.util
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+import torch
+from torch import Tensor
 from tqdm import tqdm
+
+from minilib.common import write_text
+from minilib.teaching.memory import measure_peak
+
+PATIENCE, LAST_CALL = 60.0, 15.0  # seconds by which a run may miss its time, and then to write its file
+
+
+class UnavailableError(Exception):
+    """A method cannot run here; the message is one sentence with the reason and the fix."""
+
+
+class Method(NamedTuple):
+    """One way to compute a loss and its gradients: what it is called with, what it costs, how exact it is."""
+
+    name: str
+    step: Callable[[Any], Tensor]  # one forward and backward pass; returns the loss, leaves gradients in `.grad`
+    products: float | None  # b x b x d matmuls (n x V x d for a vocabulary)
+    matrices: float  # such fp32 matrices held at the peak: what would not fit is not run
+    loss: str = "clip"
+    tolerance: float = 1e-5  # relative norm of the error that it may have
+    missing: tuple[str, ...] = ()  # inputs whose gradients it does not make
+    dtype: torch.dtype = torch.float32  # of the features that it is given
+    multiple: int = 1  # the width must be a multiple of it
+
+    @property
+    def gradients(self) -> int:  # of the features: 2, 1 with a frozen side, 0 for a forward pass alone
+        return 2 - ("img" in self.missing) - ("txt" in self.missing)
+
+    @property
+    def floor(self) -> int:  # the fewest matmuls in which O(b) memory gives the same contrastive loss and gradients
+        return 1 + self.gradients + (self.loss == "clip" and self.gradients > 0)
+
+    @property
+    def frozen(self) -> bool:  # the head of a language model
+        return "weight" in self.missing
 
 
 class Sample(NamedTuple):
-    """One timed call: seconds `spent` (CPU seconds of all threads, or seconds of the card), seconds of `wall` clock.
+    """One timed call."""
 
-    `peak` is the memory that the call added at its highest point, where the clock can read it, and None elsewhere.
-    """
-
-    spent: float
+    spent: float  # CPU seconds of all threads, or seconds of the GPU
     wall: float
-    peak: int | None = None
+    peak: int | None = None  # bytes that the call added at its highest point, where the clock can read it
 
 
 class Round(NamedTuple):
-    """One call of every method, and the CPU seconds that this process (`own`) and all `others` used meanwhile.
-
-    `failed` has a sentence for every method whose call raised an error.
-    """
+    """One call of every method, and the CPU seconds that this process (`own`) and all `others` used meanwhile."""
 
     samples: dict[str, Sample]
     others: float
     own: float = 0.0
-    failed: dict[str, str] = {}  # noqa: RUF012, never written to
+    failed: dict[str, str] = {}  # noqa: RUF012, never written to: a sentence for every method that raised an error
 
 
 Clock = Callable[[Callable[[], Any]], Sample]
 Steps = dict[str, Callable[[Any], Any]]
+
+
+def available(builders: dict[str, Callable[[], Method]]) -> tuple[list[Method], dict[str, str]]:
+    """The methods that can be built here, and for each of the others a sentence that says why not."""
+    found, skipped = [], {}
+    for name, build in builders.items():  # a peer that is missing leaves its sentence, and the others go on
+        try:
+            found.append(build())
+        except UnavailableError as reason:
+            skipped[name] = str(reason)
+    return found, skipped
+
+
+def require(module: str, sentence: str) -> None:
+    """UnavailableError of one sentence, the command that installs it, where a package is missing."""
+    if importlib.util.find_spec(module) is None:
+        raise UnavailableError(sentence)
+
+
+def split(methods: list[Method], complain: Callable[[Method], str]) -> tuple[list[Method], dict[str, str]]:
+    """The methods about which there is nothing to complain, and a sentence for each of the others."""
+    sentences = {method.name: complain(method) for method in methods}
+    return [m for m in methods if not sentences[m.name]], {name: why for name, why in sentences.items() if why}
+
+
+def too_large(need: float, free: int, end: str) -> str:
+    """A sentence where `need` bytes are more than nine tenths of the free ones, else nothing."""
+    return f"it needs about {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free{end}" if need > 0.9 * free else ""
 
 
 def quiet_environment(threads: int) -> dict[str, str]:
@@ -63,29 +123,42 @@ def quiet_environment(threads: int) -> dict[str, str]:
 def run_apart(module: str, settings: dict[str, Any], output: Path) -> dict[str, Any]:
     """Measure in a fresh, quiet process; return the document that it wrote to `output`.
 
-    `module` has `measure(settings)`, which returns the document, and `table(document)`; `settings` holds the number of
-    `threads`. RuntimeError of one sentence when the process fails.
+    `module` has `measure(settings, output)`; `settings` holds the number of `threads`, and `seconds` where the run must
+    end within a time. RuntimeError of one sentence when the process fails.
     """
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    environment = {**os.environ, **quiet_environment(settings["threads"]), "PYTHONPATH": path}
-    code = "import sys; from minilib.bench import harness; harness.run_here(*sys.argv[1:])"
-    command = [sys.executable, "-c", code, module, json.dumps(settings), str(output)]
-    if subprocess.run(command, env=environment).returncode:
-        raise RuntimeError("the measuring process failed: its message stands above.")
+    with tempfile.TemporaryDirectory() as cache:  # compiled code of earlier runs would hide the time to compile
+        environment = {
+            **os.environ,
+            **quiet_environment(settings["threads"]),
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            "TORCHINDUCTOR_CACHE_DIR": cache,
+            "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # dense matrices must not break up a GPU's memory
+        }
+        command = [sys.executable, "-m", "minilib.bench", module, json.dumps(settings), str(output)]
+        # A session of its own: Ctrl-C reaches this process only, which passes it on exactly once.
+        child = subprocess.Popen(command, env=environment, start_new_session=True)
+        limit = settings.get("seconds") and settings["seconds"] + PATIENCE
+        try:
+            status = child.wait(limit)
+        except (KeyboardInterrupt, subprocess.TimeoutExpired):
+            child.send_signal(signal.SIGINT)
+            status = child.wait(limit and LAST_CALL)
+        finally:
+            child.kill()  # without effect on a process that has ended
+    if status not in (0, 130):
+        raise RuntimeError(f"the measuring process ended with status {status}: its message stands above.")
     return json.loads(Path(output).read_text())
 
 
-def run_here(module: str, settings: str, output: str) -> None:
-    """What the process of `run_apart` does: measure, write the document, print its table."""
-    bench = importlib.import_module(module)
-    document = bench.measure(json.loads(settings))
-    Path(output).write_text(json.dumps(document, indent=1))
-    print(bench.table(document))
+def finish(document: dict[str, Any], output: str | Path | None, text: str = "") -> dict[str, Any]:
+    """Write the document to its file, whole at any moment, and print `text`; without a file, neither."""
+    if output is not None:
+        write_text(Path(output), json.dumps(document, indent=1))
+        print(text, end="\n" if text else "", flush=True)
+    return document
 
 
-def refuse_below_one(settings: dict[str, Any]) -> None:
-    """ValueError of one sentence for a setting that is not at least 1."""
+def validate_at_least_one(settings: dict[str, Any]) -> None:
     for name, value in settings.items():
         if value < 1:
             raise ValueError(f"{name} is {value}: give a whole number of at least 1.")
@@ -103,56 +176,90 @@ def clock(call: Callable[[], Any]) -> Sample:
     return Sample(time.process_time() - cpu, time.perf_counter() - wall)
 
 
-def warm_up(
-    steps: Steps, inputs: Callable[[str], Any], bar: tqdm, clock: Clock = clock
-) -> tuple[dict[str, Sample], dict[str, str]]:
-    """Call every method once; return the time of these first calls, and a sentence for each that could not be made.
-
-    `inputs(name)` makes what the method of this name is called with.
-    """
-    first, failed = {}, {}
-    for name, step in steps.items():
-        bar.set_postfix_str(f"warm-up: {name}")
-        try:
-            fresh = inputs(name)
-            first[name] = clock(lambda step=step, fresh=fresh: step(fresh))
-        except Exception as error:  # a peer may fail in any way; the run goes on and the report says so
-            failed[name] = f"its first call failed ({type(error).__name__}: {first_line(error)})."
-        bar.update()
-    return first, failed
-
-
 def one_round(steps: Steps, inputs: Callable[[str], Any], number: int, bar: tqdm, clock: Clock = clock) -> Round:
-    """Call every method once, in order, each on its own fresh `inputs(name)`, made outside the clock."""
+    """Call every method once, in order, each on its own fresh `inputs(name)`, made outside the clock.
+
+    Round 0 is the warm-up.
+    """
     samples, failed = {}, {}
     busy, own = _busy_seconds(), time.process_time()
     for name, step in steps.items():
-        bar.set_postfix_str(f"round {number}: {name}")
-        fresh = inputs(name)
+        bar.set_postfix_str(f"round {number}: {name}" if number else f"warm-up: {name}")
         try:
+            fresh = inputs(name)
             samples[name] = clock(lambda step=step, fresh=fresh: step(fresh))
-        except Exception as error:  # memory may run out in a later round than the first
-            failed[name] = f"round {number} failed ({type(error).__name__}: {first_line(error)})."
+        except Exception as error:  # a peer may fail in any way, memory may run out in any round: the others go on
+            failed[name] = f"{f'round {number}' if number else 'its first call'} failed ({describe(error)})."
         bar.update()
     own = time.process_time() - own
     return Round(samples, max(0.0, _busy_seconds() - busy - own), own, failed)
 
 
-def ratios(rounds: list[Round], name: str, base: str) -> list[float]:
+def interleave(
+    steps: Steps, draw: Callable[[int], Callable[[str], Any]], count: int, clock: Clock = clock, title: str = "",
+    allows: Callable[[float, int], bool] = lambda seconds, done: True,
+) -> Iterator[Round]:  # fmt: skip
+    """The warm-up, then up to `count` rounds; what fails is taken out of `steps`, and so may the caller do.
+
+    `draw(k)` makes the inputs of round k, a function of the method's name; `allows(seconds, done)` says whether another
+    round may follow the last one.
+    """
+    with tqdm(total=len(steps) * (count + 1), desc=title, unit="call", leave=False, disable=None) as bar:
+        for number in range(count + 1):
+            started = time.perf_counter()
+            this = one_round(steps, draw(number), number, bar, clock)
+            for name in this.failed:
+                del steps[name]  # it would fail again and cost the time of the others
+            yield this
+            if number and not allows(time.perf_counter() - started, number):
+                return
+
+
+def summarise(done: list[Round], base: dict[str, str | None], unit: str = "cpu") -> dict[str, Any]:
+    """Medians and spreads of the methods that `base` names, each with its own base, next to every raw sample."""
+    values = {name: [r.samples[name] for r in done] for name in base}
+    return {
+        unit: {name: spread([s.spent for s in samples]) for name, samples in values.items()},
+        "wall": {name: spread([s.wall for s in samples]) for name, samples in values.items()},
+        "ratio": {name: spread(ratios(done, name, base[name])) for name in base},
+        "rounds": [{name: sample._asdict() for name, sample in r.samples.items()} for r in done],
+        "others": share_of_others(done),
+    }
+
+
+def peaks(rounds: list[dict[str, Any]], names) -> dict[str, int]:
+    """Peak extra bytes that a GPU's clock has read: medians over the rounds."""
+    return {name: int(statistics.median(r[name]["peak"] for r in rounds)) for name in names}
+
+
+def ratios(rounds: list[Round], name: str, base: str | None) -> list[float]:
     """Seconds that `name` spends over those of `base`, one value per round; empty when either was not timed."""
-    both = [r.samples for r in rounds if name in r.samples and base in r.samples]
+    both = [r.samples for r in rounds if {name, base} <= r.samples.keys()]
     return [samples[name].spent / samples[base].spent for samples in both]
 
 
 def spread(values: list[float]) -> dict[str, float] | None:
     """Median, smallest and largest value; None when there is none."""
-    if not values:
-        return None
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)} if values else None
+
+
+def share_of_others(done: list[Round]) -> float:  # of the CPU time during the rounds
+    own, others = sum(r.own for r in done), sum(r.others for r in done)
+    return others / (own + others) if own + others else 0.0
+
+
+def peaks_apart(setups: dict[str, str], call: str, threads: int) -> dict[str, int]:
+    """Peak extra bytes of one call, by method, each in a fresh process that has run its setup before."""
+    todo = tqdm(setups.items(), desc="memory", unit="process", leave=False, disable=None)
+    return {name: measure_peak(setup, call, threads=threads) for name, setup in todo}
+
+
+def describe(error: BaseException) -> str:
+    """An error's type and the first line of its message, for a sentence."""
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for a sentence."""
     return (str(error).strip().splitlines() or ["no message"])[0]
 
 

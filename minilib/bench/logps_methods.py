@@ -1,25 +1,24 @@
 """Ways to one loss: SimPO with an SFT term on one long pair, from hidden states and a large head, with its gradients.
 
-    name                     products   how
-    dense                    3          all logits, log_softmax, gather
-    tiled                    4          token_logps: tiles again in the backward pass
-    margin sweep             3          logo_loss_from_hidden: loss and gradients from one visit
-    checkpointed chunks      4          the usual way: chunks of rows, recomputed by torch.utils.checkpoint
-    Liger SimPO              3          its fused loss, whose chunks are counted in pairs: one pair is not cut
-    F.linear_cross_entropy   -          torch's own chunked loss without reduction (torch 2.13 and newer)
-    dense, frozen head       2          as above, the head without gradient
-    tiled, frozen head       2          the hidden states' gradient taken in the forward visit
+    name                     matmuls   how
+    dense                    3         all logits, log_softmax, gather
+    tiled                    4         token_logps: tiles again in the backward pass
+    margin sweep             3         logo_loss_from_hidden: loss and gradients from one visit
+    checkpointed chunks      4         the usual way: chunks of rows, recomputed by torch.utils.checkpoint
+    Liger SimPO              3         its fused loss, whose chunks are counted in pairs: one pair is not cut
+    F.linear_cross_entropy   -         torch's own chunked loss without reduction (torch 2.13 and newer)
+    dense, frozen head       2         as above, the head without gradient
+    tiled, frozen head       2         the hidden states' gradient taken in the forward visit
 
-On a CUDA card, in bf16, there are three more: "fused" and "fused, frozen head" (token_logps in Triton kernels; not yet
-run on a card) and "cut-cross-entropy" (4 products, no filter, as it must be for exact gradients). There "dense" is what
-is usually written: a bf16 product whose logits are widened for the softmax. "tiled" and "margin sweep" widen each tile
-before it is multiplied, which leaves most of a card's rate unused.
+On a CUDA GPU, in bf16, there are three more: "fused" and "fused, frozen head" (token_logps in Triton kernels; not yet
+run on a GPU) and "cut-cross-entropy" (4 matmuls, no filter, as it must be for exact gradients). There "dense" is what
+is usually written: a bf16 matmul whose logits are widened for the softmax. "tiled" and "margin sweep" widen each tile
+before it is multiplied, which leaves most of a GPU's rate unused.
 
 The pair is as long as the rows: half of them belong to the chosen answer, half to the rejected one. M = 1, so that all
 methods have the same loss.
 """
 
-import importlib.util
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,6 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from minilib.bench import harness
+from minilib.bench.baselines import GPU_TILE, backward
+from minilib.bench.harness import Method, UnavailableError
 from minilib.kernels.vocab_tiled import sums_dtype
 from minilib.losses.logo_from_hidden import logo_loss_from_hidden
 from minilib.losses.logps import token_logps
@@ -35,7 +37,6 @@ from minilib.losses.preference import logo_loss
 
 LOSS = {"beta": 2.5, "gamma": 0.25, "sft_weight": 0.1}  # LOGO's values for Mistral
 CHUNK_ROWS = 512
-CARD_TILE = 4096  # side of a plain-torch tile on a card, as in `on_card`
 
 
 class Inputs(NamedTuple):
@@ -44,22 +45,6 @@ class Inputs(NamedTuple):
     hidden: Tensor
     weight: Tensor
     labels: Tensor
-
-
-class Method(NamedTuple):
-    """One way to the loss."""
-
-    name: str
-    loss: Callable[[Inputs], Tensor]
-    products: int | None
-    matrices: float  # (n, V) fp32 matrices held at the peak, roughly: what would not fit is not run
-    frozen: bool = False
-
-    def step(self, x: Inputs) -> Tensor:
-        """Loss and backward; the gradients are left in `.grad`."""
-        loss = self.loss(x)
-        loss.backward()
-        return loss.detach()
 
 
 def make_inputs(
@@ -75,44 +60,34 @@ def make_inputs(
 
 def fresh(inputs: Inputs, frozen: bool) -> Inputs:
     """The same numbers as new leaves without gradients, the head frozen or not."""
-    return Inputs(
-        inputs.hidden.detach().requires_grad_(), inputs.weight.detach().requires_grad_(not frozen), inputs.labels
-    )
+    hidden, weight = (tensor.detach() for tensor in inputs[:2])
+    return Inputs(hidden.requires_grad_(), weight.requires_grad_(not frozen), inputs.labels)
 
 
 def available(device: str = "cpu") -> tuple[list[Method], dict[str, str]]:
     """The methods that run on this device, and a sentence for each of the others."""
-    found, skipped = ours(device), {}
-    if importlib.util.find_spec("liger_kernel"):
-        found.append(Method("Liger SimPO", _liger, 3, 4))
-    else:
-        skipped["Liger SimPO"] = "liger-kernel is not installed: pip install liger-kernel."
-    if hasattr(F, "linear_cross_entropy"):
-        found.append(Method("F.linear_cross_entropy", _builtin, None, 0.3))
-    else:
-        skipped["F.linear_cross_entropy"] = f"it is not in torch {torch.__version__}: it came with torch 2.13."
+    peers = {"Liger SimPO": _liger, "F.linear_cross_entropy": _builtin}
     if device != "cpu":
-        if importlib.util.find_spec("cut_cross_entropy"):
-            found.append(Method("cut-cross-entropy", _cut, 4, 0))
-        else:
-            skipped["cut-cross-entropy"] = "it is not installed: pip install cut-cross-entropy."
-    return found, skipped
+        peers["cut-cross-entropy"] = _cut
+    found, skipped = harness.available(peers)
+    return ours(device) + found, skipped
 
 
 def ours(device: str = "cpu") -> list[Method]:
-    """Our methods and the usual ones, the fused kernels where a card is; dense first."""
-    tile = None if device == "cpu" else CARD_TILE
+    """Our methods and the usual ones, the fused kernels where a GPU is; dense first."""
+    tile = None if device == "cpu" else GPU_TILE
     backends = {"tiled": {"backend": "tiled", "chunk_size": tile}}
     if device != "cpu":
         backends["fused"] = {"backend": "fused"}
     folded = {name: lambda x, way=way: pair_loss(token_logps(*x, **way)) for name, way in backends.items()}
+    dense = lambda x: pair_loss(_dense(*x))  # noqa: E731
     return [
-        Method("dense", lambda x: pair_loss(_dense(*x)), 3, 4),
-        *(Method(name, loss, 4, 0) for name, loss in folded.items()),
-        Method("margin sweep", _sweep, 3, 0),
-        Method("checkpointed chunks", _checkpointed, 4, 0.3),
-        Method("dense, frozen head", lambda x: pair_loss(_dense(*x)), 2, 4, frozen=True),
-        *(Method(f"{name}, frozen head", loss, 2 if name == "tiled" else 3, 0, True) for name, loss in folded.items()),
+        _method("dense", dense, 3, 4),
+        *(_method(name, loss, 4, 0) for name, loss in folded.items()),
+        _method("margin sweep", _sweep, 3, 0),
+        _method("checkpointed chunks", _checkpointed, 4, 0.3),
+        _method("dense, frozen head", dense, 2, 4, frozen=True),
+        *(_method(f"{name}, frozen head", loss, 2 if name == "tiled" else 3, 0, True) for name, loss in folded.items()),
     ]
 
 
@@ -120,6 +95,12 @@ def pair_loss(logps: Tensor) -> Tensor:
     """The loss from the log-probabilities of the chosen answer's tokens and then the rejected one's."""
     chosen, rejected = logps.view(2, 1, -1).mean(2)
     return logo_loss(chosen, rejected, **LOSS)
+
+
+def _method(
+    name: str, loss: Callable[[Inputs], Tensor], products: int | None, matrices: float, frozen: bool = False
+) -> Method:
+    return Method(name, lambda x: backward(loss(x)), products, matrices, missing=("weight",) * frozen)
 
 
 def _sweep(x: Inputs) -> Tensor:
@@ -140,20 +121,33 @@ def _dense(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     return torch.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0]
 
 
-def _liger(x: Inputs) -> Tensor:
-    from liger_kernel.chunked_loss import LigerFusedLinearSimPOLoss
-
+def _liger() -> Method:
+    harness.require("liger_kernel", "liger-kernel is not installed: pip install liger-kernel.")
     settings = {"beta": LOSS["beta"], "gamma": LOSS["gamma"], "alpha": LOSS["sft_weight"]}
-    loss = LigerFusedLinearSimPOLoss(**settings, compute_nll_loss=True, compiled=False)
-    return loss(x.weight, x.hidden.view(2, -1, x.hidden.shape[1]), x.labels.view(2, -1))[0]
+
+    def loss(x: Inputs) -> Tensor:
+        from liger_kernel.chunked_loss import LigerFusedLinearSimPOLoss
+
+        simpo = LigerFusedLinearSimPOLoss(**settings, compute_nll_loss=True, compiled=False)
+        return simpo(x.weight, x.hidden.view(2, -1, x.hidden.shape[1]), x.labels.view(2, -1))[0]
+
+    return _method("Liger SimPO", loss, 3, 4)
 
 
-def _builtin(x: Inputs) -> Tensor:
+def _builtin() -> Method:
+    if not hasattr(F, "linear_cross_entropy"):
+        raise UnavailableError(f"it is not in torch {torch.__version__}: it came with torch 2.13.")
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=CHUNK_ROWS, chunking_method=None)
-    return pair_loss(-F.linear_cross_entropy(*x, reduction="none", options=options))
+    loss = lambda x: pair_loss(-F.linear_cross_entropy(*x, reduction="none", options=options))  # noqa: E731
+    return _method("F.linear_cross_entropy", loss, None, 0.3)
 
 
-def _cut(x: Inputs) -> Tensor:
-    from cut_cross_entropy import linear_cross_entropy
+def _cut() -> Method:
+    harness.require("cut_cross_entropy", "it is not installed: pip install cut-cross-entropy.")
 
-    return pair_loss(-linear_cross_entropy(x.hidden, x.weight, x.labels, reduction="none", filter_eps=None).float())
+    def loss(x: Inputs) -> Tensor:
+        from cut_cross_entropy import linear_cross_entropy
+
+        return pair_loss(-linear_cross_entropy(*x, reduction="none", filter_eps=None).float())
+
+    return _method("cut-cross-entropy", loss, 4, 0)

@@ -1,46 +1,49 @@
-"""A ring of processes beside one process, at the same global batch: time, work, messages, and the loss they agree on.
+"""A ring of processes next to one process, at the same global batch: time, work, messages, and the loss they agree on.
 
     wall      seconds of one step, until the last rank is done
     work      CPU seconds of all ranks together  /  CPU seconds of one process
-    sent      bytes that one rank hands on in a step / (b d), counted by the diary of the ring itself
+    sent      bytes that one rank sends in a step / (b d), counted by the trace of the ring itself
     released  the same for the authors' ring: 8 (2 (n - 1) / n + 1), both directions, everything in fp32
 
 where
     n, b, d   ranks, pairs of all ranks together, width of the features
 
-On a CPU the ranks meet over gloo and have one thread each; on more than one card they meet over NCCL, a card each. The
-rings run one after the other, not in turn: ranks of one ring would stand in the way of the next. With more ranks than
-cores the wall time tells of the cores, and the work of what the ring costs. Before any time is taken, each ring is
-compared with fp64 on a small batch. What a rank does is in `ring_rank`.
+On a CPU the ranks meet over gloo and have one thread each; on GPUs over NCCL. The rings run one after the other: ranks
+of one would stand in the way of the next. With more ranks than cores the wall time tells of the cores, and the work of
+what the ring costs. Every rank makes all b pairs from the same seed and keeps its own rows.
 """
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch import Tensor, multiprocessing
+from torch.utils import benchmark
 
 from minilib.bench import harness
-from minilib.bench.methods import EXACT
+from minilib.bench.baselines import EXACT, Inputs, backward, fresh, make_inputs
+from minilib.bench.correctness import relative
+from minilib.losses.contrastive import clip_loss
 
 PATIENCE = 600.0  # seconds that one ring may take altogether
+SILENCE = timedelta(seconds=120)  # after which a rank that does not answer ends the ring
 
 
 def possible(ranks: Sequence[int], device: str) -> tuple[list[int], str | None]:
     """The rings that this machine can form, and a sentence when there are none though some were asked for."""
     if device == "cpu" or not ranks:
         return list(ranks), None
-    cards = torch.cuda.device_count()
-    fitting = [count for count in ranks if count <= cards]
+    gpus = torch.cuda.device_count()
+    fitting = [count for count in ranks if count <= gpus]
     if not fitting:
-        return [], f"NCCL needs a card for each rank and there is {cards}: use a machine with more, or --device cpu."
+        return [], f"NCCL needs a GPU for each rank and there is {gpus}: use a machine with more, or --device cpu."
     return fitting, None
 
 
@@ -56,41 +59,34 @@ def measure_ring(ranks: Sequence[int], settings: dict[str, Any]) -> Iterator[dic
 
 
 def run_ranks(count: int, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """What every rank of a ring of `count` processes measured; one process needs no group."""
+    """What every rank of a ring of `count` fresh processes measured; the first that fails ends the others."""
     with tempfile.TemporaryDirectory() as folder:
-        ring = {"ranks": count, "folder": folder, "batch": settings["ring_batch"], "steps": settings["ring_steps"]}
-        ring |= {name: settings[name] for name in ("dim", "scale", "device", "ring_gate_batch")}
-        environment = {
-            **os.environ,
-            **harness.quiet_environment(1),
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-        }
-        processes = []
+        options = {"join": False, "start_method": "spawn"}
+        ranks = multiprocessing.start_processes(_write_rank, (count, folder, settings), count, **options)
+        started = time.monotonic()
         try:
-            for rank in range(count):
-                command = [sys.executable, "-m", "minilib.bench.ring_rank", json.dumps(ring | {"rank": rank})]
-                with open(Path(folder, f"{rank}.err"), "wb") as complaints:
-                    processes.append(subprocess.Popen(command, env=environment, stderr=complaints))
-            _wait(processes, folder)
+            while not ranks.join(timeout=1.0):  # false until all have ended
+                if time.monotonic() - started > PATIENCE:
+                    raise RuntimeError(f"a ring of {count} took longer than {PATIENCE:.0f} s")
+        except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException) as failure:
+            line = failure.msg.strip().splitlines()[-1].rstrip(".")
+            raise RuntimeError(f"rank {failure.error_index} of {count} failed ({line})") from None
         finally:
-            for process in processes:
+            for process in ranks.processes:
                 process.kill()  # without effect on one that has ended
-                process.wait()
         return [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(count)]
 
 
 def summarise(found: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
     """One row of the table from what the ranks wrote: the slowest rank's wall, all ranks' CPU seconds."""
-    count, elements = len(found), settings["ring_batch"] * settings["dim"]
-    walls = [max(walls) for walls in zip(*(rank["wall"] for rank in found))]
-    cpus = [sum(cpus) for cpus in zip(*(rank["cpu"] for rank in found))]
+    count, size = len(found), {"batch": settings["ring_batch"], "dim": settings["dim"]}
+    sent = statistics.mean(sum(rank["sent"].values()) for rank in found)
     return {
         "ranks": count,
-        "batch": settings["ring_batch"],
-        "dim": settings["dim"],
-        "wall": harness.spread(walls),
-        "cpu": harness.spread(cpus),
-        "sent": statistics.mean(sum(rank["sent"].values()) for rank in found) / elements,
+        **size,
+        "wall": harness.spread([max(walls) for walls in zip(*(rank["wall"] for rank in found))]),
+        "cpu": harness.spread([sum(cpus) for cpus in zip(*(rank["cpu"] for rank in found))]),
+        "sent": sent / (size["batch"] * size["dim"]),
         "released": released_bytes(count),
         "error": max(rank["error"] for rank in found),
         "raw": found,
@@ -102,16 +98,67 @@ def released_bytes(count: int) -> float:
     return 8 * (2 * (count - 1) / count + 1) if count > 1 else 0.0
 
 
-def _wait(processes: list[subprocess.Popen], folder: str) -> None:
-    started = time.monotonic()
-    while any(process.poll() is None for process in processes):
-        failed = [rank for rank, process in enumerate(processes) if process.poll()]
-        if failed or time.monotonic() - started > PATIENCE:
-            break
-        time.sleep(0.05)
-    for rank, process in enumerate(processes):
-        if process.poll():
-            lines = Path(folder, f"{rank}.err").read_text(errors="replace").strip().splitlines()
-            raise RuntimeError(f"rank {rank} of {len(processes)} failed ({(lines or ['no message'])[-1].rstrip('.')})")
-    if any(process.poll() is None for process in processes):
-        raise RuntimeError(f"a ring of {len(processes)} took longer than {PATIENCE:.0f} s")
+def _write_rank(rank: int, ranks: int, folder: str, settings: dict[str, Any]) -> None:
+    """What one process does: meet the others, measure, write its samples, what it sent, and its error."""
+    torch.set_num_threads(1)
+    if settings["device"] == "cuda":
+        torch.cuda.set_device(rank)
+    if ranks > 1:
+        meeting = {"store": dist.FileStore(f"{folder}/store", ranks), "rank": rank, "world_size": ranks}
+        dist.init_process_group("nccl" if settings["device"] == "cuda" else "gloo", timeout=SILENCE, **meeting)
+    try:
+        options = {"dim": settings["dim"], "scale": settings["scale"], "device": settings["device"]}
+        whole = make_inputs(settings["ring_batch"], **options)
+        own = _own_rows(whole, rank, ranks)
+        del whole
+        small = make_inputs(settings["ring_gate_batch"], **options)
+        found = {"error": _error(rank, ranks, small), "sent": _sent(fresh(own), ranks), "wall": [], "cpu": []}
+        _step(fresh(own), ranks)
+        for _ in range(settings["ring_steps"]):
+            x = fresh(own)
+            if ranks > 1:
+                dist.barrier()  # begun together: a rank that came early would wait inside the step
+            wall, cpu = benchmark.timer(), time.process_time()  # torch's timer, which waits for a GPU
+            _step(x, ranks)
+            found["wall"].append(benchmark.timer() - wall)
+            found["cpu"].append(time.process_time() - cpu)
+        Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    finally:
+        if ranks > 1:
+            dist.destroy_process_group()
+
+
+def _own_rows(whole: Inputs, rank: int, ranks: int) -> Inputs:
+    img, txt = (side.detach().tensor_split(ranks)[rank].clone() for side in (whole.img, whole.txt))
+    return fresh(Inputs(img, txt, whole.scale, whole.bias))
+
+
+def _step(x: Inputs, ranks: int) -> Tensor:
+    return backward(clip_loss(*x[:3], group=dist.group.WORLD if ranks > 1 else None))
+
+
+def _sent(x: Inputs, ranks: int) -> dict[str, int]:
+    """Bytes that this rank sends in one step, by what is sent."""
+    if ranks == 1:
+        return {}
+    from minilib.distributed.ring_comm import RingComm, Trace
+    from minilib.losses.contrastive_ring import ring_clip_loss
+
+    trace = Trace()
+    backward(ring_clip_loss(RingComm(dist.group.WORLD, trace), [x.img], [x.txt], x.scale).sum())
+    return trace.sent(dist.get_rank())
+
+
+def _error(rank: int, ranks: int, whole: Inputs) -> float:
+    """Largest relative error of the averaged loss, of the gradients of the own rows and of the averaged scale's."""
+    truth = Inputs(*(tensor.detach().double().requires_grad_() for tensor in whole))
+    loss64 = backward(clip_loss(*truth[:3], backend="dense"))
+    x = _own_rows(whole, rank, ranks)
+    averages = torch.stack([_step(x, ranks), x.scale.grad])
+    if ranks > 1:
+        dist.all_reduce(averages)
+    loss, scale_grad = averages.double() / ranks
+    errors = [relative(loss, loss64), relative(scale_grad, truth.scale.grad)]
+    for grad, grad64 in ((x.img.grad, truth.img.grad), (x.txt.grad, truth.txt.grad)):
+        errors.append(relative(grad / ranks, grad64.tensor_split(ranks)[rank]))
+    return max(errors)

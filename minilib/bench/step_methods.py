@@ -1,20 +1,14 @@
 """Three ways to one training step on a prompt with 1 + M answers, and the gate that they pass before any is timed.
 
     way              what the model reads                  loss
-    shared           the prompt once, all answers behind   LOGO from answer tokens alone, in one sweep over the words
+    shared           the prompt once, all answers behind   LOGO from answer tokens alone, in one sweep of the vocabulary
     concatenated     1 + M full sequences as a batch       the same: what sharing is compared with
     TRL CPOTrainer   2 full sequences (M = 1)              SimPO and an SFT term from the logits of all tokens
 
-The first two are what `LogoTrainer` computes, by its own objective. The third is the `compute_loss` of TRL's trainer
-(`loss_type="simpo"`, its `cpo_alpha` our SFT weight) on a row of token ids that its collator has padded: for one prompt
-the mean of its cross entropy is the mean over the chosen answer, so its loss is ours. TRL knows no stretched positions
-and counts plain ones, which costs the same.
-
-A step is hidden states, loss, backward and AdamW. Its learning rate is 0: all work is done, and every method meets the
-same weights in every round, so that losses can be compared at full size as well.
-
-The gate compares loss and gradients with those of the concatenated way, in fp32 on a toy Llama, with answers of unlike
-lengths.
+The first two are what `LogoTrainer` computes, by its own objective. The third is the `compute_loss` of TRL's trainer on
+a row that its collator has padded: for one prompt the mean of its cross entropy is the mean over the chosen answer, so
+its loss is ours. TRL knows no stretched positions and counts plain ones, which costs the same. AdamW has learning rate
+0: all work is done, and every way meets the same weights in every round.
 """
 
 from __future__ import annotations
@@ -29,8 +23,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minilib.bench import step_models
-from minilib.bench.harness import first_line
+from minilib.bench import correctness, step_models
+from minilib.bench.harness import describe
 from minilib.longcontext import pack_answers, prompt_positions, stack_packed
 
 SHARED, CONCATENATED, TRL = "shared", "concatenated", "TRL CPOTrainer"
@@ -41,25 +35,23 @@ GATE = {"prompt": 96, "answer": 12, "target": 768}
 GATE_REJECTED = (1, 3)
 
 
-class Method(NamedTuple):
+class Way(NamedTuple):
     """One way with M rejected answers."""
 
-    way: str
+    kind: str
     rejected: int
 
     @property
     def name(self) -> str:
-        return f"{self.way}, M = {self.rejected}"
+        return f"{self.kind}, M = {self.rejected}"
 
     @property
-    def base(self) -> str:
-        """The method that this one is compared with."""
-        return Method(CONCATENATED, self.rejected).name
+    def base(self) -> str:  # the one that this is compared with
+        return Way(CONCATENATED, self.rejected).name
 
-    def tokens(self, prompt: int, answer: int) -> int:
-        """Tokens that the model reads in one step."""
+    def tokens(self, prompt: int, answer: int) -> int:  # that the model reads in one step
         answers = 1 + self.rejected
-        return prompt + answers * answer if self.way == SHARED else answers * (prompt + answer)
+        return prompt + answers * answer if self.kind == SHARED else answers * (prompt + answer)
 
 
 class Row(NamedTuple):
@@ -70,14 +62,14 @@ class Row(NamedTuple):
     positions: Tensor
 
 
-def available(rejected: Sequence[int]) -> tuple[list[Method], dict[str, str]]:
+def available(rejected: Sequence[int]) -> tuple[list[Way], dict[str, str]]:
     """The methods that run here, and a sentence for each of the others."""
-    found = [Method(way, count) for count in rejected for way in (CONCATENATED, SHARED)]
-    if 1 in rejected:
-        if importlib.util.find_spec("trl"):
-            return [Method(TRL, 1), *found], {}
-        return found, {Method(TRL, 1).name: "trl is not installed: pip install trl."}
-    return found, {}
+    found = [Way(way, count) for count in rejected for way in (CONCATENATED, SHARED)]
+    if 1 not in rejected:
+        return found, {}
+    if importlib.util.find_spec("trl"):
+        return [Way(TRL, 1), *found], {}
+    return found, {Way(TRL, 1).name: "trl is not installed: pip install trl."}
 
 
 def make_row(words: int, prompt: int, answer: int, target: int, *, count: int, seed: int = 0, uneven=False) -> Row:
@@ -103,22 +95,22 @@ class Bench:
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=0.0, weight_decay=0.0)
 
-    def batch(self, method: Method, row: Row, plain: bool = False):
+    def batch(self, method: Way, row: Row, plain: bool = False):
         """What this method is given for one row, on the model's device; `plain` leaves its positions unstretched."""
         answers = row.answers[: 1 + method.rejected]
-        if method.way == TRL:
+        if method.kind == TRL:
             return _trl_batch(self.trainer, row.prompt.tolist(), [y.tolist() for y in answers])
         return stack_packed([pack_answers(row.prompt, answers, None if plain else row.positions)]).to(self.model.device)
 
-    def loss(self, method: Method, batch) -> Tensor:
+    def loss(self, method: Way, batch) -> Tensor:
         """The loss with its graph."""
-        attention = "flex_attention" if self.flex and method.way == SHARED else "sdpa"
+        attention = "flex_attention" if self.flex and method.kind == SHARED else "sdpa"
         self.model.get_base_model().set_attn_implementation(attention)
-        if method.way == TRL:
+        if method.kind == TRL:
             return self.trainer.compute_loss(self.model, batch)
-        return self.objectives[method.way](self.model, batch)[0]
+        return self.objectives[method.kind](self.model, batch)[0]
 
-    def step(self, method: Method, batch) -> Tensor:
+    def step(self, method: Way, batch) -> Tensor:
         """One training step; its gradients are let go, so that the next step finds the memory that this one found."""
         loss = self.loss(method, batch)
         loss.backward()
@@ -126,8 +118,8 @@ class Bench:
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
-    def outcome(self, method: Method, batch) -> list[Tensor]:
-        """The loss and the gradient of every trained parameter, for the gate."""
+    def outcome(self, method: Way, batch) -> list[Tensor]:
+        """The loss and the gradient of every trained parameter."""
         loss = self.loss(method, batch)
         return [loss.detach(), *torch.autograd.grad(loss, self.trained)]
 
@@ -140,18 +132,17 @@ def gate(route: str, device: str, checkpointing: bool, with_trl: bool) -> tuple[
     bench = Bench(step_models.build("toy", device=device, checkpointing=checkpointing), route, with_trl)
     row = make_row(bench.words, **GATE, count=1 + max(GATE_REJECTED), uneven=True)
     errors, complaints = {}, {}
-    methods = [*(Method(SHARED, count) for count in GATE_REJECTED), *([Method(TRL, 1)] if with_trl else [])]
+    methods = [*(Way(SHARED, count) for count in GATE_REJECTED), *([Way(TRL, 1)] if with_trl else [])]
     for method in methods:
-        judge, plain = Method(CONCATENATED, method.rejected), method.way == TRL
+        judge, plain = Way(CONCATENATED, method.rejected), method.kind == TRL
         try:
-            pairs = zip(*(bench.outcome(m, bench.batch(m, row, plain)) for m in (method, judge)), strict=True)
-            error = max(((mine - true).norm() / true.norm()).item() for mine, true in pairs)
+            error = correctness.largest(*(bench.outcome(m, bench.batch(m, row, plain)) for m in (method, judge)))
         except Exception as failure:  # a way may fail in any way; the run goes on and the report says so
-            complaints[method.way] = f"it failed ({type(failure).__name__}: {first_line(failure)})"
+            complaints[method.kind] = f"it failed ({describe(failure)})"
             continue
         errors[method.name] = error
         if not error <= TOLERANCE:  # NaN is within no tolerance
-            complaints[method.way] = f"its loss or gradients differ by {error:.1e} (M = {method.rejected})"
+            complaints[method.kind] = f"its loss or gradients differ by {error:.1e} (M = {method.rejected})"
     return errors, complaints
 
 

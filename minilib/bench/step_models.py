@@ -3,11 +3,10 @@
     model   what it is                                       prompt   answers   positions to   where
     tiny    the trained model that comes with minilib         2,048       128         16,384   CPU, fp32
     100m    Llama of 12 layers, 768 wide, random weights        512        32          4,096   CPU, fp32
-    8b      the architecture of Llama-3-8B, random weights    8,192       300         65,536   CUDA card, bf16
+    8b      the architecture of Llama-3-8B, random weights    8,192       300         65,536   CUDA GPU, bf16
 
-All of them carry LoRA of rank 32 on q, k, v and o, as LOGO does, and are built from a config or from the file in the
-repository: nothing is downloaded. Random weights cost what trained ones cost. The 8b model is checkpointed and takes
-the shared prompt through FlexAttention; it has not run on a card yet. "toy" is what the gate compares methods on.
+All carry LoRA of rank 32 on q, k, v and o, as LOGO does; nothing is downloaded, and random weights cost what trained
+ones cost. The 8b model is checkpointed and takes the shared prompt through FlexAttention. "toy" is that of the gate.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from typing import NamedTuple
 import torch
 
 RANK = 32  # of LoRA
-LEAST_CARD = 70e9  # bytes of a card on which "auto" takes the 8b model
+LEAST_GPU = 70e9  # bytes of a GPU on which "auto" takes the 8b model
 
 
 class Size(NamedTuple):
-    """A step: tokens of prompt and answers, the length that positions reach, how and where the model runs."""
+    """A step: tokens, the length that positions reach, how and where the model runs."""
 
     prompt: int
     answer: int
@@ -34,27 +33,39 @@ class Size(NamedTuple):
     checkpointing: bool = False
 
 
+class Shape(NamedTuple):
+    """A Llama: entries of the vocabulary, widths, layers, heads, heads of keys and values, whether its head is tied."""
+
+    words: int
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    groups: int
+    tied: bool = True
+
+
 SIZES = {
     "tiny": Size(2048, 128, 16_384, rounds=5),
     "100m": Size(512, 32, 4096, rounds=3),
     "8b": Size(8192, 300, 65_536, rounds=5, device="cuda", dtype="bfloat16", route="flex", checkpointing=True),
 }
-SHAPES = {  # words, width, inner width, layers, heads, heads of keys and values, tied head
-    "toy": (512, 64, 128, 2, 4, 2, True),
-    "100m": (32_000, 768, 2048, 12, 12, 4, True),
-    "8b": (128_256, 4096, 14_336, 32, 32, 8, False),
+SHAPES = {
+    "toy": Shape(512, 64, 128, 2, 4, 2),
+    "100m": Shape(32_000, 768, 2048, 12, 12, 4),
+    "8b": Shape(128_256, 4096, 14_336, 32, 32, 8, tied=False),
 }
 
 
 def chosen(model: str) -> str:
     """The model that "auto" stands for; ValueError of one sentence for one that cannot run here."""
     if model == "auto":
-        card = torch.cuda.is_available() and torch.cuda.get_device_properties(0).total_memory >= LEAST_CARD
-        return "8b" if card else "tiny"
+        large = torch.cuda.is_available() and torch.cuda.get_device_properties(0).total_memory >= LEAST_GPU
+        return "8b" if large else "tiny"
     if model not in SIZES:
         raise ValueError(f"model is {model!r}: choose one of 'auto', {', '.join(map(repr, SIZES))}.")
     if SIZES[model].device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"model is {model!r} and torch finds no CUDA card here: choose 'tiny' or '100m'.")
+        raise ValueError(f"model is {model!r} and torch finds no CUDA GPU here: choose 'tiny' or '100m'.")
     return model
 
 
@@ -62,9 +73,10 @@ def build(model: str, *, device: str = "cpu", dtype: str = "float32", checkpoint
     """The model under LoRA, made on its device and ready to train; `target` is the length that it is told of."""
     from peft import get_peft_model
 
+    from minilib.models.tiny_lm import tiny_lm
     from minilib.trainers.lora import lora_config
 
-    base = _tiny(device) if model == "tiny" else _llama(model, device, dtype, target)
+    base = tiny_lm()[0].to(device) if model == "tiny" else random_llama(SHAPES[model], target, device, dtype)
     config = lora_config(rank=RANK)
     config.init_lora_weights = False  # zeros at the start would hide half of the gradients from the gate
     torch.manual_seed(0)
@@ -75,27 +87,16 @@ def build(model: str, *, device: str = "cpu", dtype: str = "float32", checkpoint
     return adapted.train()
 
 
-def _tiny(device: str):
-    from minilib.models.tiny_lm import tiny_lm
-
-    return tiny_lm()[0].to(device)
-
-
-def _llama(model: str, device: str, dtype: str, target: int):
+def random_llama(shape: Shape, positions: int, device: str = "cpu", dtype: str = "float32"):
+    """A Llama with random weights, made on its device."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    words, width, inner, layers, heads, groups, tied = SHAPES[model]
     config = LlamaConfig(
-        vocab_size=words,
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=groups,
-        max_position_embeddings=max(target, 2048),
+        vocab_size=shape.words, hidden_size=shape.width, intermediate_size=shape.inner, num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads, num_key_value_heads=shape.groups, tie_word_embeddings=shape.tied,
+        max_position_embeddings=max(positions, 2048),
         rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
-        tie_word_embeddings=tied,
-    )
+    )  # fmt: skip
     torch.manual_seed(0)
     with torch.device(device):  # eight billion numbers are drawn where they stay
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")

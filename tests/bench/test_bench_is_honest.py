@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from minilib.bench import bars, gate, harness, machine, memory, methods, peers, ring, tables, timing
-from minilib.bench.contrastive import bench_contrastive
-from minilib.bench.harness import Round, Sample
-from minilib.bench.measure import measure
-from minilib.bench.methods import Method, backward
+from minilib.bench import baselines, contrastive, correctness, device, harness, report, ring, targets
+from minilib.bench import baselines_peers as peers
+from minilib.bench import contrastive_cells as timing
+from minilib.bench.baselines import backward
+from minilib.bench.contrastive import bench_contrastive, measure
+from minilib.bench.harness import Method, Round, Sample
 from minilib.losses.contrastive import clip_loss
 
 TINY = {"batches": [48], "dim": 16, "rounds": 2, "scale": 14.3, "threads": 1, "gate_batch": 32, "memory_batches": []}
@@ -41,7 +42,7 @@ def rounds_of(*cpu_seconds):
 
 
 def named(name):
-    return next(method for method in methods.ours() if method.name == name)
+    return next(method for method in baselines.ours() if method.name == name)
 
 
 # Time
@@ -61,8 +62,7 @@ def test_a_spread_is_the_median_between_the_extremes():
 def test_rounds_are_interleaved_and_inputs_are_fresh_for_every_call():
     calls, handed_out = [], iter(range(100))
     steps = {name: lambda x, name=name: calls.append((name, x)) for name in "ab"}
-    harness.warm_up(steps, lambda name: next(handed_out), silent_bar())
-    for number in (1, 2):
+    for number in (0, 1, 2):
         harness.one_round(steps, lambda name: next(handed_out), number, silent_bar())
     assert calls == [("a", 0), ("b", 1), ("a", 2), ("b", 3), ("a", 4), ("b", 5)]
 
@@ -77,9 +77,10 @@ def test_a_method_that_fails_in_its_warm_up_is_named_and_the_others_go_on():
     def broken(_):
         raise MemoryError("no room\nfor details")
 
-    first, failed = harness.warm_up({"broken": broken, "fine": lambda _: None}, lambda name: None, silent_bar())
-    assert list(first) == ["fine"]
-    assert failed == {"broken": "its first call failed (MemoryError: no room)."}
+    steps = {"broken": broken, "fine": lambda _: None}
+    first = harness.one_round(steps, lambda name: None, 0, silent_bar())
+    assert list(first.samples) == ["fine"]
+    assert first.failed == {"broken": "its first call failed (MemoryError: no room)."}
 
 
 def test_waiting_threads_sleep_and_threads_are_fixed():
@@ -128,7 +129,7 @@ def test_the_fewest_products_depend_on_the_gradients_wanted(loss, missing, floor
 def test_the_product_step_does_the_operations_it_claims():
     from torch.utils.flop_counter import FlopCounterMode
 
-    multiply, operations = machine.product_step(batch=64, dim=16)
+    multiply, operations = device.product_step(batch=64, dim=16)
     with FlopCounterMode(display=False) as counter:
         multiply(None)
     assert counter.get_total_flops() == operations
@@ -137,9 +138,9 @@ def test_the_product_step_does_the_operations_it_claims():
 # Equality before speed
 
 
-@pytest.mark.parametrize("method", [*methods.ours(), methods.row_chunks()], ids=lambda method: method.name)
+@pytest.mark.parametrize("method", baselines.ours(), ids=lambda method: method.name)
 def test_every_method_of_ours_passes_the_gate(method):
-    verdict = gate.judge(method, batch=96, dim=256)
+    verdict = correctness.judge(method, batch=96, dim=256)
     assert verdict.equal, verdict
 
 
@@ -148,7 +149,7 @@ def test_every_installed_peer_passes_the_gate(name):
     found, skipped = peers.available((name,))
     if skipped:
         pytest.skip(skipped[name])
-    verdict = gate.judge(found[0], batch=96, dim=256)
+    verdict = correctness.judge(found[0], batch=96, dim=256)
     assert verdict.equal, verdict
 
 
@@ -185,31 +186,31 @@ def raises(x):
     "step", [wrong_loss, half_the_batch, frozen_scale, not_a_number, doubled_scale_gradient, raises]
 )
 def test_a_wrong_method_does_not_pass_the_gate(step):
-    verdict = gate.judge(Method("wrong", step, products=3, matrices=4), batch=64, dim=128)
+    verdict = correctness.judge(Method("wrong", step, products=3, matrices=4), batch=64, dim=128)
     assert not verdict.equal
     assert ("out of order" in verdict.complaint) == (step is raises)
 
 
 @pytest.mark.parametrize("step", [half_the_batch, frozen_scale, not_a_number, doubled_scale_gradient])
 def test_the_gate_of_half_precision_lets_no_wrong_method_through_either(step):
-    half = {"dtype": torch.bfloat16, "tolerance": methods.ROUNDED}
-    assert gate.judge(Method("right", methods.clip_step("tiled"), 3, 4, **half), batch=256, dim=128).equal
-    assert not gate.judge(Method("wrong", step, 3, 4, **half), batch=256, dim=128).equal
+    half = {"dtype": torch.bfloat16, "tolerance": baselines.ROUNDED}
+    assert correctness.judge(Method("right", baselines.clip_step("tiled"), 3, 4, **half), batch=256, dim=128).equal
+    assert not correctness.judge(Method("wrong", step, 3, 4, **half), batch=256, dim=128).equal
 
 
 def test_the_gate_asks_for_no_gradient_that_a_method_does_not_make():
     frozen = Method("frozen", lambda x: backward(clip_loss(x.img, x.txt.detach(), x.scale)), 3, 0)
-    assert not gate.judge(frozen, batch=64, dim=128).equal
-    assert gate.judge(frozen._replace(missing=("txt",)), batch=64, dim=128).equal
+    assert not correctness.judge(frozen, batch=64, dim=128).equal
+    assert correctness.judge(frozen._replace(missing=("txt",)), batch=64, dim=128).equal
 
 
 def test_a_wrong_method_is_reported_and_never_timed(tmp_path, monkeypatch):
     wrong = Method("fast but wrong", half_the_batch, products=3, matrices=4)
-    monkeypatch.setattr(methods, "row_chunks", lambda: wrong)
+    monkeypatch.setattr(baselines, "row_chunks", lambda: wrong)
     document = measure(OURS_ONLY, str(tmp_path / "bench.json"))
     assert "differ from fp64" in document["skipped"]["fast but wrong"]
     assert "fast but wrong" not in document["timings"][0]["summary"]
-    assert "WRONG" in tables.report(document)
+    assert "WRONG" in report.contrastive(document)
 
 
 # What is left out is said
@@ -246,19 +247,23 @@ def test_a_compiler_that_fails_or_dawdles_is_skipped(monkeypatch, failure, sente
 
 
 def test_a_matrix_that_does_not_fit_is_refused_before_it_is_made():
-    fitting, refused = methods.split_by_memory(methods.ours(), batch=16384, dim=512, free=2 * 10**9)
+    fitting, refused = harness.split(baselines.ours(), lambda method: timing.large(method, 16384, 512, 2 * 10**9))
     assert "tiled" in [method.name for method in fitting]
     assert "4.6 GB" in refused["dense"]
     assert "2.0 GB are free" in refused["dense"]
 
 
 def test_the_square_methods_are_not_asked_for_memory_beyond_their_batch():
-    assert [method.name for method in memory.meant_for(methods.ours(), 16384)] == ["dense", "tiled"]
-    assert [method.name for method in memory.meant_for(methods.ours(), 32768)] == ["tiled"]
+    assert [method.name for method in contrastive.meant_for_memory(baselines.ours(), 16384)] == [
+        "dense",
+        "default",
+        "tiled",
+    ]
+    assert [method.name for method in contrastive.meant_for_memory(baselines.ours(), 32768)] == ["default", "tiled"]
 
 
 def test_extra_memory_is_split_into_gradients_and_the_rest():
-    found = memory.peak_bytes(named("tiled"), batch=2048, dim=512, scale=14.3, threads=1)
+    found = contrastive.peak_row(named("tiled"), batch=2048, dim=512, scale=14.3, threads=1)
     assert found["gradients"] == 2 * 2048 * 512 * 4
     assert found["besides"] == found["peak"] - found["gradients"]
     assert 0 < found["besides"] < 4 * 2048**2  # less than one matrix
@@ -274,7 +279,7 @@ def document_with(ratio, peak):
 
 
 def verdicts(document):
-    return {bar["claim"]: bar["held"] for bar in bars.judge(document)}
+    return {bar["claim"]: bar["held"] for bar in targets.contrastive(document)}
 
 
 def test_a_bar_holds_up_to_its_limit_and_not_beyond():
@@ -290,6 +295,42 @@ def test_a_bar_that_was_not_measured_is_neither_held_nor_broken():
     assert set(verdicts(other_width).values()) == {None}
 
 
+def document_of_peers(default, **peers):
+    """Two rounds in which the default call and its peers spend these CPU seconds, at b = 4,096."""
+    seconds = {"default": default, "tiled": 0.01, "dense SigLIP": 0.01} | peers
+    summary = {name: {"cpu": {"median": s}, "ratios": {}, "dense": "dense"} for name, s in seconds.items()}
+    summary["dense SigLIP"]["dense"] = "dense SigLIP"
+    rounds = [{name: {"cpu": factor * s} for name, s in seconds.items()} for factor in (1, 3)]
+    return {"settings": {"dim": 512}, "timings": [{"batch": 4096, "summary": summary, "rounds": rounds}], "memory": []}
+
+
+def test_the_default_call_is_held_against_the_fastest_peer_of_the_run():
+    figures = {"compiled dense": 1.0, "dense": 2.0, "open_clip ClipLoss": 3.0}
+    for default, held in ((0.90, [True, True]), (0.95, [True, False]), (0.96, [False, False])):
+        found = [b for b in targets.contrastive(document_of_peers(default, **figures)) if b["method"] == "default"]
+        assert [b["held"] for b in found if b["batch"] == 4096] == held
+        assert {b["held"] for b in found if b["batch"] != 4096} == {None}
+        assert {b["base"] for b in found if b["batch"] == 4096} == {"compiled dense"}
+    faster = document_of_peers(0.90, **figures | {"dense": 0.5})
+    assert [b["base"] for b in targets.contrastive(faster) if b["method"] == "default" and b["batch"] == 4096] == [
+        "dense"
+    ] * 2
+
+
+def test_without_the_compiled_peer_the_default_call_is_not_judged():
+    found = targets.contrastive(document_of_peers(0.1, dense=1.0))
+    assert {b["held"] for b in found if b["method"] == "default"} == {None}
+
+
+def test_the_default_call_and_the_tiled_one_differ_in_what_they_keep(monkeypatch):
+    asked = []
+    monkeypatch.setattr(baselines, "clip_loss", lambda *x, **options: asked.append(options) or clip_loss(*x, **options))
+    for name in ("default", "tiled"):
+        named(name).step(baselines.make_inputs(8, 4, 14.3))
+    assert asked[0] == {}
+    assert asked[1]["cache_bytes"] == 0
+
+
 # The document
 
 
@@ -299,7 +340,7 @@ def test_the_document_carries_every_sample_and_the_machine(tmp_path):
     document = json.loads(output.read_text())
     assert document["complete"]
     assert document["machine"]["libraries"]["torch"] == torch.__version__
-    names = {method.name for method in [*methods.ours(), methods.row_chunks()]}
+    names = {method.name for method in baselines.ours()}
     for one_round in document["timings"][0]["rounds"]:
         assert set(one_round) == names | {MM}
     first, second = (r["tiled"]["cpu"] for r in document["timings"][0]["rounds"])
@@ -311,13 +352,13 @@ def test_an_interrupted_run_keeps_what_it_measured(tmp_path, monkeypatch):
 
     def interrupted_in_round_two(x):
         calls.append(x)
-        if len(calls) == len(gate.CASES) + 3:  # the gate, the warm-up, round one, and then
+        if len(calls) == len(correctness.CASES) + 3:  # the gate, the warm-up, round one, and then
             raise KeyboardInterrupt
         return backward(clip_loss(x.img, x.txt, x.scale, backend="dense"))
 
     method = Method("interrupted", interrupted_in_round_two, products=3, matrices=4)
-    monkeypatch.setattr(methods, "row_chunks", lambda: method)
-    monkeypatch.setattr("minilib.bench.measure.signal.signal", lambda *_: None)  # Ctrl-C still ends the test run
+    monkeypatch.setattr(baselines, "row_chunks", lambda: method)
+    monkeypatch.setattr("minilib.bench.contrastive.signal.signal", lambda *_: None)  # Ctrl-C still ends the test run
     measure(OURS_ONLY, str(tmp_path / "bench.json"))
     document = json.loads((tmp_path / "bench.json").read_text())
     assert not document["complete"]
@@ -370,32 +411,32 @@ def test_arguments_that_do_not_fit_get_one_sentence(arguments, name, tmp_path):
 
 def test_tables_are_aligned_and_have_a_markdown_twin():
     header, rows = ["method", "s"], [["a", "1.0"], ["longer name", "10.0"]]
-    assert len({len(line) for line in tables.plain(header, rows).splitlines()}) == 1
-    assert tables.markdown(header, rows).splitlines()[1:3] == ["| --- | ---: |", "| a | 1.0 |"]
+    assert len({len(line) for line in report.plain(header, rows).splitlines()}) == 1
+    assert report.markdown(header, rows).splitlines()[1:3] == ["| --- | ---: |", "| a | 1.0 |"]
 
 
 def test_a_document_of_an_earlier_version_is_still_reported():
     root = Path(__file__).parents[2] / "book" / "results"
     document = json.loads((root / "contrastive_cpu.json").read_text())
-    report = tables.report(document)
+    page = report.contrastive(document)
     for kept in (
         "| tiled | 0.825 | 0.784 to 0.856 | 0.454 | 0.80 |",
         "91 GFLOP per CPU second",
         "| 80 MB | 42 MB | yes |",
     ):
-        assert kept in report
+        assert kept in page
 
 
-# What a CPU leaves to a card
+# What a CPU leaves to a GPU
 
 
-def test_a_cpu_says_that_the_fused_methods_and_the_authors_package_need_a_card(tmp_path, monkeypatch):
+def test_a_cpu_says_that_the_fused_methods_and_the_authors_package_need_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(peers, "PEERS", {"inf-cl": peers.PEERS["inf-cl"]})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     document = measure(TINY | {"others": True}, str(tmp_path / "bench.json"))
-    assert "needs a CUDA card" in document["skipped"]["inf-cl"]
-    assert "need a CUDA card" in document["skipped"]["fused methods"]
-    assert "interpreter is for correctness" in tables.report(document)
+    assert "needs a CUDA GPU" in document["skipped"]["inf-cl"]
+    assert "need a CUDA GPU" in document["skipped"]["fused methods"]
+    assert "interpreter is for correctness" in report.contrastive(document)
 
 
 # The ring
@@ -409,7 +450,7 @@ def test_a_ring_of_processes_agrees_with_one_and_counts_its_bytes(tmp_path):
     single, two, _ = document["ring"]
     assert (single["work"], single["sent"], single["released"]) == (1.0, 0.0, 0.0)
     for row in document["ring"]:
-        assert row["error"] <= methods.EXACT
+        assert row["error"] <= baselines.EXACT
         assert len(row["raw"]) == row["ranks"]
         assert all(len(rank["wall"]) == len(rank["cpu"]) == 2 for rank in row["raw"])
     # Texts twice and gradients once past the other ranks, in fp32, and a little for the sums of the columns.
@@ -417,7 +458,7 @@ def test_a_ring_of_processes_agrees_with_one_and_counts_its_bytes(tmp_path):
     assert two["raw"][0]["sent"]["texts"] + two["raw"][0]["sent"]["gradients"] == 6 * 96 * 16
     assert two["released"] == 16.0
     assert two["sent"] < two["released"]
-    assert "released ring" in tables.report(document)
+    assert "released ring" in report.contrastive(document)
 
 
 def ranks_with(walls, cpus, error=0.0):
@@ -454,11 +495,11 @@ def test_a_rank_that_fails_ends_the_ring_with_its_own_message(tmp_path):
         ring.run_ranks(1, settings)
 
 
-def test_a_single_card_cannot_form_a_ring(monkeypatch):
+def test_a_single_gpu_cannot_form_a_ring(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert ring.possible([2, 4], "cpu") == ([2, 4], None)
     counts, sentence = ring.possible([2, 4], "cuda")
     assert counts == []
-    assert "a card for each rank" in sentence
+    assert "a GPU for each rank" in sentence
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert ring.possible([2, 4], "cuda") == ([2], None)

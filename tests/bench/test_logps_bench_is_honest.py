@@ -11,8 +11,9 @@ import torch
 from support.reference import refused
 from torch.utils.flop_counter import FlopCounterMode
 
-from minilib.bench import logps, logps_bars, tables
+from minilib.bench import device, harness, logps, report, targets
 from minilib.bench import logps_methods as ways
+from minilib.bench.baselines import backward
 
 SETTINGS = {"tokens": 64, "dim": 16, "words": 128, "rounds": 3, "threads": 1, "memory": False}
 SETTINGS |= {"device": "cpu", "dtype": "fp32"}
@@ -37,7 +38,7 @@ def test_every_method_says_its_products():
 
 
 def test_a_method_that_computes_something_else_is_not_timed(monkeypatch):
-    wrong = ways.Method("wrong", lambda x: 1.001 * ways.pair_loss(ways.token_logps(*x)), 4, 0)
+    wrong = harness.Method("wrong", lambda x: backward(1.001 * ways.pair_loss(ways.token_logps(*x))), 4, 0)
     monkeypatch.setattr(ways, "available", lambda device, base=ways.available: ([*base(device)[0], wrong], {}))
     document = logps.measure(SETTINGS)
     assert "differs from fp64 by 1.0e-03" in document["skipped"]["wrong"]
@@ -48,17 +49,17 @@ def test_ratios_and_bars_are_those_of_the_samples():
     document = logps.measure(SETTINGS)
     rounds = document["rounds"]
     assert len(rounds) == 3
-    for (name, base), bar in zip(logps_bars.RATIOS, document["bars"][::2]):
+    for (name, base), bar in zip(targets.LOGPS, document["bars"][::2]):
         expected = statistics.median(r[name]["spent"] / r[base]["spent"] for r in rounds)
         assert document["ratio"][name]["median"] == pytest.approx(expected)
         assert bar["measured"] == pytest.approx(expected)
-        assert bar["held"] == (expected <= logps_bars.RATIOS[name, base])
+        assert bar["held"] == (expected <= targets.LOGPS[name, base])
     assert all(bar["held"] is None for bar in document["bars"][1::2])  # memory was not measured
-    assert all(name in logps_bars.report(document, tables.plain) for name in document["cpu"])
+    assert all(name in report.logps(document, report.plain) for name in document["cpu"])
 
 
 def test_what_does_not_fit_into_memory_is_not_run(monkeypatch):
-    monkeypatch.setattr(logps.machine, "available_bytes", lambda: 4 * 64 * 128 * 2)
+    monkeypatch.setattr(device, "available_bytes", lambda: 4 * 64 * 128 * 2)
     document = logps.measure(SETTINGS)
     assert "dense" not in document["cpu"]
     assert "are free." in document["skipped"]["dense"]

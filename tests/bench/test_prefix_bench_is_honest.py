@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.reference import refused
 
-from minilib.bench import prefix
+from minilib.bench import prefix, report
 
 SETTINGS = {"prompt": 40, "answer": 5, "rejected": 2, "width": 64, "layers": 1, "rounds": 3, "threads": 1}
 
@@ -37,7 +37,7 @@ def test_ratios_are_those_of_the_samples():
     assert document["ratio"]["cache"]["median"] == pytest.approx(statistics.median(ratios))
     assert document["ratio"][prefix.BASE]["median"] == 1
     assert document["bar"]["met"] == (statistics.median(ratios) <= 0.5)
-    assert all(name in prefix.table(document) for name in prefix.METHODS)
+    assert all(name in report.prefix(document) for name in prefix.METHODS)
 
 
 def test_the_command_writes_what_it_returns(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from support.figure_rules import FiguresKeepTheRules
 from support.reference import refused
 
-from minilib.bench.alignment import arms, bench_alignment, campaign, pages, summary
+from minilib.bench.ablation import arms, bench_alignment, campaign, pages
 from minilib.longcontext.scoring import DEVIATIONS
 from minilib.teaching import plots
 from minilib.trainers.objectives import make_objective
@@ -38,25 +38,25 @@ RECORDS = [
 
 
 def test_figures_are_means_over_seeds_with_the_smallest_and_the_largest():
-    found = summary.summarise(RECORDS)["arms"]["base"]["beyond"]
+    found = pages.summarise(RECORDS)["arms"]["base"]["beyond"]
     assert found["mean"] == pytest.approx(0.5)
     assert (found["min"], found["max"]) == (0.4, 0.6)
 
 
 def test_gains_are_taken_seed_by_seed():
-    found = summary.summarise(RECORDS)["arms"]
+    found = pages.summarise(RECORDS)["arms"]
     assert found["LOGO"]["gain"] == pytest.approx({"mean": 0.2, "min": 0.1, "max": 0.3})
     assert found["LOGO"]["over_sft"]["mean"] == pytest.approx(0.2)
     assert found["SFT"]["gain"]["min"] == pytest.approx(-0.1)
 
 
 def test_bars_hold_where_they_do_and_are_missed_where_not():
-    held = {bar["claim"]: bar["held"] for bar in summary.summarise(RECORDS)["bars"]}
+    held = {bar["claim"]: bar["held"] for bar in pages.summarise(RECORDS)["bars"]}
     assert list(held.values()) == [True, True, True, True]
     worse = [r for r in RECORDS if r["arm"] != "LOGO"]
     worse += [record("LOGO", seed, 0.45, near=0.9, perplexity=11) for seed in (1, 2, 3)]
-    assert [bar["held"] for bar in summary.summarise(worse)["bars"]] == [False, False, False, False]
-    assert {bar["held"] for bar in summary.summarise(RECORDS[:6])["bars"]} == {None}
+    assert [bar["held"] for bar in pages.summarise(worse)["bars"]] == [False, False, False, False]
+    assert {bar["held"] for bar in pages.summarise(RECORDS[:6])["bars"]} == {None}
 
 
 def test_every_arm_asks_for_a_loss_that_exists_with_settings_that_it_knows():
@@ -117,7 +117,7 @@ def test_a_record_of_other_settings_is_not_taken_for_this_run(tmp_path, monkeypa
 
 def test_the_page_has_a_row_for_every_arm_and_a_verdict_for_every_bar():
     settings = campaign.FULL
-    document = {"settings": settings, "seeds": [1, 2, 3], "machine": _machine()} | summary.summarise(RECORDS)
+    document = {"settings": settings, "seeds": [1, 2, 3], "machine": _machine()} | pages.summarise(RECORDS)
     text = pages.page(document)
     assert text.count("| LOGO |") == 3
     assert text.count("| held |") == 4
@@ -125,9 +125,9 @@ def test_the_page_has_a_row_for_every_arm_and_a_verdict_for_every_bar():
 
 
 def _machine():
-    from minilib.bench import machine
+    from minilib.bench import device
 
-    return machine.describe()
+    return device.describe()
 
 
 # What the book keeps
@@ -140,7 +140,7 @@ def test_what_the_book_keeps_is_complete_and_says_what_its_records_say():
     assert {(r["arm"], r["seed"]) for r in document["records"]} == {(n, s) for n in names for s in document["seeds"]}
     assert all(r["settings"] == document["settings"] for r in document["records"])
     assert document["settings"] == campaign.FULL
-    again = json.loads(json.dumps(summary.summarise(document["records"])))
+    again = json.loads(json.dumps(pages.summarise(document["records"])))
     assert again["bars"] == document["bars"]
     assert again["arms"] == document["arms"]
 
@@ -148,7 +148,7 @@ def test_what_the_book_keeps_is_complete_and_says_what_its_records_say():
 def test_the_page_of_the_book_holds_the_tables_of_its_records():
     document, text = json.loads(KEPT.read_text()), KEPT.with_suffix(".md").read_text()
     for build in (pages.won, pages.kept, pages.paid, pages.bars):
-        assert pages.tables.markdown(*build(document)) in text
+        assert pages.report.markdown(*build(document)) in text
 
 
 class TestFigures(FiguresKeepTheRules):

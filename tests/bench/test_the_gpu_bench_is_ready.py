@@ -1,7 +1,7 @@
-"""A run on a card is gone through without one, so that its only new part there is the card.
+"""A run on a GPU is gone through without one, so that its only new part there is the GPU.
 
-What needs a card is a clock, a count of free bytes and a matrix product (`minilib.bench.card`). Here a stand-in takes
-their place: the same methods, the fused ones in Triton's interpreter, the same gate, rounds, budget, bars and tables.
+What needs a GPU is a clock, a count of free bytes and a matrix product (`minilib.bench.GPU`). Here a stand-in takes
+their place: the same methods, the fused ones in Triton's interpreter, the same gate, rounds, budget, bars and report.
 The interpreter multiplies fp16 and not bf16, so half precision is fp16 here. No figure of these runs means anything.
 """
 
@@ -15,31 +15,19 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from minilib.bench import (
-    authors,
-    bars,
-    contrastive,
-    gate,
-    harness,
-    machine,
-    methods,
-    on_card,
-    peers,
-    place,
-    plan,
-    tables,
-)
-from minilib.bench.harness import Sample
-from minilib.bench.measure import measure
-from minilib.bench.methods import Method
-from minilib.bench.place import Place
-from minilib.bench.plan import Budget, Cell
+from minilib.bench import baselines, contrastive, correctness, device, harness, report, targets
+from minilib.bench import baselines_peers as peers
+from minilib.bench import contrastive_cells as plan
+from minilib.bench.contrastive import measure
+from minilib.bench.contrastive_cells import Budget, Cell
+from minilib.bench.device import Device
+from minilib.bench.harness import Method, Sample
 
 pytest.importorskip("triton", reason="the fused kernels need triton, which this machine does not have")
 
 HALF = torch.float16
 PEAK = 12_345_678
-CARD = {"name": "stand-in", "memory_bytes": 10**11, "capability": "9.0", "multiprocessors": 132, "cuda": "13"}
+GPU = {"name": "stand-in", "memory_bytes": 10**11, "capability": "9.0", "multiprocessors": 132, "cuda": "13"}
 SETTINGS = {"batches": [48], "dim": 32, "rounds": 2, "scale": 14.3, "threads": 1, "gate_batch": 64, "others": False}
 SETTINGS |= {"memory_batches": [], "device": "cpu", "seconds": None, "ranks": []}
 
@@ -49,10 +37,10 @@ def clock_with_peak(call):
 
 
 def stand_in():
-    return Place("cpu", "card", clock_with_peak, lambda: 10**9, machine.product_step, CARD)
+    return Device("cpu", "gpu", clock_with_peak, lambda: 10**9, device.product_step, GPU)
 
 
-OURS = on_card.ours(HALF)
+OURS = baselines.gpu_methods(HALF)
 
 
 def known(name):
@@ -62,7 +50,7 @@ def known(name):
 @pytest.fixture
 def half_methods(monkeypatch):
     ours = list(OURS)
-    monkeypatch.setattr(on_card, "ours", lambda: ours)
+    monkeypatch.setattr(baselines, "gpu_methods", lambda: ours)
     return ours
 
 
@@ -70,23 +58,23 @@ def half_methods(monkeypatch):
 
 
 @pytest.mark.parametrize("method", OURS, ids=lambda method: method.name)
-def test_every_method_of_a_card_passes_the_gate_in_the_interpreter(method):
-    verdict = gate.judge(method, batch=64, dim=96)
+def test_every_method_of_a_gpu_passes_the_gate_in_the_interpreter(method):
+    verdict = correctness.judge(method, batch=64, dim=96)
     assert verdict.equal, verdict
 
 
 @pytest.mark.parametrize("name", ["open_clip ClipLoss", "open_clip SigLipLoss", "F.linear_cross_entropy, twice"])
-def test_every_peer_of_a_card_passes_the_gate_in_half_precision(name):
+def test_every_peer_of_a_gpu_passes_the_gate_in_half_precision(name):
     found, skipped = peers.available((name,), "cuda")
     if skipped:
         pytest.skip(skipped[name])
     assert found[0].dtype == torch.bfloat16
-    verdict = gate.judge(found[0], batch=256, dim=128)
+    verdict = correctness.judge(found[0], batch=256, dim=128)
     assert verdict.equal, verdict
 
 
-def test_a_card_has_the_fused_losses_in_three_precisions_and_all_of_them_without_a_matrix():
-    ours = {method.name: method for method in on_card.ours()}
+def test_a_gpu_has_the_fused_losses_in_three_precisions_and_all_of_them_without_a_matrix():
+    ours = {method.name: method for method in baselines.gpu_methods()}
     precisions = {name: ours[f"fused {name}"].dtype for name in ("bf16", "fp16", "fp32")}
     assert precisions == {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     assert ours["fused fp32"].tolerance == 1e-4
@@ -96,7 +84,7 @@ def test_a_card_has_the_fused_losses_in_three_precisions_and_all_of_them_without
 
 def test_a_frozen_side_gets_no_gradient_and_a_forward_pass_none_at_all():
     for name, with_gradient in (("fused fp16, frozen texts", {"img", "scale"}), ("fused fp16, forward", set())):
-        inputs = methods.make_inputs(48, 32, 14.3, dtype=HALF)
+        inputs = baselines.make_inputs(48, 32, 14.3, dtype=HALF)
         known(name).step(inputs)
         found = {side for side in inputs._fields if getattr(inputs, side).grad is not None}
         assert found == with_gradient
@@ -104,7 +92,7 @@ def test_a_frozen_side_gets_no_gradient_and_a_forward_pass_none_at_all():
 
 
 def test_scale_and_bias_stay_fp32_beside_half_precision():
-    inputs = methods.make_inputs(4, 8, 14.3, dtype=torch.bfloat16)
+    inputs = baselines.make_inputs(4, 8, 14.3, dtype=torch.bfloat16)
     assert [tensor.dtype for tensor in inputs] == [torch.bfloat16] * 2 + [torch.float32] * 2
 
 
@@ -127,28 +115,28 @@ def test_the_authors_package_is_called_once_per_direction_and_averaged(monkeypat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "inf_cl", fake_inf_cl(calls))
-    method = authors.inf_cl()
-    assert gate.judge(method, batch=96, dim=256).equal
-    assert calls == [(96, 256)] * 2 * len(gate.CASES)
+    method = peers.inf_cl()
+    assert correctness.judge(method, batch=96, dim=256).equal
+    assert calls == [(96, 256)] * 2 * len(correctness.CASES)
 
 
 def test_the_authors_package_is_skipped_with_a_sentence(monkeypatch):
-    without_card = peers.available(("inf-cl",), "cuda")[1]["inf-cl"] if not torch.cuda.is_available() else None
+    without_gpu = peers.available(("inf-cl",), "cuda")[1]["inf-cl"] if not torch.cuda.is_available() else None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     absent = peers.available(("inf-cl",), "cuda")[1]["inf-cl"]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "inf_cl", types.ModuleType("inf_cl"))  # of a version without the function
     broken = peers.available(("inf-cl",), "cuda")[1]["inf-cl"]
-    assert without_card is None or "needs a CUDA card" in without_card
+    assert without_gpu is None or "needs a CUDA GPU" in without_gpu
     assert "pip install inf-cl==1.2.1" in absent
     assert "cannot be imported" in broken
 
 
 def test_a_width_that_the_authors_kernels_do_not_take_is_said_and_not_called_wrong():
     method = Method("inf-cl", lambda x: None, 10, 0, multiple=256)
-    assert methods.split_by_width([method], 768) == ([method], {})
-    found, refused = methods.split_by_width([method], 640)
+    assert harness.split([method], lambda m: plan.narrow(m, 768)) == ([method], {})
+    found, refused = harness.split([method], lambda m: plan.narrow(m, 640))
     assert found == []
     assert "multiples of 256 and d is 640" in refused["inf-cl"]
 
@@ -214,16 +202,16 @@ def test_rounds_stop_when_the_next_would_end_too_late(allowed, rounds, half_meth
     assert all(seconds > 0 for seconds in asked)
 
 
-def test_the_plan_of_a_card_holds_what_was_asked_for_and_ends_in_time():
+def test_the_plan_of_a_gpu_holds_what_was_asked_for_and_ends_in_time():
     cells = plan.cells({"batches": None, "device": "cuda"})
     sizes = {(cell.batch, cell.dim) for cell in cells}
     assert sizes == {(b, 512) for b in (16_384, 65_536, 262_144, 1_048_576)} | {(65_536, 768), (65_536, 1_024)}
-    assert sum(cell.least for cell in cells) < plan.CARD_SECONDS
-    assert plan.CARD_SECONDS + contrastive.PATIENCE + contrastive.LAST_CALL < 600
-    names = {method.name for method in on_card.ours()} | set(peers.CARD_PEERS)
+    assert sum(cell.least for cell in cells) < plan.GPU_SECONDS
+    assert plan.GPU_SECONDS + harness.PATIENCE + harness.LAST_CALL < 600
+    names = {method.name for method in baselines.gpu_methods()} | set(peers.GPU_PEERS)
     for cell in cells:
         assert set(cell.names or ()) <= names
-        large = [method.name for method in cell.chosen(on_card.ours()) if method.matrices]
+        large = [method.name for method in cell.chosen(baselines.gpu_methods()) if method.matrices]
         assert not large or cell.batch <= plan.LARGEST_FOR_ALL
 
 
@@ -240,7 +228,9 @@ def test_a_run_that_misses_its_time_is_told_to_stop_and_keeps_its_file(tmp_path,
     program.write_text("#!/bin/sh\ntrap 'exit 130' INT\nwhile :; do sleep 0.1; done\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    contrastive._run_apart({"threads": 1, "seconds": 1.0 - contrastive.PATIENCE}, tmp_path / "bench.json")
+    (tmp_path / "bench.json").write_text('{"kept": true}')
+    settings = {"threads": 1, "seconds": 1.0 - harness.PATIENCE}
+    assert harness.run_apart("minilib.bench.contrastive", settings, tmp_path / "bench.json") == {"kept": True}
 
 
 # The document
@@ -251,13 +241,13 @@ def test_a_whole_run_writes_times_peaks_rates_and_bars(half_methods, tmp_path, c
     measure(SETTINGS, str(output), stand_in())
     document = json.loads(output.read_text())
     assert document["complete"]
-    assert document["unit"] == "card"
+    assert document["unit"] == "gpu"
     (timing,) = document["timings"]
     names = {method.name for method in half_methods}
     assert set(timing["summary"]) == names, document["skipped"]
     assert set(timing["product_rates"]) == {"fp16", "fp32"}
     row = timing["summary"]["fused fp16"]
-    assert row["card"]["median"] > 0
+    assert row["gpu"]["median"] > 0
     assert row["rate"]["median"] == pytest.approx(
         row["share"]["median"] * timing["product_rates"]["fp16"]["median"], rel=1
     )
@@ -272,7 +262,7 @@ def test_a_whole_run_writes_times_peaks_rates_and_bars(half_methods, tmp_path, c
     printed = capsys.readouterr().out
     for heading in ("TFLOP/s", "share of mm", "of floor", "/ dense", "/ inf-cl", "bytes per b x d", "set for one H200"):
         assert heading in printed
-    assert "Card: stand-in" in tables.report(document)
+    assert "GPU: stand-in" in report.contrastive(document)
 
 
 def test_all_methods_of_one_precision_get_the_same_numbers_and_others_the_same_rounded(half_methods, tmp_path):
@@ -284,9 +274,7 @@ def test_all_methods_of_one_precision_get_the_same_numbers_and_others_the_same_r
     half_methods[:] = [Method(f"{t}", looks(t), 3, 0, dtype=t) for t in (torch.float32, HALF)]
     half_methods.append(Method("again", looks("again"), 3, 0, dtype=HALF))
     inspected = Cell(16, 8)
-    from minilib.bench import timing
-
-    timing.time_cell(half_methods, inspected, SETTINGS, stand_in(), Budget(None), lambda result: None)
+    list(plan.time_cell(half_methods, inspected, SETTINGS, stand_in(), Budget(None)))
     assert len(seen["again"]) == 3  # the warm-up and two rounds
     for wide, half, again in zip(seen[torch.float32], seen[HALF], seen["again"]):
         assert torch.equal(half, again)
@@ -295,7 +283,7 @@ def test_all_methods_of_one_precision_get_the_same_numbers_and_others_the_same_r
 
 
 def test_a_cell_that_is_skipped_stands_in_the_document(half_methods, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "CARD", (Cell(10**6, 32, least=1e6), Cell(48, 32, ("fused fp16",))))
+    monkeypatch.setattr(plan, "GPU_PLAN", (Cell(10**6, 32, least=1e6), Cell(48, 32, ("fused fp16",))))
     settings = SETTINGS | {"batches": None, "seconds": 1000.0}
     document = measure(settings, str(tmp_path / "bench.json"), stand_in())
     assert "needs about 1000000 s" in document["skipped"]["b = 1,000,000, d = 32"]
@@ -321,7 +309,7 @@ def test_a_method_that_fails_in_a_later_round_is_dropped_and_named(half_methods,
 
     def fails_in_round_two(x):
         calls.append(x)
-        if len(calls) == len(gate.CASES) + 3:  # the gate, the warm-up, round one, and then
+        if len(calls) == len(correctness.CASES) + 3:  # the gate, the warm-up, round one, and then
             raise torch.OutOfMemoryError("CUDA out of memory")
         return known("dense").step(x)
 
@@ -331,7 +319,7 @@ def test_a_method_that_fails_in_a_later_round_is_dropped_and_named(half_methods,
     assert "round 2 failed (OutOfMemoryError" in timing["skipped"]["dense"]
     assert list(timing["summary"]) == ["fused fp16"]
     assert len(timing["rounds"]) == 3
-    assert len(calls) == len(gate.CASES) + 3
+    assert len(calls) == len(correctness.CASES) + 3
 
 
 # The bars
@@ -339,7 +327,7 @@ def test_a_method_that_fails_in_a_later_round_is_dropped_and_named(half_methods,
 
 def summary(seconds, ratio=None):
     spread = {"median": seconds, "min": seconds, "max": seconds}
-    return {"card": spread, "ratios": {} if ratio is None else {"inf-cl": {"median": ratio}}}
+    return {"gpu": spread, "ratios": {} if ratio is None else {"inf-cl": {"median": ratio}}}
 
 
 def document_with(**changed):
@@ -362,11 +350,11 @@ def document_with(**changed):
         for b in (16_384, 65_536, 262_144, 1_048_576)
     ]
     errors = [{"method": "fused fp32", "errors": {"scale 14.3": 1e-6, "scale 100": figures["error"]}}]
-    return {"unit": "card", "settings": {"dim": 512}, "timings": timings, "memory": memory, "equality": errors}
+    return {"unit": "gpu", "settings": {"dim": 512}, "timings": timings, "memory": memory, "equality": errors}
 
 
-def test_every_bar_of_a_card_holds_at_its_limit():
-    assert [bar["held"] for bar in bars.judge(document_with())] == [True] * 9
+def test_every_bar_of_a_gpu_holds_at_its_limit():
+    assert [bar["held"] for bar in targets.contrastive(document_with())] == [True] * 9
 
 
 @pytest.mark.parametrize(
@@ -382,20 +370,20 @@ def test_every_bar_of_a_card_holds_at_its_limit():
     ],
 )
 def test_each_bar_breaks_beyond_its_limit(figure, value, broken):
-    held = [bar["held"] for bar in bars.judge(document_with(**{figure: value}))]
+    held = [bar["held"] for bar in targets.contrastive(document_with(**{figure: value}))]
     assert held.count(False) == broken
     assert held.count(True) == 9 - broken
 
 
-def test_a_card_that_measured_nothing_breaks_no_bar():
-    nothing = {"unit": "card", "settings": {"dim": 512}, "timings": [], "memory": [], "equality": []}
-    assert {bar["held"] for bar in bars.judge(nothing)} == {None}
+def test_a_gpu_that_measured_nothing_breaks_no_bar():
+    nothing = {"unit": "gpu", "settings": {"dim": 512}, "timings": [], "memory": [], "equality": []}
+    assert {bar["held"] for bar in targets.contrastive(nothing)} == {None}
 
 
 def test_the_bars_are_printed_in_their_own_units():
-    document = document_with() | {"machine": {"card": CARD}}
-    document["bars"] = bars.judge(document)
-    printed = tables.bars_section(document, tables.plain)
+    document = document_with() | {"machine": {"gpu": GPU}}
+    document["bars"] = targets.contrastive(document)
+    printed = report.targets_section(document, report.plain)
     for figure in ("36.0 ms", "9,500.0 ms", "0.125", "700 MB", "1.0e-04"):
         assert figure in printed
 
@@ -403,43 +391,40 @@ def test_the_bars_are_printed_in_their_own_units():
 # The choice of the place
 
 
-def test_a_card_is_chosen_where_there_is_one_and_the_flag_overrides(monkeypatch):
+def test_a_gpu_is_chosen_where_there_is_one_and_the_flag_overrides(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert [place.chosen(device) for device in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
+    assert [device.chosen(name) for name in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert place.chosen("auto") == "cpu"
-    with pytest.raises(ValueError, match=r"device is 'cuda' and torch finds no CUDA card here.*\.$"):
-        place.chosen("cuda")
+    assert device.chosen("auto") == "cpu"
+    with pytest.raises(ValueError, match=r"device is 'cuda' and torch finds no CUDA GPU here.*\.$"):
+        device.chosen("cuda")
 
 
-def test_a_card_writes_to_a_file_of_its_own_and_runs_its_own_plan(tmp_path, monkeypatch):
+def test_a_gpu_writes_to_a_file_of_its_own_and_runs_its_own_plan(tmp_path, monkeypatch):
     asked = []
 
-    def run_apart(settings, output):
+    def run_apart(module, settings, output):
         asked.append((settings, output))
-        output.write_text("{}")
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(contrastive, "_run_apart", run_apart)
+    monkeypatch.setattr(harness, "run_apart", run_apart)
     contrastive.bench_contrastive()
     contrastive.bench_contrastive(device="cpu")
-    (card, card_file), (cpu, cpu_file) = asked
-    assert (card["batches"], card["gate_batch"], card["seconds"]) == (None, 4096, plan.CARD_SECONDS)
+    (gpu, gpu_file), (cpu, cpu_file) = asked
+    assert (gpu["batches"], gpu["gate_batch"], gpu["seconds"]) == (None, 4096, plan.GPU_SECONDS)
     assert (cpu["batches"], cpu["gate_batch"], cpu["seconds"]) == ([4096, 8192, 16384], 1024, None)
-    assert [file.as_posix() for file in (card_file, cpu_file)] == [
+    assert [file.as_posix() for file in (gpu_file, cpu_file)] == [
         "runs/bench/contrastive_cuda.json",
         "runs/bench/contrastive.json",
     ]
 
 
-def test_the_file_for_the_card_can_be_imported_without_one():
-    from minilib.bench import card
-
-    assert card.OPERATIONS == 2 * 8192**3
+def test_the_file_for_the_gpu_can_be_imported_without_one():
+    assert device.GPU_OPERATIONS == 2 * 8192**3
 
 
-def test_the_time_of_a_sample_may_be_the_cards_own():
+def test_the_time_of_a_sample_may_be_the_gpus_own():
     steps = {"one": lambda _: None}
     clock = lambda call: Sample(0.25, 0.5, 7)  # noqa: E731
     done = harness.one_round(steps, lambda name: None, 1, tqdm(disable=True), clock)

@@ -1,6 +1,6 @@
-"""The bench of the vocabulary head on a card is gone through without one: its only new part there is the card.
+"""The bench of the vocabulary head on a GPU is gone through without one: its only new part there is the GPU.
 
-A stand-in takes the place of the card: a CPU with a card's methods, the fused kernels in Triton's interpreter, and a
+A stand-in takes the place of the GPU: a CPU with a GPU's methods, the fused kernels in Triton's interpreter, and a
 clock that reads peaks. Half precision is fp16 here, which the interpreter can multiply. No figure of these runs means
 anything; what is tested is that every part is reached, and that figures are judged as they should be.
 """
@@ -14,14 +14,16 @@ import torch
 import torch.nn.functional as F
 from support.reference import refused
 
-from minilib.bench import harness, logps, logps_bars, machine, tables
+from minilib.bench import device, harness, logps, report, targets
 from minilib.bench import logps_methods as ways
-from minilib.bench.place import Place
+from minilib.bench.baselines import backward
+from minilib.bench.device import Device
+from minilib.bench.harness import Method
 
 pytest.importorskip("triton", reason="the fused kernels need triton, which this machine does not have")
 
 PEAK = 12_345_678
-CARD = {"name": "stand-in", "memory_bytes": 10**11, "capability": "9.0", "multiprocessors": 132, "cuda": "13"}
+GPU = {"name": "stand-in", "memory_bytes": 10**11, "capability": "9.0", "multiprocessors": 132, "cuda": "13"}
 SETTINGS = {"tokens": 32, "dim": 32, "words": 96, "rounds": 2, "threads": 1, "memory": False, "device": "cuda"}
 SETTINGS |= {"dtype": "fp16"}
 OURS = ("dense", "tiled", "fused", "margin sweep", "checkpointed chunks", "tiled, frozen head", "fused, frozen head")
@@ -29,7 +31,7 @@ OURS = ("dense", "tiled", "fused", "margin sweep", "checkpointed chunks", "tiled
 
 def stand_in():
     clock = lambda call: harness.clock(call)._replace(peak=PEAK)  # noqa: E731
-    return Place("cpu", "card", clock, lambda: 10**9, machine.product_step, CARD)
+    return Device("cpu", "gpu", clock, lambda: 10**9, device.product_step, GPU)
 
 
 @pytest.fixture
@@ -47,15 +49,15 @@ def fake_cut_cross_entropy(calls):
     return types.SimpleNamespace(linear_cross_entropy=linear_cross_entropy, __spec__=object())
 
 
-def test_a_whole_run_times_every_method_of_a_card_and_reads_its_peak(small_gate):
-    document = logps.measure(SETTINGS, stand_in())
-    assert set(document["card"]) >= set(OURS), document["skipped"]
-    assert document["unit"] == "card"
+def test_a_whole_run_times_every_method_of_a_gpu_and_reads_its_peak(small_gate):
+    document = logps.measure(SETTINGS, at=stand_in())
+    assert set(document["gpu"]) >= set(OURS), document["skipped"]
+    assert document["unit"] == "gpu"
     assert set(document["memory"].values()) == {PEAK}
     assert document["ratio"]["fused"]["median"] > 0
     assert document["error"]["fused"] <= 2e-3
-    printed = logps_bars.report(document, tables.plain)
-    assert all(name in printed for name in (*OURS, "card s", "Card: stand-in", "not measured"))
+    printed = report.logps(document, report.plain)
+    assert all(name in printed for name in (*OURS, "GPU s", "GPU: stand-in", "not measured"))
 
 
 def test_cut_cross_entropy_is_called_without_its_filter(small_gate, monkeypatch):
@@ -72,7 +74,7 @@ def test_peers_that_are_missing_are_named_with_what_to_install(monkeypatch):
     skipped = ways.available("cuda")[1]
     assert "pip install cut-cross-entropy" in skipped["cut-cross-entropy"]
     assert "pip install liger-kernel" in skipped["Liger SimPO"]
-    assert "cut-cross-entropy" not in ways.available("cpu")[1]  # it needs a card, so a CPU does not miss it
+    assert "cut-cross-entropy" not in ways.available("cpu")[1]  # it needs a GPU, so a CPU does not miss it
 
 
 def test_a_method_that_is_wrong_or_breaks_is_named_and_the_others_go_on(small_gate, monkeypatch):
@@ -80,33 +82,33 @@ def test_a_method_that_is_wrong_or_breaks_is_named_and_the_others_go_on(small_ga
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     odd = [
-        ways.Method("half", lambda x: 0.5 * ways.pair_loss(ways._dense(*x)), 3, 0),
-        ways.Method("breaks", breaks, 3, 0),
+        Method("half", lambda x: backward(0.5 * ways.pair_loss(ways._dense(*x))), 3, 0),
+        Method("breaks", breaks, 3, 0),
     ]
     monkeypatch.setattr(ways, "available", lambda device: ([ways.ours(device)[0], *odd], {}))
-    document = logps.measure(SETTINGS, stand_in())
+    document = logps.measure(SETTINGS, at=stand_in())
     assert "differs from fp64 by 5.0e-01" in document["skipped"]["half"]
     assert "it failed (OutOfMemoryError: CUDA out of memory)" in document["skipped"]["breaks"]
-    assert list(document["card"]) == ["dense"]
+    assert list(document["gpu"]) == ["dense"]
 
 
 def made_up(seconds, **sizes):
     return {
-        "unit": "card",
-        "settings": logps_bars.CARD_SIZE | sizes,
-        "card": {"margin sweep": {"median": seconds}} if seconds else {},
+        "unit": "gpu",
+        "settings": targets.LOGPS_GPU_SIZE | sizes,
+        "gpu": {"margin sweep": {"median": seconds}} if seconds else {},
     }
 
 
 @pytest.mark.parametrize(
     ("seconds", "held"), [(0.041, [True, True]), (0.05, [True, False]), (0.06, [False, False]), (None, [None, None])]
 )
-def test_the_bars_of_a_card_are_seconds_at_one_size(seconds, held):
-    assert [bar["held"] for bar in logps_bars.bars(made_up(seconds))] == held
+def test_the_bars_of_a_gpu_are_seconds_at_one_size(seconds, held):
+    assert [bar["held"] for bar in targets.logps(made_up(seconds))] == held
 
 
-def test_another_size_judges_no_bar_of_a_card():
-    assert [bar["held"] for bar in logps_bars.bars(made_up(0.001, words=32_000))] == [None, None]
+def test_another_size_judges_no_bar_of_a_gpu():
+    assert [bar["held"] for bar in targets.logps(made_up(0.001, words=32_000))] == [None, None]
 
 
 @pytest.mark.parametrize(("device", "dim", "name"), [("cpu", 512, "logps.json"), ("cuda", 4096, "logps_cuda.json")])
@@ -120,6 +122,6 @@ def test_the_size_of_a_run_is_that_of_its_device(device, dim, name, monkeypatch)
     assert module == "minilib.bench.logps"
 
 
-def test_a_card_that_is_not_there_is_refused(monkeypatch):
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    refused(ValueError, "torch finds no CUDA card here", lambda: logps.bench_logps(device="cuda"))
+    refused(ValueError, "torch finds no CUDA GPU here", lambda: logps.bench_logps(device="cuda"))

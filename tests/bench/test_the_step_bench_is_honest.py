@@ -1,7 +1,7 @@
 """The bench of a training step times methods that compute the same loss and gradients, and judges its bars rightly.
 
 All runs here are of a toy Llama or of a short prompt, on a CPU; a stand-in with a clock that reads peaks takes the
-place of a card. No figure of these runs means anything; only their arithmetic is tested.
+place of a GPU. No figure of these runs means anything; only their arithmetic is tested.
 """
 
 import json
@@ -11,24 +11,24 @@ import pytest
 import torch
 from support.reference import refused
 
-from minilib.bench import harness, machine, step, step_bars, step_models, tables
+from minilib.bench import device, harness, report, step, step_models, targets
 from minilib.bench import step_methods as ways
-from minilib.bench.place import Place
-from minilib.bench.step_methods import CONCATENATED, SHARED, TRL, Bench, Method
+from minilib.bench.device import Device
+from minilib.bench.step_methods import CONCATENATED, SHARED, TRL, Bench, Way
 
 SETTINGS = step_models.Size(96, 8, 768, rounds=3)._asdict()
 SETTINGS |= {"model": "toy", "rejected": [1, 2, 3, 8], "threads": 1, "memory": False}
-CARD = {"name": "stand-in", "memory_bytes": 10**11, "capability": "9.0", "multiprocessors": 132, "cuda": "13"}
+GPU = {"name": "stand-in", "memory_bytes": 10**11, "capability": "9.0", "multiprocessors": 132, "cuda": "13"}
 FREE = 50 * 10**9
 needs_trl = pytest.mark.skipif(
-    ways.available([1])[0][0].way != TRL, reason="trl is not installed, so its step is not compared"
+    ways.available([1])[0][0].kind != TRL, reason="trl is not installed, so its step is not compared"
 )
 
 
 def stand_in():
     counted = iter(range(10**9, 10**12, 10**6))
     clock = lambda call: harness.clock(call)._replace(peak=next(counted))  # noqa: E731
-    return Place("cpu", "card", clock, lambda: FREE, machine.product_step, CARD)
+    return Device("cpu", "gpu", clock, lambda: FREE, device.product_step, GPU)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def test_shared_concatenated_and_trl_have_one_loss_and_one_gradient(checkpointin
 def test_the_gate_compares_gradients_that_are_there():
     bench = Bench(step_models.build("toy"))
     row = ways.make_row(bench.words, **ways.GATE, count=2, uneven=True)
-    gradients = bench.outcome(Method(SHARED, 1), bench.batch(Method(SHARED, 1), row))[1:]
+    gradients = bench.outcome(Way(SHARED, 1), bench.batch(Way(SHARED, 1), row))[1:]
     assert len(gradients) == 2 * 4 * 2  # layers, projections, factors of LoRA
     assert all(gradient.norm() > 0 for gradient in gradients)
     assert [len(answer) for answer in row.answers] == [12, 11]
@@ -60,9 +60,9 @@ def test_the_gate_compares_gradients_that_are_there():
 @pytest.mark.parametrize("mistake", ["loss", "failure"])
 def test_a_way_that_is_wrong_or_breaks_is_named_and_not_timed(mistake, monkeypatch):
     def wrong(self, method, batch, right=Bench.loss):
-        if method.way == SHARED and mistake == "failure":
+        if method.kind == SHARED and mistake == "failure":
             raise RuntimeError("no kernel for this\nshape")
-        return right(self, method, batch) * (1.001 if method.way == SHARED else 1.0)
+        return right(self, method, batch) * (1.001 if method.kind == SHARED else 1.0)
 
     monkeypatch.setattr(Bench, "loss", wrong)
     document = step.measure(SETTINGS | {"rejected": [2], "rounds": 1})
@@ -79,7 +79,7 @@ def test_answers_that_see_each_other_are_noticed(monkeypatch):
 
 
 def test_losses_that_part_at_full_size_are_noticed():
-    by_name = {m.name: m for m in (Method(SHARED, 2), Method(CONCATENATED, 2), Method(TRL, 1))}
+    by_name = {m.name: m for m in (Way(SHARED, 2), Way(CONCATENATED, 2), Way(TRL, 1))}
     losses = {"shared, M = 2": 3.1, "concatenated, M = 2": 3.0, "TRL CPOTrainer, M = 1": 9.0}
     found = step._disagreeing(losses, by_name, 1e-2)
     assert found == {"shared, M = 2": "its loss is 3.1000 where full sequences give 3.0000, so it was not timed."}
@@ -94,21 +94,21 @@ def test_a_step_leaves_the_weights_as_they_are_and_no_gradient_behind():
     bench = Bench(step_models.build("toy"))
     before = [parameter.clone() for parameter in bench.trained]
     row = ways.make_row(bench.words, **ways.GATE, count=3)
-    first, second = (bench.step(Method(SHARED, 2), bench.batch(Method(SHARED, 2), row)) for _ in range(2))
+    first, second = (bench.step(Way(SHARED, 2), bench.batch(Way(SHARED, 2), row)) for _ in range(2))
     assert torch.equal(first, second)
     assert all(torch.equal(now, then) for now, then in zip(bench.trained, before))
     assert all(parameter.grad is None for parameter in bench.trained)
     assert all(bench.optimizer.state[parameter]["exp_avg"].norm() > 0 for parameter in bench.trained)
 
 
-def test_only_the_shared_prompt_on_a_card_goes_through_flexattention(monkeypatch):
+def test_only_the_shared_prompt_on_a_gpu_goes_through_flexattention(monkeypatch):
     bench, asked = Bench(step_models.build("toy"), "flex"), []
     monkeypatch.setattr(
         type(bench.model.get_base_model()), "set_attn_implementation", lambda _, name: asked.append(name)
     )
     row = ways.make_row(bench.words, **ways.GATE, count=2)
-    for method in (Method(CONCATENATED, 1), Method(SHARED, 1)):
-        with pytest.raises(ValueError, match="flex") if method.way == SHARED else torch.enable_grad():
+    for method in (Way(CONCATENATED, 1), Way(SHARED, 1)):
+        with pytest.raises(ValueError, match="flex") if method.kind == SHARED else torch.enable_grad():
             bench.loss(method, bench.batch(method, row))
     assert asked == ["sdpa", "flex_attention"]
 
@@ -118,9 +118,9 @@ def test_prompts_are_stretched_and_longer_lists_of_answers_begin_with_the_shorte
     assert len(row.positions) == 100
     assert 400 < int(row.positions[-1]) < 768 - 8
     bench = Bench(step_models.build("toy"))
-    few, many = (bench.batch(Method(SHARED, count), row) for count in (1, 8))
+    few, many = (bench.batch(Way(SHARED, count), row) for count in (1, 8))
     assert torch.equal(few.labels, many.labels[:16])
-    assert [Method(way, 2).tokens(100, 8) for way in (SHARED, CONCATENATED)] == [124, 324]
+    assert [Way(way, 2).tokens(100, 8) for way in (SHARED, CONCATENATED)] == [124, 324]
 
 
 # A run
@@ -137,24 +137,24 @@ def test_ratios_and_tokens_are_those_of_the_samples():
     assert document["ratio"]["concatenated, M = 8"]["median"] == 1
     assert document["tokens"]["TRL CPOTrainer, M = 1"] == document["tokens"]["concatenated, M = 1"] == 208
     assert document["loss"]["shared, M = 3"] == pytest.approx(document["loss"]["concatenated, M = 3"], rel=1e-4)
-    printed = step_bars.report(document, tables.plain)
+    printed = report.step(document, report.plain)
     assert all(name in printed for name in document["cpu"])
-    assert "| shared, M = 8 |" in step_bars.report(document)
+    assert "| shared, M = 8 |" in report.step(document)
 
 
-def test_a_card_is_read_in_the_rounds_and_what_it_leaves_free_is_told():
-    document = step.measure(SETTINGS | {"rejected": [2], "checkpointing": True}, stand_in())
+def test_a_gpu_is_read_in_the_rounds_and_what_it_leaves_free_is_told():
+    document = step.measure(SETTINGS | {"rejected": [2], "checkpointing": True}, at=stand_in())
     peaks = [r["shared, M = 2"]["peak"] for r in document["rounds"]]
-    assert document["unit"] == "card"
+    assert document["unit"] == "gpu"
     assert document["peak"]["shared, M = 2"] == statistics.median(peaks)
     assert document["spare"]["shared, M = 2"] == FREE - statistics.median(peaks)
-    printed = step_bars.report(document, tables.plain)
-    assert all(word in printed for word in ("left free", "card s", "Card: stand-in"))
+    printed = report.step(document, report.plain)
+    assert all(word in printed for word in ("left free", "GPU s", "GPU: stand-in"))
 
 
 def test_peak_memory_is_measured_in_a_process_of_its_own():
     tiny = step_models.SIZES["tiny"]._asdict() | step.QUICK | {"model": "tiny", "rejected": [1], "threads": 1}
-    peaks = step._memory({"shared, M = 1": None}, ways.available([1])[0], tiny)
+    peaks = step.memory([Way(SHARED, 1)], tiny)
     assert list(peaks) == ["shared, M = 1"]
     assert 10**5 < peaks["shared, M = 1"] < 10**8
 
@@ -186,7 +186,7 @@ def made_up(model, ratio=0.4, peaks=(10, 14), spare=31e9, **settings):
     ],
 )
 def test_bars_are_judged_by_their_sense_and_at_their_own_size(document, held):
-    assert [bar["held"] for bar in step_bars.bars(document)] == held
+    assert [bar["held"] for bar in targets.step(document, step.at_size(document["settings"]))] == held
 
 
 # The command
@@ -194,20 +194,20 @@ def test_bars_are_judged_by_their_sense_and_at_their_own_size(document, held):
 
 def test_the_8b_model_has_the_shape_of_llama_3():
     with torch.device("meta"):
-        model = step_models._llama("8b", "meta", "bfloat16", 65_536)
+        model = step_models.random_llama(step_models.SHAPES["8b"], 65_536, "meta", "bfloat16")
     assert sum(parameter.numel() for parameter in model.parameters()) == 8_030_261_248
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert model.config.max_position_embeddings == 65_536
 
 
-def test_the_model_is_chosen_by_the_card(monkeypatch):
+def test_the_model_is_chosen_by_the_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert step_models.chosen("auto") == "tiny"
-    refused(ValueError, "torch finds no CUDA card here: choose 'tiny' or '100m'", lambda: step.bench_step("8b"))
+    refused(ValueError, "torch finds no CUDA GPU here: choose 'tiny' or '100m'", lambda: step.bench_step("8b"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for size, name in ((80 * 10**9, "8b"), (24 * 10**9, "tiny")):
-        card = type("Card", (), {"total_memory": size})
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number, card=card: card)
+        gpu = type("Gpu", (), {"total_memory": size})
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number, gpu=gpu: gpu)
         assert step_models.chosen("auto") == name
 
 

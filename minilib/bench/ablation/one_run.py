@@ -1,14 +1,10 @@
 """One arm under one seed, in a process of its own: train from the tiny model, then measure what came out.
 
-    seed decides    the pairs and their order, the draws of positions, LoRA's start, and the haystacks of the scores
-
-where
-    pairs     `haystack_pairs` under this seed, eight rejected answers each, of which an arm takes the first M
-    scores    haystacks of other seeds than the pairs', 8 other facts in each
-
-Measured: accuracy by depth and length for single details (the needle map), accuracy and recall for two details by
-length, the curve of depths at three windows, perplexity by window of real text, and what must not be lost in the
-window. Costs: tokens read in training, CPU seconds, and the memory that training added to the process.
+A seed decides the pairs and their order, the draws of positions, LoRA's start, and the haystacks of the scores. Pairs
+have eight rejected answers each, of which an arm takes the first M; scores use haystacks of other seeds. Measured:
+accuracy by depth and length for single details (the needle map), accuracy and recall for two details by length, the
+curve of depths at three windows, perplexity by window, and what must not be lost in the window. Costs: tokens read in
+training, CPU seconds, and the memory that training added to the process.
 """
 
 from __future__ import annotations
@@ -19,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from minilib.bench.alignment.arms import Arm, trainer_options
+from minilib.bench.ablation.arms import Arm, trainer_options
 from minilib.models.tiny_lm import WINDOW, tiny_lm
 from minilib.preferences.haystack_pairs import at_full_length, first_pairs, haystack_pairs, long_questions
 from minilib.teaching.repro import quiet
@@ -79,35 +75,38 @@ def _pairs(model, tokenizer, seed: int, settings: dict[str, Any], path: Path):
 
 
 def _train(arm: Arm, seed: int, settings: dict[str, Any], path: Path, model, tokenizer):
-    from transformers import PrinterCallback
-
     from minilib.common import process_peak
-    from minilib.trainers import LogoConfig, LogoTrainer, lora_config
 
     pairs = first_pairs(_pairs(model, tokenizer, seed, settings, path), settings["pairs"])
     if arm.full_length:
         pairs = at_full_length(pairs, long_questions(settings["rows"], tokenizer, distractors=16, seed=seed))
-    steps = max(1, round(arm.steps * settings["steps"]))
-    rank = settings["rank"]
     with tempfile.TemporaryDirectory() as folder:
-        args = LogoConfig(
-            folder, max_steps=steps, per_device_train_batch_size=settings["batch"], learning_rate=settings["lr"],
-            lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), weight_decay=0.0, max_grad_norm=arm.clip,
-            logging_steps=max(1, steps // 20), save_strategy="no", report_to=[], disable_tqdm=True, seed=seed,
-            use_cpu=True, **trainer_options(arm, settings["target"]),
-        )  # fmt: skip
-        trainer = LogoTrainer(
-            model, args, pairs, processing_class=tokenizer,
-            peft_config=lora_config(rank=rank, alpha=rank, modules=arm.modules or settings["modules"]),
-        )  # fmt: skip
-        trainer.remove_callback(PrinterCallback)
+        trainer = _trainer(folder, arm, seed, settings, model, tokenizer, pairs)
         before, began = process_peak(), time.process_time()
         trainer.train()
-        costs = {"cpu_seconds": time.process_time() - began, "added_memory": process_peak() - before, "steps": steps}
-    costs["tokens"] = trainer.state.num_input_tokens_seen
+        costs = {"cpu_seconds": time.process_time() - began, "added_memory": process_peak() - before}
+    costs |= {"steps": trainer.state.max_steps, "tokens": trainer.state.num_input_tokens_seen}
     costs["mean_prompt"] = statistics.mean(len(tokenizer.encode(pair["prompt"])) for pair in pairs)
     curve = [point for point in trainer.state.log_history if "loss" in point]
     return trainer.model.merge_and_unload().eval(), costs, curve
+
+
+def _trainer(folder: str, arm: Arm, seed: int, settings: dict[str, Any], model, tokenizer, pairs):
+    from transformers import PrinterCallback
+
+    from minilib.trainers import LogoConfig, LogoTrainer, lora_config
+
+    steps, rank = max(1, round(arm.steps * settings["steps"])), settings["rank"]
+    args = LogoConfig(
+        folder, max_steps=steps, per_device_train_batch_size=settings["batch"], learning_rate=settings["lr"],
+        lr_scheduler_type="cosine", warmup_steps=max(1, steps // 20), weight_decay=0.0, max_grad_norm=arm.clip,
+        logging_steps=max(1, steps // 20), save_strategy="no", report_to=[], disable_tqdm=True, seed=seed,
+        use_cpu=True, **trainer_options(arm, settings["target"]),
+    )  # fmt: skip
+    adapters = lora_config(rank=rank, alpha=rank, modules=arm.modules or settings["modules"])
+    trainer = LogoTrainer(model, args, pairs, processing_class=tokenizer, peft_config=adapters)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _stretched(model, method: str, target: int):

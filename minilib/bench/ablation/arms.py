@@ -6,20 +6,17 @@
                                                               positions, and real inputs at full length
     LOGO          SimPO (M = 1), M = 2, 3, 8                  how many rejected answers
     without       plain positions, no preference              which part does it
-    lambda        0, 0.5, 1 beside 0.1                        how much SFT
+    lambda        0, 0.5, 1 instead of 0.1                    how much SFT
     scale         reward scale 1 with margin 0.3              does a weaker push reach more pairs
-    positions     continuous, sparse beside 9:1 mixed;        which synthesis
-                  one target for all, PoSE
+    positions     continuous, sparse, one target, PoSE        which synthesis (9:1 mixed otherwise)
     adapters      LoRA on all of attention                    where it learns
     aggregation   SimPO on both pairs                         the mean inside the sigmoid or outside
     released      each deviation of the released trainer      what they change
 
-"LOGO" without further words is M = 2, lambda = 0.1, mixed positions, as the paper has it.
-
-Departure from the paper: every prompt has a target of its own, from its length to that of the run, where the paper has
-one for all ("LOGO, one target"). LoRA of rank 16 sits on the projections q and k alone, where positions act; the paper
-adapts all of attention and the embeddings ("LOGO, LoRA on q, k, v, o"), which costs this model running text. Reward
-scale and margin are those of Llama-3 (10 and 3), the learning rate is ours.
+"LOGO" without further words is M = 2, lambda = 0.1, mixed positions, as the paper has it. Departure from the paper:
+every prompt has a target of its own, where the paper has one for all. LoRA of rank 16 sits on the projections q and k
+alone, where positions act; the paper adapts all of attention and the embeddings, which costs this model running text.
+Reward scale and margin are those of Llama-3 (10 and 3), the learning rate is ours.
 """
 
 from __future__ import annotations

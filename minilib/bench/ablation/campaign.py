@@ -18,9 +18,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from minilib.bench import harness, machine
-from minilib.bench.alignment import one_run, pages, summary
-from minilib.bench.alignment.arms import Arm, named
+from minilib.bench import device, harness
+from minilib.bench.ablation import one_run, pages
+from minilib.bench.ablation.arms import Arm, named
 from minilib.common import write_text
 
 FULL = {
@@ -34,12 +34,9 @@ QUICK = {"rows": 24, "pairs": 4, "steps": 2, "batch": 2, "samples": 5, "lengths"
 
 
 def bench_alignment(
-    arms: list[str] | None = None,
-    seeds: tuple[int, ...] = (1, 2, 3),
-    workers: int | None = None,
-    quick: bool = False,
+    arms: list[str] | None = None, seeds: tuple[int, ...] = (1, 2, 3), workers: int | None = None, quick: bool = False,
     output: Path = Path("runs/bench/alignment"),
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Compare LOGO with its neighbours and without each of its parts on the tiny model; about an hour on two cores.
 
     The same command goes on after an interrupt.
@@ -51,19 +48,17 @@ def bench_alignment(
         quick: a few steps and samples, to see that everything runs; its figures judge nothing.
         output: folder for pairs, records, the document, the page and its figures.
     """
-    settings = FULL | (QUICK if quick else {})
+    settings, output = FULL | (QUICK if quick else {}), Path(output)
     wanted = named(None if arms is None else ["base", *(name for name in arms if name != "base")])
-    output = Path(output)
     for folder in ("pairs", "records"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     reports = _all(workers, "pairs", [(one_run.make_pairs, s, settings, _pairs(output, s)) for s in seeds])
-    jobs = [(_record, arm, seed, settings, output) for seed in seeds for arm in wanted]
-    records = _all(workers, "runs", jobs)
+    records = _all(workers, "runs", [(_record, arm, s, settings, output) for s in seeds for arm in wanted])
     order = [arm.name for arm in wanted]
     records.sort(key=lambda record: (order.index(record["arm"]), record["seed"]))
-    document = {"benchmark": "alignment", "settings": settings, "seeds": list(seeds), "machine": machine.describe()}
+    document = {"benchmark": "alignment", "settings": settings, "seeds": list(seeds), "machine": device.describe()}
     document |= {"pairs": sorted(reports, key=lambda report: report["seed"])}
-    document |= summary.summarise(records) | {"records": [_slim(record) for record in records]}
+    document |= pages.summarise(records) | {"records": [_slim(record) for record in records]}
     write_text(output / "alignment.json", _line_by_line(document))
     pages.write(output, document)
     print(pages.plain(document))
@@ -89,16 +84,14 @@ def _slim(record: dict[str, Any]) -> dict[str, Any]:
     return record | ({"curve": curve} if curve else {})
 
 
-def _all(workers: int | None, words: str, jobs: list[tuple]) -> list[Any]:
+def _all(workers: int | None, title: str, jobs: list[tuple]) -> list[Any]:
     """The results of the jobs (function, *arguments), each in a process of its own, `workers` at a time."""
-    workers = workers or harness.usable_cores()
-    spawn = multiprocessing.get_context("spawn")
+    spawn, workers = multiprocessing.get_context("spawn"), workers or harness.usable_cores()
     os.environ |= harness.quiet_environment(1)  # read by the processes when they start
     with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=1) as pool:
         futures = [pool.submit(*job) for job in jobs]
         try:
-            done = tqdm(as_completed(futures), total=len(futures), desc=words, unit="run")
-            return [future.result() for future in done]
+            return [f.result() for f in tqdm(as_completed(futures), total=len(futures), desc=title, unit="run")]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -113,9 +106,10 @@ def _line_by_line(document: dict[str, Any]) -> str:
     parts = []
     for name, value in document.items():
         text = json.dumps(value)
-        if isinstance(value, list) and len(text) > 200:
-            text = "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
-        if isinstance(value, dict) and len(text) > 200:
-            text = "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()) + "\n}"
+        if len(text) > 200 and isinstance(value, (list, dict)):  # broken after each of its own entries
+            items = map(json.dumps, value)
+            if isinstance(value, dict):
+                items = (f"{json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
+            text = text[0] + "\n" + ",\n".join(items) + "\n" + text[-1]
         parts.append(f"{json.dumps(name)}: {text}")
     return "{\n" + ",\n".join(parts) + "\n}\n"

@@ -1,0 +1,193 @@
+"""The time of contrastive losses, cell by cell: a cell is one batch at one width, with its share of the time.
+
+    deadline of cell k = now + (end - now) share_k / sum of the shares from k on
+    rate   = matmuls 2 b^2 d / t        share, floor = its own, the fewest matmuls 2 b^2 d / (t rate of torch.mm)
+
+where
+    t          seconds that one call spends, see `harness`
+    torch.mm   in the dtype of the method's features, measured as one more method of each round (`device`)
+
+Every cell has one round at least. Another one starts while it fits before the deadline, judged by the last one's time;
+the first `FEWEST` may go beyond it, since tuning can use up the share of a cell, but never beyond the end of the run. A
+cell that could not even have its first calls in the time left is skipped with a sentence. On a CPU there is no limit.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from minilib.bench import baselines, harness, targets
+from minilib.bench.device import NAMES, Device
+from minilib.bench.harness import Method, Round
+
+GPU_SECONDS = 510.0  # for the whole run on a GPU, so that starting and writing stay within ten minutes
+GPU_ROUNDS, FEWEST = 20, 3
+LARGEST_FOR_ALL = 65_536  # beyond it the fused methods are alone
+LONG_RUN = ("fused bf16", "fused bf16, forward", "fused SigLIP bf16")
+WIDE_RUN = (*LONG_RUN, "dense", "open_clip ClipLoss", "inf-cl")
+DENSE = {"clip": "dense", "siglip": "dense SigLIP"}
+
+
+class Cell(NamedTuple):
+    """One batch at one width: the methods in it (None for all), its share of the time, the least that it is worth."""
+
+    batch: int
+    dim: int
+    names: tuple[str, ...] | None = None
+    share: float = 1.0
+    least: float = 0.0  # seconds
+
+    def chosen(self, found: list[Method]) -> list[Method]:
+        """Those of `found` that this cell is for."""
+        return [method for method in found if self.names is None or method.name in self.names]
+
+
+GPU_PLAN = (  # in the order of importance
+    Cell(65_536, 512, None, share=200, least=30),  # compiles and tunes the kernels of its width
+    Cell(1_048_576, 512, LONG_RUN, share=100, least=50),
+    Cell(16_384, 512, None, share=40, least=15),
+    Cell(262_144, 512, LONG_RUN, share=30, least=10),
+    Cell(65_536, 768, WIDE_RUN, share=60, least=40),  # these two tune for a width of their own
+    Cell(65_536, 1_024, WIDE_RUN, share=60, least=40),
+)
+
+
+def cells(settings: dict[str, Any]) -> list[Cell]:
+    """The cells of a run: the GPU's own plan where no batches were asked for."""
+    if settings["batches"] is None:
+        return list(GPU_PLAN)
+    alone = LONG_RUN if settings["device"] != "cpu" else None
+    return [Cell(b, settings["dim"], alone if b > LARGEST_FOR_ALL else None) for b in settings["batches"]]
+
+
+class Budget:
+    """The time of a run: `seconds` from now on; None for no limit."""
+
+    def __init__(self, seconds: float | None, now: Callable[[], float] = time.monotonic):
+        self._now, self._end = now, math.inf if seconds is None else now() + seconds
+        self._deadline = self._end
+
+    def begin(self, cell: Cell, later: list[Cell]) -> str | None:
+        """Set the deadline of `cell`, which the cells `later` share the time with; a sentence if it must be skipped."""
+        left = self._end - self._now()
+        if left < cell.least:
+            return f"{left:.0f} s were left and it needs about {cell.least:.0f} s: measure it in a run of its own."
+        share = cell.share / sum(c.share for c in [cell, *later])
+        self._deadline = self._end if math.isinf(self._end) else self._now() + left * share
+        return None
+
+    def allows(self, seconds: float, done: int) -> bool:
+        """Whether another round of `seconds` fits when `done` rounds of this cell are done."""
+        return self._now() + seconds <= (self._end if done < FEWEST else self._deadline)
+
+
+def narrow(method: Method, dim: int) -> str:
+    """A sentence for a width that a method does not take, else nothing."""
+    asked = f"it takes widths that are multiples of {method.multiple} and d is {dim}: choose such a width."
+    return asked if dim % method.multiple else ""
+
+
+def large(method: Method, batch: int, dim: int, free: int) -> str:
+    """A sentence for a method that does not fit into nine tenths of `free` bytes, else nothing."""
+    need = method.matrices * 4 * batch**2 + 8 * 4 * batch * dim  # fp32 matrices; features, gradients, copies
+    return harness.too_large(need, free, ": choose a smaller batch.")
+
+
+def time_cell(
+    found: list[Method], cell: Cell, settings: dict[str, Any], device: Device, budget: Budget
+) -> Iterator[dict[str, Any]]:
+    """Time the methods that fit; yields the timing of this cell so far, summary included, after every round."""
+    free = device.free_bytes()
+    fitting, skipped = harness.split(
+        cell.chosen(found), lambda m: narrow(m, cell.dim) or large(m, cell.batch, cell.dim, free)
+    )
+    dtypes = {method.name: method.dtype for method in fitting}
+    multiply = {dtype: device.product_step(cell.batch, cell.dim, dtype) for dtype in dict.fromkeys(dtypes.values())}
+    steps = {product_name(dtype): call for dtype, (call, _) in multiply.items()} | {m.name: m.step for m in fitting}
+    operations = {dtype: count for dtype, (_, count) in multiply.items()}
+
+    def draw(number: int) -> Callable[[str], baselines.Inputs | None]:
+        # The same numbers for all methods of one dtype, new leaves for each; torch.mm has matrices of its own.
+        same = {"seed": number, "device": device.name}
+        numbers = {
+            t: baselines.make_inputs(cell.batch, cell.dim, settings["scale"], dtype=t, **same) for t in operations
+        }
+        return lambda name: baselines.fresh(numbers[dtypes[name]]) if name in dtypes else None
+
+    timing: dict[str, Any] = {"batch": cell.batch, "dim": cell.dim, "skipped": skipped}
+    title, done = f"b = {cell.batch:,}", []
+    for this in harness.interleave(steps, draw, settings["rounds"], device.clock, title, budget.allows):
+        timing["skipped"] |= this.failed
+        if "first_call" in timing:
+            done.append(this)
+            yield timing | summarise(done, fitting, cell.batch, cell.dim, operations, device.unit)
+        else:
+            timing["first_call"] = {name: sample.wall for name, sample in this.samples.items()}
+
+
+def product_name(dtype: torch.dtype) -> str:
+    """The name under which torch.mm takes part in the rounds."""
+    return f"torch.mm {NAMES[dtype]}"
+
+
+def summarise(
+    done: list[Round], fitting: list[Method], batch: int, dim: int, operations: dict[torch.dtype, int],
+    unit: str = "cpu",
+) -> dict[str, Any]:  # fmt: skip
+    """Medians, spreads, ratios and shares of the rounds so far, next to every raw sample.
+
+    `operations` are the floating-point operations of one sample of torch.mm in each dtype.
+    """
+    rates = {
+        dtype: [count / r.samples[product_name(dtype)].spent / 1e9 for r in done]  # GFLOP per second spent
+        for dtype, count in operations.items()
+        if product_name(dtype) in done[-1].samples
+    }
+    timed = [method for method in fitting if method.name in done[-1].samples]  # a method that fails is not called again
+    product = 2 * batch**2 * dim / 1e9
+    return {
+        "rounds": [
+            {
+                n: {unit: s.spent, "wall": s.wall} | ({} if s.peak is None else {"peak": s.peak})
+                for n, s in r.samples.items()
+            }
+            for r in done
+        ],
+        "summary": {m.name: _summary(m, done, rates.get(m.dtype), product, unit) for m in timed},
+        "product_rates": {NAMES[dtype]: harness.spread(values) for dtype, values in rates.items()},
+        "others": harness.share_of_others(done),
+    }
+
+
+def _summary(method: Method, done: list[Round], rates: list[float] | None, product: float, unit: str) -> dict[str, Any]:
+    dense = DENSE[method.loss]
+    bases = {dense, *(t.base for t in targets.CONTRASTIVE[unit] if t.kind == "ratio" and t.loss == method.loss)}
+    alike = sorted(bases) if method.gradients == 2 else []  # half the work is no faster way to do all of it
+    ratios = {base: harness.spread(harness.ratios(done, method.name, base)) for base in alike}
+    seconds = harness.summarise(done, {method.name: None}, unit)
+    row = {unit: seconds[unit][method.name], "wall": seconds["wall"][method.name], "dense": dense}
+    row |= {"ratios": {base: ratio for base, ratio in ratios.items() if ratio}, "products": method.products}
+    own = [(method.products or 0) * product / r.samples[method.name].spent for r in done]  # GFLOP per second spent
+    # A share of the fp32 rate says nothing about matmuls in bf16.
+    mixed = method.dtype == torch.float32 and method.tolerance == baselines.ROUNDED
+    shares = [mine / rate for mine, rate in zip(own, rates)] if method.products and rates and not mixed else []
+    row["rate"] = harness.spread(own) if method.products else None
+    floors = [share * method.floor / method.products for share in shares]
+    return row | {"share": harness.spread(shares), "floor": harness.spread(floors)}
+
+
+def peaks(timing: dict[str, Any], found: list[Method]) -> list[dict[str, Any]]:
+    """Rows of the memory table, where the clock of the rounds has read the peaks: medians over the rounds."""
+    read = [m for m in found if m.name in timing["summary"] and "peak" in timing["rounds"][0][m.name]]
+    medians = harness.peaks(timing["rounds"], [method.name for method in read])
+    return [memory_row(method, timing["batch"], timing["dim"], medians[method.name]) for method in read]
+
+
+def memory_row(method: Method, batch: int, dim: int, peak: int) -> dict[str, Any]:
+    """A peak, the feature gradients in it, and what remains `besides`: every method has to return the gradients."""
+    gradients = method.gradients * batch * dim * 4  # fp32
+    row = {"method": method.name, "batch": batch, "dim": dim, "per_element": peak / (batch * dim)}
+    return row | {"peak": peak, "gradients": gradients, "besides": peak - gradients}

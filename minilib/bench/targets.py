@@ -1,0 +1,170 @@
+"""The targets: what is promised, next to what a run measured, and whether it held.
+
+A target is "not measured" when the run left its batch, its size or its peer out. Ratios and times are medians over
+rounds, ratios taken within a round; memory is the peak next to what lay there before, features or weights.
+
+    contrastive   ratios and memory at d = 512 on two CPU cores; seconds, memory and an error on one H200
+    logps         ratios of time and memory to the dense way; on an H200 seconds of the margin sweep, whose three
+                  matmuls take 10.9 ms each at the rate reached in other measurements (788 TFLOP/s)
+    prefix        the cached prompt / full sequences as one batch
+    step          shared / concatenated at M = 2, peak at M = 8 / at M = 1; for 8b what an H200 leaves free
+"""
+
+import math
+import statistics
+from typing import Any, NamedTuple
+
+DIM = 512
+FASTEST = "fastest peer"
+
+
+class Target(NamedTuple):
+    """A figure of `method` that is at most `limit`."""
+
+    kind: str  # "ratio" of seconds to those of `base`, "bytes" in column `part`, "seconds", or "error" against fp64
+    method: str
+    limit: float
+    batch: int | None = None
+    base: str | None = None
+    part: str | None = None
+    loss: str = "clip"
+    stretch: bool = False
+
+    @property
+    def claim(self) -> str:
+        """The target in words."""
+        words = {
+            "ratio": f"{self.method} / {self.base}{' (stretch)' * self.stretch}",
+            "bytes": f"{self.method}, extra memory{' besides the gradients' * (self.part == 'besides')}",
+            "seconds": f"{self.method}, forward and backward",
+            "error": f"{self.method}: error against fp64, scale 14.3 and 100",
+        }[self.kind]
+        return f"b = {self.batch:,}: {words}" if self.batch else words
+
+
+CONTRASTIVE = {
+    "cpu": (
+        Target("ratio", "tiled", 0.85, 4096, "dense"),
+        Target("ratio", "tiled", 0.75, 8192, "dense"),
+        Target("ratio", "tiled", 0.60, 16384, "dense"),
+        Target("ratio", "tiled", 0.60, 8192, "open_clip ClipLoss"),
+        Target("ratio", "tiled", 0.70, 8192, "F.linear_cross_entropy, twice"),
+        Target("ratio", "tiled SigLIP", 0.66, 8192, "dense SigLIP", loss="siglip"),
+        Target("ratio", "tiled, keep all, bf16 gradients", 0.42, 8192, "dense"),
+        *(Target("ratio", "default", x, b, FASTEST) for b, x in ((4096, 0.95), (8192, 0.95), (16384, 0.85))),
+        *(
+            Target("ratio", "default", x, b, FASTEST, stretch=True)
+            for b, x in ((4096, 0.9), (8192, 0.88), (16384, 0.75))
+        ),
+        Target("bytes", "tiled", 80e6, 8192, part="peak"),
+        Target("bytes", "tiled", 32e6, 16384, part="besides"),
+        Target("bytes", "tiled", 250e6, 32768, part="peak"),
+    ),
+    "gpu": (
+        Target("ratio", "fused bf16", 1 / 8, 65_536, "inf-cl"),
+        Target("seconds", "fused bf16", 36e-3, 65_536),
+        Target("seconds", "fused SigLIP bf16", 28e-3, 65_536),
+        Target("seconds", "fused bf16", 9.5, 1_048_576),
+        *(Target("bytes", "fused bf16", 0.7e9, b, part="besides") for b in (16_384, 65_536, 262_144, 1_048_576)),
+        Target("error", "fused fp32", 1e-4),
+    ),
+}
+FROZEN = "dense, frozen head"
+LOGPS = {("tiled", "dense"): 0.90, ("margin sweep", "dense"): 0.75, ("tiled, frozen head", FROZEN): 0.75}
+LOGPS_MEMORY = 1 / 15  # of dense, for every method of ours
+LOGPS_GPU_SIZE = {"tokens": 8192, "dim": 4096, "words": 128_256}
+LOGPS_GPU = {"must": 0.052, "stretch": 0.042}  # seconds of the margin sweep, which three matmuls keep above 0.033
+PREFIX = 0.50
+
+
+def held(measured: float | None, limit: float, least: bool = False) -> bool | None:
+    """Whether the figure keeps to its limit, the most or the least that it may be; None when it was not measured."""
+    return None if measured is None else measured >= limit if least else measured <= limit
+
+
+def judged(claim: str, limit: float, measured: float | None, least: bool = False, **more: Any) -> dict[str, Any]:
+    """One target as a document keeps it."""
+    return {"claim": claim, **more, "limit": limit, "measured": measured, "held": held(measured, limit, least)}
+
+
+def contrastive(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every target of this device with its limit, the measured figure (or None) and whether it held (or None)."""
+    unit, found = document.get("unit", "cpu"), []
+    for target in CONTRASTIVE[unit]:
+        fields = {name: value for name, value in target._asdict().items() if value is not None}
+        figure = _measured(document, target, unit)
+        if target.base == FASTEST and figure is not None:
+            fields["base"] = _fastest(_timing(document, target.batch))
+        found.append(judged(target.claim, measured=figure, **fields))
+    return found
+
+
+def logps(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The targets of the log-probabilities: ratios on a CPU, seconds at one size on a GPU."""
+    found = []
+    if document.get("unit") == "gpu":
+        at_size = all(document["settings"][name] == value for name, value in LOGPS_GPU_SIZE.items())
+        spent = document["gpu"].get("margin sweep") if at_size else None
+        for kind, limit in LOGPS_GPU.items():
+            found.append(judged(f"margin sweep, seconds ({kind})", limit, spent and spent["median"]))
+        return found
+    for (name, base), limit in LOGPS.items():
+        ratio = document["ratio"].get(name)
+        mine, dense = (document["memory"].get(way) for way in (name, base))
+        found.append(judged(f"{name} / {base}, time", limit, ratio and ratio["median"]))
+        found.append(judged(f"{name} / {base}, extra memory", LOGPS_MEMORY, mine / dense if mine and dense else None))
+    return found
+
+
+def step(document: dict[str, Any], at_size: bool) -> list[dict[str, Any]]:
+    """The targets of a training step of this model; `at_size` says whether it ran at the size that they are set for."""
+    ratio = document["ratio"].get("shared, M = 2") if at_size else None
+    one, eight = (document["peak"].get(f"shared, M = {count}") if at_size else None for count in (1, 8))
+    spare = document.get("spare", {}).get("shared, M = 8") if at_size else None
+    most, least = {"sense": "at most"}, {"sense": "at least", "least": True}
+    if document["settings"]["model"] == "tiny":
+        figure = eight / one if one and eight else None
+        return [
+            judged("shared / concatenated, M = 2, time", 0.5, ratio and ratio["median"], **most),
+            judged("shared, extra peak at M = 8 / at M = 1", 1.5, figure, **most),
+        ]
+    if document["settings"]["model"] == "8b":
+        return [
+            judged("concatenated / shared, M = 2, time", 2.3, ratio and 1 / ratio["median"], **least),
+            judged("shared, M = 8, GB left free", 30.0, None if spare is None else spare / 1e9, **least),
+        ]
+    return []
+
+
+def _measured(document: dict[str, Any], target: Target, unit: str) -> float | None:
+    """The figure that `target` is about, or None where the document has none."""
+    if target.kind == "error":
+        errors = [v["errors"].values() for v in document["equality"] if v["method"] == target.method]
+        # max() overlooks NaN, the error of a method that could not be run.
+        return max((math.inf if math.isnan(e) else e for e in errors[0]), default=None) if errors else None
+    if target.kind == "bytes":
+        wanted = (target.method, target.batch, DIM)
+        rows = [row for row in document["memory"] if (row["method"], row["batch"], row["dim"]) == wanted]
+        return rows[0].get(target.part) if rows else None
+    timing = _timing(document, target.batch)
+    row = timing["summary"].get(target.method, {})
+    if target.base == FASTEST:
+        base = _fastest(timing)
+        both = [r for r in timing.get("rounds", ()) if base in r and target.method in r]
+        return statistics.median(r[target.method][unit] / r[base][unit] for r in both) if both else None
+    found = row.get(unit) if target.kind == "seconds" else row.get("ratios", {}).get(target.base)
+    return found and found["median"]
+
+
+def _fastest(timing: dict[str, Any]) -> str | None:
+    """The fastest method of InfoNCE that is not ours; None for a run without the compiled loss, mostly the fastest."""
+    rows = timing["summary"]
+    peers = [n for n in rows if rows[n].get("dense") == "dense" and not n.startswith(("default", "tiled", "fused"))]
+    return min(peers, key=lambda name: rows[name]["cpu"]["median"]) if "compiled dense" in peers else None
+
+
+def _timing(document: dict[str, Any], batch: int | None) -> dict[str, Any]:
+    for timing in document["timings"]:
+        if (timing["batch"], timing.get("dim", document["settings"].get("dim"))) == (batch, DIM):
+            return timing
+    return {"summary": {}}
