@@ -6,7 +6,8 @@
     `name`                                code
     everything else                       text; characters with a meaning to Sphinx are escaped
 
-Sections such as `Args:`, and lists, are left to the napoleon extension and to Sphinx.
+Sections such as `Args:`, and lists, are left to the napoleon extension and to Sphinx. The signature of a dataclass
+with more fields than a page can show, such as those inherited from transformers, becomes dots.
 """
 
 import re
@@ -20,6 +21,7 @@ SPECIAL = re.compile(r"(?<!\*)\*(?!\*)|\\|\||_(?=\W|$)")  # single stars, bars a
 def setup(app) -> dict:
     """Register with Sphinx."""
     app.connect("autodoc-process-docstring", _process, priority=FIRST)
+    app.connect("autodoc-process-signature", _shorten)
     return {"parallel_read_safe": True}
 
 
@@ -39,6 +41,10 @@ def convert(lines: list[str]) -> list[str]:
 
 def _process(app, what, name, obj, options, lines) -> None:
     lines[:] = convert(lines)
+
+
+def _shorten(app, what, name, obj, options, signature, returns):
+    return ("(...)", returns) if signature and signature.count(",") > 40 else None
 
 
 def _text(line: str) -> str:

@@ -290,12 +290,8 @@ def test_settings_may_come_from_a_yaml_file(pairs, tmp_path):
     (tmp_path / "mine.yaml").write_text("\n".join(lines) + "\n")
     minilib("logo", "--config", tmp_path / "mine.yaml", "--output", tmp_path / "run")
     found = json.loads((tmp_path / "run" / "settings.json").read_text())
-    assert (found["steps"], found["loss_type"], found["rope"], found["lora_modules"]) == (
-        1,
-        "simpo",
-        "yarn",
-        ["v_proj"],
-    )
+    names = ("steps", "loss_type", "rope", "lora_modules")
+    assert [found[name] for name in names] == [1, "simpo", "yarn", ["v_proj"]]
     assert load_aligned(tmp_path / "run").model.config.rope_parameters["factor"] == 4
     assert load_aligned(tmp_path / "run").window == 256
 

@@ -135,6 +135,8 @@ def _metrics(fn: Callable, chosen: Tensor, rejected: Tensor, beta: float, gamma:
     margin, accuracy = beta * margins.mean().item(), _share(margins)
     per_example = _share(margins.mean(1))
     suspects = {
+        "accuracy counts ties as won: a tie counts half": (margin, (margins >= 0).double().mean().item()),
+        "accuracy counts ties as lost: a tie counts half": (margin, (margins > 0).double().mean().item()),
         "gamma is taken off the margin: it is what the loss asks for, no part of what there is": (
             margin - gamma, accuracy,
         ),
@@ -158,8 +160,6 @@ def _metrics(fn: Callable, chosen: Tensor, rejected: Tensor, beta: float, gamma:
         "accuracy counts examples in which all are beaten: count every answer by itself": (
             margin, (margins > 0).all(1).double().mean().item(),
         ),
-        "accuracy counts ties as won: a tie counts half": (margin, (margins >= 0).double().mean().item()),
-        "accuracy counts ties as lost: a tie counts half": (margin, (margins > 0).double().mean().item()),
         "accuracy is a count: divide by the number of rejected answers": (margin, accuracy * margins.numel()),
         "the sign is turned: chosen minus rejected": (-margin, accuracy),
         "the signs are turned: chosen minus rejected, and it wins where that is above 0": (-margin, 1 - accuracy),
