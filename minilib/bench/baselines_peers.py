@@ -17,7 +17,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -109,20 +108,6 @@ def sentence_transformers_cached() -> Method:
     directions with a softmax each. Its scale is a constant, so no gradient of it is computed, and the features are
     normalised already, so it takes their dot products.
     """
-    losses, dot_score = _sentence_transformers()
-
-    def step(x: Inputs) -> Tensor:
-        loss = losses.CachedMultipleNegativesRankingLoss(
-            torch.nn.Sequential(torch.nn.Identity()),  # stands where the encoder would; never called
-            scale=x.scale.item(), similarity_fct=dot_score, mini_batch_size=CACHED_CHUNK_ROWS,
-            directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction",
-        )  # fmt: skip
-        return loss.calculate_loss([[x.img], [x.txt]], with_backward=True)
-
-    return Method("sentence-transformers cached", step, products=6, matrices=0.5, missing=("scale",))
-
-
-def _sentence_transformers() -> tuple[ModuleType, Callable[[Tensor, Tensor], Tensor]]:
     sentence = 'sentence-transformers is not installed: `pip install -e ".[bench]"` in the repository adds it.'
     harness.require("sentence_transformers", sentence)
     try:
@@ -133,7 +118,16 @@ def _sentence_transformers() -> tuple[ModuleType, Callable[[Tensor, Tensor], Ten
             f"sentence-transformers cannot be imported ({first_line(error)}): repair its installation, "
             "or remove a torchvision that does not match torch."
         ) from None
-    return losses, dot_score
+
+    def step(x: Inputs) -> Tensor:
+        loss = losses.CachedMultipleNegativesRankingLoss(
+            torch.nn.Sequential(torch.nn.Identity()),  # stands where the encoder would; never called
+            scale=x.scale.item(), similarity_fct=dot_score, mini_batch_size=CACHED_CHUNK_ROWS,
+            directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction",
+        )  # fmt: skip
+        return loss.calculate_loss([[x.img], [x.txt]], with_backward=True)
+
+    return Method("sentence-transformers cached", step, products=6, matrices=0.5, missing=("scale",))
 
 
 def inf_cl(half: torch.dtype = torch.bfloat16) -> Method:

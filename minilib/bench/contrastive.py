@@ -112,14 +112,6 @@ def measure(settings: dict[str, Any], output: str | None = None, at: Device | No
     return document
 
 
-def candidates(at: Device, others: bool) -> tuple[list[Method], dict[str, str]]:
-    """The methods that may run on this device, InfoNCE before SigLIP, and a sentence for each that cannot."""
-    gpu = at.unit == "gpu"
-    found, skipped = (baselines.gpu_methods(), {}) if gpu else (baselines.ours(), {"fused methods": NO_GPU})
-    more, why = peers.available(device="cuda" if gpu else "cpu") if others else ([], {})
-    return sorted([*found, *more], key=lambda method: method.loss), skipped | why
-
-
 def meant_for_memory(found: list[Method], batch: int) -> list[Method]:  # no matrix out of proportion
     return [m for m in found if m.name in MEMORY_METHODS and (batch <= LARGEST_SQUARE or m.matrices == 0)]
 
@@ -129,9 +121,9 @@ def peak_row(method: Method, batch: int, dim: int, scale: float, threads: int) -
 
     RuntimeError of one sentence when the method would not fit into memory, or when its process failed.
     """
-    refused = timing.large(method, batch, dim, available_bytes())
-    if refused:
-        raise RuntimeError(refused.rstrip("."))
+    reason = timing.large(method, batch, dim, available_bytes())
+    if reason:
+        raise RuntimeError(reason.rstrip("."))
     setup = _SETUP.format(name=method.name, batch=batch, dim=dim, scale=scale, warm=min(64, batch))
     return timing.memory_row(method, batch, dim, measure_peak(setup, "step(inputs)", threads=threads))
 
@@ -151,9 +143,12 @@ def _validate(settings: dict[str, Any]) -> None:
 def _judge(document: dict[str, Any], at: Device) -> list[Method]:
     """The methods that run here and are right; the document tells of the others."""
     settings, right = document["settings"], []
-    found, document["skipped"] = candidates(at, settings["others"])
+    gpu = at.unit == "gpu"
+    ours, skipped = (baselines.gpu_methods(), {}) if gpu else (baselines.ours(), {"fused methods": NO_GPU})
+    others, why = peers.available(device="cuda" if gpu else "cpu") if settings["others"] else ([], {})
+    found = sorted([*ours, *others], key=lambda method: method.loss)  # InfoNCE before SigLIP
     found, too_narrow = harness.split(found, lambda method: timing.narrow(method, settings["dim"]))
-    document["skipped"] |= too_narrow
+    document["skipped"] = skipped | why | too_narrow
     for method in tqdm(found, desc="equality", unit="method", leave=False, disable=None):
         verdict = correctness.judge(method, settings["gate_batch"], settings["dim"], at.name)
         document["equality"].append(verdict._asdict())
@@ -167,10 +162,10 @@ def _judge(document: dict[str, Any], at: Device) -> list[Method]:
 def _time(document: dict[str, Any], found: list[Method], at: Device, budget: timing.Budget, save) -> None:
     todo = timing.cells(document["settings"])
     for number, cell in enumerate(todo):
-        refused = budget.begin(cell, todo[number + 1 :])
-        if refused:
-            document["skipped"][f"b = {cell.batch:,}, d = {cell.dim}"] = refused
-            save(f"Skipped: b = {cell.batch:,}, d = {cell.dim}: {refused}")
+        reason = budget.begin(cell, todo[number + 1 :])
+        if reason:
+            document["skipped"][f"b = {cell.batch:,}, d = {cell.dim}"] = reason
+            save(f"Skipped: b = {cell.batch:,}, d = {cell.dim}: {reason}")
             continue
         before, rows = list(document["timings"]), list(document["memory"])
         for result in timing.time_cell(found, cell, document["settings"], at, budget):
@@ -197,13 +192,13 @@ def _measure_memory(document: dict[str, Any], found: list[Method], at: Device, s
 
 def _measure_ring(document: dict[str, Any], save) -> None:
     settings = document["settings"]
-    counts, refused = ring.possible(settings["ranks"], settings["device"])
+    counts, reason = ring.possible(settings["ranks"], settings["device"])
     try:
         for row in ring.measure_ring(counts, settings):
             document["ring"].append(row)
             save()
     except RuntimeError as error:
-        refused = f"{harness.first_line(error)}."
-    if refused:
-        document["skipped"]["ring"] = refused
-        save(f"Skipped: ring: {refused}")
+        reason = f"{harness.first_line(error)}."
+    if reason:
+        document["skipped"]["ring"] = reason
+        save(f"Skipped: ring: {reason}")

@@ -113,12 +113,13 @@ def _rows(pack: Packed) -> tuple[Tensor, Tensor, int]:
 
 def _one_by_one(model, pack: Packed) -> Tensor:
     ids, positions, size = _rows(pack)
-    return torch.cat([_full(model, i[None], p[None])[0, size - 1 : -1] for i, p in zip(ids, positions)])
+    each = (_full(model, i[None], p[None]).last_hidden_state for i, p in zip(ids, positions))
+    return torch.cat([hidden[0, size - 1 : -1] for hidden in each])
 
 
 def _copied(model, pack: Packed) -> Tensor:
     ids, positions, size = _rows(pack)
-    prompt = _full(model, ids[:1, :size], positions[:1, :size], whole=True, use_cache=True)
+    prompt = _full(model, ids[:1, :size], positions[:1, :size], use_cache=True)
     prompt.past_key_values.batch_repeat_interleave(len(ids))
     rest = model.get_decoder()(
         input_ids=ids[:, size:-1], position_ids=positions[:, size:-1], attention_mask=torch.ones_like(ids[:, :-1]),
@@ -127,10 +128,9 @@ def _copied(model, pack: Packed) -> Tensor:
     return torch.cat([prompt.last_hidden_state[:, -1:].expand(len(ids), -1, -1), rest], 1).flatten(0, 1)
 
 
-def _full(model, ids: Tensor, positions: Tensor, whole: bool = False, use_cache: bool = False):
+def _full(model, ids: Tensor, positions: Tensor, use_cache: bool = False):
     mask = torch.ones_like(ids)
-    out = model.get_decoder()(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=use_cache)
-    return out if whole else out.last_hidden_state
+    return model.get_decoder()(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=use_cache)
 
 
 METHODS = {

@@ -101,7 +101,7 @@ def make_bench(settings: dict[str, Any], with_trl: bool) -> Bench:
 def make_row(settings: dict[str, Any], bench: Bench, seed: int = 0) -> ways.Row:
     """The example that all methods of one round share."""
     sizes = {name: settings[name] for name in ("prompt", "answer", "target")}
-    return ways.make_row(bench.words, **sizes, count=1 + max(settings["rejected"]), seed=seed)
+    return ways.make_row(bench.vocab, **sizes, count=1 + max(settings["rejected"]), seed=seed)
 
 
 def memory(timed: list[Way], settings: dict[str, Any]) -> dict[str, int]:

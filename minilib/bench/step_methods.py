@@ -72,12 +72,12 @@ def available(rejected: Sequence[int]) -> tuple[list[Way], dict[str, str]]:
     return found, {Way(TRL, 1).name: "trl is not installed: pip install trl."}
 
 
-def make_row(words: int, prompt: int, answer: int, target: int, *, count: int, seed: int = 0, uneven=False) -> Row:
+def make_row(vocab: int, prompt: int, answer: int, target: int, *, count: int, seed: int = 0, uneven=False) -> Row:
     """A random example with `count` answers, its prompt of 16 chunks stretched to `target`."""
     generator = torch.Generator().manual_seed(seed)
     sizes, tail = [prompt // CHUNKS] * CHUNKS, prompt % CHUNKS
     positions = prompt_positions(0, sizes, tail, target, answer=answer, generator=generator)
-    ids, answers = (torch.randint(words, size, generator=generator) for size in ((prompt,), (count, answer)))
+    ids, answers = (torch.randint(vocab, size, generator=generator) for size in ((prompt,), (count, answer)))
     return Row(ids, [y[: answer - k % 4] if uneven else y for k, y in enumerate(answers)], positions)
 
 
@@ -87,7 +87,7 @@ class Bench:
     def __init__(self, model, route: str = "auto", with_trl: bool = False):
         from minilib.trainers.objectives import make_objective
 
-        self.model, self.words = model, model.config.vocab_size
+        self.model, self.vocab = model, model.config.vocab_size
         self.flex = route == "flex"
         routes = {SHARED: route, CONCATENATED: "separate"}
         self.objectives = {way: make_objective("logo", **LOSS, route=route) for way, route in routes.items()}
@@ -130,7 +130,7 @@ def gate(route: str, device: str, checkpointing: bool, with_trl: bool) -> tuple[
     With it goes a sentence, without its end, for every way that is wrong or cannot be run.
     """
     bench = Bench(step_models.build("toy", device=device, checkpointing=checkpointing), route, with_trl)
-    row = make_row(bench.words, **GATE, count=1 + max(GATE_REJECTED), uneven=True)
+    row = make_row(bench.vocab, **GATE, count=1 + max(GATE_REJECTED), uneven=True)
     errors, complaints = {}, {}
     methods = [*(Way(SHARED, count) for count in GATE_REJECTED), *([Way(TRL, 1)] if with_trl else [])]
     for method in methods:

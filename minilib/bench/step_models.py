@@ -36,7 +36,7 @@ class Size(NamedTuple):
 class Shape(NamedTuple):
     """A Llama: entries of the vocabulary, widths, layers, heads, heads of keys and values, whether its head is tied."""
 
-    words: int
+    vocab: int
     width: int
     inner: int
     layers: int
@@ -92,7 +92,7 @@ def random_llama(shape: Shape, positions: int, device: str = "cpu", dtype: str =
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     config = LlamaConfig(
-        vocab_size=shape.words, hidden_size=shape.width, intermediate_size=shape.inner, num_hidden_layers=shape.layers,
+        vocab_size=shape.vocab, hidden_size=shape.width, intermediate_size=shape.inner, num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads, num_key_value_heads=shape.groups, tie_word_embeddings=shape.tied,
         max_position_embeddings=max(positions, 2048),
         rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},

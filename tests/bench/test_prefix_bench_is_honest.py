@@ -1,4 +1,4 @@
-"""The prefix bench times methods that compute the same thing, refuses others, and its ratios are its samples'.
+"""The prefix bench times methods that compute the same thing, raises for others, and its ratios are its samples'.
 
 The figures of the quick settings judge nothing; only their arithmetic is tested here.
 """

@@ -50,7 +50,7 @@ def test_shared_concatenated_and_trl_have_one_loss_and_one_gradient(checkpointin
 
 def test_the_gate_compares_gradients_that_are_there():
     bench = Bench(step_models.build("toy"))
-    row = ways.make_row(bench.words, **ways.GATE, count=2, uneven=True)
+    row = ways.make_row(bench.vocab, **ways.GATE, count=2, uneven=True)
     gradients = bench.outcome(Way(SHARED, 1), bench.batch(Way(SHARED, 1), row))[1:]
     assert len(gradients) == 2 * 4 * 2  # layers, projections, factors of LoRA
     assert all(gradient.norm() > 0 for gradient in gradients)
@@ -93,7 +93,7 @@ def test_losses_that_part_at_full_size_are_noticed():
 def test_a_step_leaves_the_weights_as_they_are_and_no_gradient_behind():
     bench = Bench(step_models.build("toy"))
     before = [parameter.clone() for parameter in bench.trained]
-    row = ways.make_row(bench.words, **ways.GATE, count=3)
+    row = ways.make_row(bench.vocab, **ways.GATE, count=3)
     first, second = (bench.step(Way(SHARED, 2), bench.batch(Way(SHARED, 2), row)) for _ in range(2))
     assert torch.equal(first, second)
     assert all(torch.equal(now, then) for now, then in zip(bench.trained, before))
@@ -106,7 +106,7 @@ def test_only_the_shared_prompt_on_a_gpu_goes_through_flexattention(monkeypatch)
     monkeypatch.setattr(
         type(bench.model.get_base_model()), "set_attn_implementation", lambda _, name: asked.append(name)
     )
-    row = ways.make_row(bench.words, **ways.GATE, count=2)
+    row = ways.make_row(bench.vocab, **ways.GATE, count=2)
     for method in (Way(CONCATENATED, 1), Way(SHARED, 1)):
         with pytest.raises(ValueError, match="flex") if method.kind == SHARED else torch.enable_grad():
             bench.loss(method, bench.batch(method, row))
