@@ -12,12 +12,10 @@ where
 
 Backends: `dense` writes X down and is the reference; `tiled` never holds more than a tile of it; `fused` keeps the tile
 in the registers of a GPU (proven in Triton's interpreter, not yet run on a GPU); `ring` passes blocks around the ranks
-of a process group, each working with one of those two; `auto` chooses. Tiled and fused are modules of `minilib.kernels`
-with the same functions; the ring's losses are in `minilib.losses.contrastive_ring`.
+of a process group (`minilib.losses.contrastive_ring`), each working with one of those two; `auto` chooses.
 
-The second form of the InfoNCE loss is the one that they compute: "negatives minus positive" keeps both
-the loss and the gradient p_ii - 1 = -sigmoid(r'_i - X_ii) exact where p_ii nears 1. The gradient of the scale is the
-inner product of the features with their own gradients (Euler's identity), at no tile cost.
+Tiled and fused compute the second form of the InfoNCE loss: "negatives minus positive" keeps both the loss and the
+gradient p_ii - 1 = -sigmoid(r'_i - X_ii) exact where p_ii nears 1.
 
 Departure from the paper: Inf-CL prints the image-to-text half only and computes the two halves separately. Taught in
 notebooks/01_build_a_contrastive_loss.ipynb and notebooks/04_tile_the_loss.ipynb.
@@ -60,13 +58,11 @@ def clip_loss(
             name what each rank of the ring works with.
         tile_size: rows and columns of a tile, by default 512 x 1,024; for "fused", of the chunk of gradient that is
             held at a time, by default 8,192 (16,384 up to d = 256).
-        group: process group of a distributed run, whose ranks call this together, each with its own pairs; None for
-            one process.
+        group: process group whose ranks call this together, each with its own pairs; None for one process.
         cache_bytes: bytes that the tiled backend may spend on tiles kept for the backward pass, each of which saves
             its recompute; `math.inf` keeps all (b^2 elements). "auto" is 256 MiB on a CPU and 0 elsewhere.
         grad_dtype: `torch.bfloat16` takes the tiled backend's two gradient products (and cached tiles) in bf16 with
-        fp32
-            sums: faster, relative gradient error about 3e-3.
+            fp32 sums: faster, relative gradient error about 3e-3.
 
     Returns:
         The loss, a scalar in fp32 (fp64 for fp64 features). Sums are accumulated in that dtype. In a group of n ranks
@@ -75,8 +71,7 @@ def clip_loss(
         process with all pairs. All ranks must scale it by the same factor before the backward pass.
 
     Raises:
-        ValueError, TypeError: one sentence, when shapes, dtypes, devices, values or options do not fit.
-        ConnectionError: one sentence, when a rank of the group is lost or does not answer within its timeout.
+        ConnectionError: when a rank of the group is lost or does not answer within its timeout.
     """
     if spans_ranks(group):
         options = {"backend": backend, "tile_size": tile_size, "cache_bytes": cache_bytes, "grad_dtype": grad_dtype}
@@ -117,9 +112,8 @@ def siglip_loss(
     with torch.autocast(img.device.type, enabled=False):
         if backend == "dense":
             return _dense_siglip(img, txt, scale, bias)
-        return _FoldedSiglip.apply(
-            img, txt, scale, bias, contrastive_kernels(backend), tile_size, torch.is_grad_enabled()
-        )
+        kernels = contrastive_kernels(backend)
+        return _FoldedSiglip.apply(img, txt, scale, bias, kernels, tile_size, torch.is_grad_enabled())
 
 
 def _over(group, loss: str, img, txt, *numbers, **options) -> Tensor:

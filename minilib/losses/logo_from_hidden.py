@@ -1,6 +1,6 @@
 """LOGO's loss from hidden states in one sweep over the vocabulary: three products, nothing recomputed, no logits kept.
 
-The loss of one example depends on its tokens through a single number, the margin z, and through the SFT term:
+The loss of one example depends on its tokens through two numbers, the margin z and the chosen answer's mean c:
 
     L = softplus(-z) - lambda c,     z = beta sum_t f_t logp_t - gamma,     c = sum_{t chosen} f_t logp_t
     f_t = 1 / |y_w|  on the chosen answer,    f_t = -1 / (M |y_l|)  on a rejected one
@@ -9,19 +9,16 @@ where
     logp_t           log-probability of token t of the example's 1 + M answers, |y| the length of its answer
     beta, gamma, M   reward scale, margin (not divided by beta), number of rejected answers; lambda the SFT weight
 
-Every f_t is known before the first product. So one visit of the logits gives the log-probabilities, and also C and R,
-the gradients of sum f_t logp_t over the chosen and over the rejected tokens. Only two numbers have to wait for the end:
+Every f_t is known before the first product. So one visit of the logits gives the log-probabilities and also C and R,
+the gradients of sum f_t logp_t over the chosen and over the rejected tokens; only their factors wait for the end:
 
     dL = -(beta sigma(-z) + lambda) dC - beta sigma(-z) dR
 
-The hidden states' part of C and R is apart by itself, row by row; the weight's takes a buffer for each (one for both if
-lambda is 0, when C and R have the same factor). The backward pass multiplies by one number. `token_logps` cannot do
-this: it must serve any loss, so it visits the logits again in the backward pass, four products.
+`token_logps` must serve any loss, so it visits the logits a second time, four products in all. SimPO is the case M = 1,
+lambda = 0.
 
-SimPO is the case M = 1, lambda = 0. Several examples are swept one after the other, each scaled before it is added.
-
-Departure from the paper: same loss, same gradients; the authors' code holds the logits of all positions instead. Taught
-in notebooks/10_score_a_long_answer.ipynb.
+Departure from the paper: same loss and gradients; the authors' code holds the logits of all positions.
+Taught in notebooks/10_score_a_long_answer.ipynb.
 """
 
 import torch
@@ -51,31 +48,26 @@ def logo_loss_from_hidden(
     """`logo_loss` of the answers that these hidden states predict: token_logps, means and loss in one call.
 
     Args:
-        hidden: `(n, d)` the hidden state that predicts each answer token, of all examples together, as `answer_hidden`
-            returns it; fp64, fp32, fp16 or bf16.
-        weight: `(V, d)` the head's weight; a frozen one costs two products instead of three.
-        labels: `(n,)` token ids; rows with -100 are left out.
+        hidden, weight, labels: as for `token_logps`, the tokens of all examples together (`answer_hidden`); a frozen
+            weight costs two products instead of three.
         answer: `(n,)` number of each row's answer: 1 + M to an example, the chosen one first (`Packed.answer`).
         num_rejected: M.
         beta, gamma, sft_weight, rejected_weights: as for `logo_loss`.
-        chunk_size: rows whose logits are held at a time, by default 384, and words of a tile, by default 2,048.
+        chunk_size: rows of a tile, by default 384, and its vocabulary entries, by default 2,048.
 
     Returns:
         The loss, a scalar with gradients to hidden and, where required, weight; and the mean log-probabilities
         `(b, 1 + M)`, without gradient, for the log. Both in fp32 (fp64 if an input is).
-
-    Raises:
-        ValueError, TypeError: one sentence, when an input does not fit.
     """
     check_logps(hidden, weight, labels, "tiled", chunk_size)
-    check_settings(beta=beta, gamma=gamma, sft_weight=sft_weight)
+    settings = {"beta": beta, "gamma": gamma, "sft_weight": sft_weight}
+    check_settings(**settings)
     kept = labels != IGNORED
     # Rows without a label are dropped before the first matmul.
     if isinstance(answer, Tensor) and answer.shape == labels.shape and not kept.all():
         rows = kept.nonzero()[:, 0]
         hidden, labels, answer = hidden[rows], labels[rows], answer[rows]
     examples = check_answers(answer, len(labels), num_rejected)
-    settings = {"beta": beta, "gamma": gamma, "sft_weight": sft_weight}
     shares = _shares(rejected_weights, examples, num_rejected, hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         return _MarginSweep.apply(
@@ -84,7 +76,7 @@ def logo_loss_from_hidden(
 
 
 class _MarginSweep(torch.autograd.Function):
-    """Loss and gradients in the forward pass; a second walk back sweeps again, as the first scales them in place."""
+    """Loss and gradients in the forward pass; the backward pass multiplies by one number."""
 
     @staticmethod
     def forward(ctx, hidden, weight, labels, answer, shares, settings, chunk_size, with_grad):
@@ -164,7 +156,7 @@ def _visit(hidden, weight, labels, factors, grads, chunk_size) -> Tensor:
 
 
 def _loss_and_scales(chosen, rejected, examples, beta, gamma, sft_weight) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """One example's share of the mean loss, and what its C and its R are multiplied by; `rejected` is minus a mean."""
+    """One example's share of the mean loss, and what its C and its R are multiplied by."""
     # `rejected` comes with its minus sign in the factors f, so the margin is a sum.
     z = beta * (chosen + rejected) - gamma
     slope = beta * torch.sigmoid(-z)

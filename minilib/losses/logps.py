@@ -15,13 +15,10 @@ What loss and gradients cost, in products of n x V x d:
 
     weight trained    4    tiles again in the backward pass: before it, no token's upstream gradient is known
     weight frozen     2    d logp_t / d h_t belongs to token t alone: taken in the forward visit, scaled later (LoRA)
-    loss known        3    where only one number per example is not known beforehand: `minilib.losses.logo_from_hidden`
+    loss known        3    where one number per example waits for the end: `minilib.losses.logo_from_hidden`
 
-Rows with label -100 are left out before the first product. Sums are taken in fp32 (fp64 for fp64 inputs).
-
-Departure from the paper: LOGO's released code makes the logits of all positions of all sequences; here the prompt is
-computed once (`minilib.longcontext.packing`) and only what predicts an answer token meets the head. Taught in
-notebooks/10_score_a_long_answer.ipynb.
+Departure from the paper: LOGO's released code makes the logits of all positions; here only hidden states that predict
+an answer token meet the head. Taught in notebooks/10_score_a_long_answer.ipynb.
 """
 
 import torch
@@ -45,23 +42,20 @@ def token_logps(
         weight: `(V, d)`, the head's weight, of the same or another of these dtypes ("fused": the same).
         labels: `(n,)` token ids below V; -100 gives 0 and costs nothing.
         backend: "auto", "dense", "tiled" or "fused" (fp32, fp16, bf16; a CUDA GPU, or TRITON_INTERPRET=1 on a CPU).
-        chunk_size: rows and words of a tile, by default 1,024 (384 and 2,048 for a frozen weight); for "fused", of the
-            chunk of gradient that is held at a time, by default 8,192.
+        chunk_size: rows and vocabulary entries of a tile, by default 1,024 (384 and 2,048 for a frozen weight); for
+            "fused", of the chunk of gradient that is held at a time, by default 8,192.
 
     Returns:
         `(n,)` in fp32 (fp64 if an input is), with gradients to hidden and, where required, to weight.
-
-    Raises:
-        ValueError, TypeError: one sentence, when shapes, dtypes, devices, labels or options do not fit.
     """
     backend = check_logps(hidden, weight, labels, backend, chunk_size)
     kept = labels != IGNORED
     # Rows without a label are dropped before the first matmul, not masked after it.
-    if not kept.all():
-        rows = kept.nonzero()[:, 0]
-        found = _logps(hidden[rows], weight, labels[rows], backend, chunk_size)
-        return found.new_zeros(len(labels)).index_put((rows,), found)
-    return _logps(hidden, weight, labels, backend, chunk_size)
+    if kept.all():
+        return _logps(hidden, weight, labels, backend, chunk_size)
+    rows = kept.nonzero()[:, 0]
+    found = _logps(hidden[rows], weight, labels[rows], backend, chunk_size)
+    return found.new_zeros(len(labels)).index_put((rows,), found)
 
 
 def mean_by_answer(logps: Tensor, answer: Tensor, num_answers: int) -> Tensor:

@@ -15,16 +15,14 @@ where
     s_k, g_ki      n answers from best to worst; the reward of k minus that of i, and g_kk the largest of these gaps
     sums, means    what c and r stand for: log-probabilities summed, or averaged, over the tokens of an answer
 
-All return the mean over the batch, a scalar. With M rejected answers, dpo, simpo, cpo and orpo are taken for each pair
-and averaged; LOGO averages inside its sigmoid. As softplus is convex, LOGO's loss is never above SimPO's mean over
-pairs, and it pushes all rejected answers equally, where pairs push the likeliest ones most. M = 1 is SimPO exactly.
+All return the mean over the batch, a scalar. dpo, simpo, cpo and orpo average over the M pairs of an example; LOGO
+averages inside its sigmoid, so it pushes all rejected answers equally, where pairs push the likeliest ones most. With
+M = 1 it is SimPO exactly.
 
 Departure from the paper: Eq. 3 prints the SFT term as + lambda E log pi(y_w|x), which would push the chosen answer down
 when minimised; prose and released code mean the opposite, and so do we. Eq. 2 writes one length for all rejected
 answers; each has its own here. What the released code does otherwise is in `minilib.longcontext.scoring`.
-
-Taught in notebooks/09_turn_preferences_into_a_loss.ipynb. On hidden states LOGO's loss takes three products instead of
-four: `minilib.losses.logo_from_hidden`.
+Taught in notebooks/09_turn_preferences_into_a_loss.ipynb.
 """
 
 import math
@@ -49,10 +47,8 @@ def dpo_loss(
 ) -> Tensor:
     """DPO: the policy must prefer the chosen answer by more than the reference model does.
 
-    Args:
-        chosen, reference_chosen: `(b,)` summed log-probabilities under the policy and under the reference.
-        rejected, reference_rejected: `(b,)` or `(b, M)`, likewise.
-        beta: scale of the implicit reward, above 0.
+    `chosen (b,)` and `rejected (b,)` or `(b, M)` are summed log-probabilities under the policy, the others those under
+    the reference model; `beta` scales the implicit reward.
     """
     rejected = check_pair(chosen, rejected)
     reference_rejected = check_pair(reference_chosen, reference_rejected, "reference_chosen", "reference_rejected")
@@ -66,11 +62,7 @@ def dpo_loss(
 def simpo_loss(chosen: Tensor, rejected: Tensor, *, beta: float, gamma: float, sft_weight: float = 0.0) -> Tensor:
     """SimPO (LOGO's Eq. 1): token means instead of sums, a margin gamma instead of a reference model.
 
-    Args:
-        chosen: `(b,)` mean token log-probabilities.
-        rejected: `(b,)` or `(b, M)`; M pairs for each example.
-        beta, gamma: reward scale, above 0, and margin; gamma is not divided by beta.
-        sft_weight: weight of the negative log-probability of the chosen answer.
+    `chosen (b,)` and `rejected (b,)` or `(b, M)` are mean token log-probabilities; gamma is not divided by beta.
     """
     rejected = check_pair(chosen, rejected)
     check_settings(beta=beta, gamma=gamma, sft_weight=sft_weight)
@@ -122,9 +114,6 @@ def logo_loss(
         rejected_weights: `(M,)` or `(b, M)` what each rejected answer counts in their mean, divided by its sum here; by
             default all alike. The paper names such weights as future work.
         released: {"negatives"} weighs the rejected answers as the released trainer does; see there.
-
-    Raises:
-        ValueError, TypeError: one sentence, when shapes or settings do not fit.
     """
     rejected = check_pair(chosen, rejected)
     check_settings(beta=beta, gamma=gamma, sft_weight=sft_weight)

@@ -1,16 +1,14 @@
 """What the losses ask of their inputs: every error is one sentence that names the argument, what came and the fix.
 
-    check_contrastive                       features, backend and options of clip_loss and siglip_loss
-    check_logps, check_answers              hidden states, head and labels; the numbers of the answers
-    check_pair, check_ranking, ...          log-probabilities and settings of the preference losses
-
-The checks of features look at values (NaN, infinity) because a contrastive loss mixes every row into every gradient.
-Those of log-probabilities let NaN pass: trainers with loss scaling look for it in the gradients.
+Features are searched for NaN and infinity, because a contrastive loss mixes every row into every gradient.
+Log-probabilities may be NaN: trainers with loss scaling look for it in the gradients.
 """
 
 import importlib.util
 import math
 from collections.abc import Collection
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,21 +20,35 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # Shared
 
 
+def check_choice(name: str, value, known: Collection[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} {value!r} is unknown: choose one of {', '.join(map(repr, known))}.")
+
+
 def resolve_backend(backend: str, known: tuple[str, ...] = BACKENDS) -> str:
     """What one process works with under a name; "auto" is tiled until the fused kernels have run on a GPU."""
-    if backend not in known:
-        raise ValueError(f"backend {backend!r} is unknown: choose one of {', '.join(map(repr, known))}.")
+    check_choice("backend", backend, known)
     return "tiled" if backend in ("auto", "ring") else backend
 
 
-def is_whole(value, least: int = 1) -> bool:
-    """Whether `value` is an int of at least `least`; True and False are no numbers here."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def is_whole(value, least: int | None = 1) -> bool:
+    """Whether `value` is a whole number, of at least `least` unless that is None; True and False are none here."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and (least is None or value >= least)
 
 
 def check_tile(name: str, size) -> None:
     if size is not None and not is_whole(size):
         raise ValueError(f"{name} is {size!r}: give a positive whole number, or None for the default.")
+
+
+def check_alike(names: tuple[str, str], what: str, values: tuple[Any, Any], fix: str, error=ValueError) -> None:
+    """Two inputs must agree; the sentence reads "a {what} 1 and b 2", where `what` is "is" or "has width"."""
+    if values[0] != values[1]:
+        raise error(f"{names[0]} {what} {values[0]} and {names[1]} {values[1]}: {fix}.")
+
+
+def shape_of(value) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
 def check_matrix(name: str, matrix, shape: str) -> None:
@@ -75,15 +87,26 @@ def check_contrastive(img, txt, backend, tile_size, group, cache_bytes="auto", g
         check_matrix(name, features, "(b, d), one row per pair")
         if features.numel() == 0:
             raise ValueError(f"{name} has shape {tuple(features.shape)}: the batch is empty, give at least one pair.")
-    _check_same_kind(img, txt)
-    _check_finite("image_features", img.detach())
-    _check_finite("text_features", txt.detach())
+    names = "image_features", "text_features"
+    check_alike(names, "has", (f"{len(img)} rows", f"{len(txt)} rows"), "row i of one must match row i of the other")
+    check_alike(names, "has width", (img.shape[1], txt.shape[1]), "project both to one width")
+    check_alike(names, "is", (f"on {img.device}", f"on {txt.device}"), "move one of them")
+    check_alike(names, "is", (img.dtype, txt.dtype), "cast one to the other's dtype", TypeError)
+    for name, features in zip(names, (img, txt)):
+        _check_finite(name, features.detach())
+    _check_options(backend, tile_size, group, cache_bytes, grad_dtype)
+    backend = resolve_backend(backend)
+    if backend == "fused":
+        check_fused("image_features", img)
+    return backend
+
+
+def _check_options(backend, tile_size, group, cache_bytes, grad_dtype) -> None:
     check_tile("tile_size", tile_size)
     is_bytes = isinstance(cache_bytes, (int, float)) and not isinstance(cache_bytes, bool) and cache_bytes >= 0
     if cache_bytes != "auto" and not is_bytes:
         raise ValueError(
-            f"cache_bytes is {cache_bytes!r}: give the bytes to spend on cached tiles, 0 or more (math.inf caches "
-            "all), or 'auto'."
+            f"cache_bytes is {cache_bytes!r}: give the bytes of tiles to cache, 0 or more (math.inf: all), or 'auto'."
         )
     if grad_dtype not in (None, torch.bfloat16):
         raise ValueError(f"grad_dtype is {grad_dtype!r}: give torch.bfloat16, or None for full precision.")
@@ -92,13 +115,8 @@ def check_contrastive(img, txt, backend, tile_size, group, cache_bytes="auto", g
             raise ValueError(f"{name} is {value!r} and backend 'fused': only the tiled backend has it, choose 'tiled'.")
     if backend == "ring" and group is None:
         raise ValueError(
-            "backend is 'ring' and group is None: pass group=torch.distributed.group.WORLD once the processes have "
-            "met, or choose 'tiled'."
+            "backend is 'ring' and group is None: pass group=torch.distributed.group.WORLD, or choose 'tiled'."
         )
-    backend = resolve_backend(backend)
-    if backend == "fused":
-        check_fused("image_features", img)
-    return backend
 
 
 def check_ring(ring, images, texts, backend, tile_size, cache_bytes="auto", grad_dtype=None) -> str:
@@ -108,15 +126,15 @@ def check_ring(ring, images, texts, backend, tile_size, cache_bytes="auto", grad
             f"images holds {len(images)} shards and texts {len(texts)}: {ring.local_ranks} ranks live in this process, "
             "give the features of each."
         )
-    if ring.world_size > 1 and backend == "dense":
+    ranks = ring.world_size
+    if ranks > 1 and backend == "dense":
         raise ValueError(
-            f"backend is 'dense' and group has {ring.world_size} ranks: the dense loss sees the pairs of one process "
-            "only, choose 'auto'."
+            f"backend is 'dense' and group has {ranks} ranks: the dense loss sees the pairs of one process only, "
+            "choose 'auto'."
         )
-    if ring.world_size > 1 and cache_bytes not in ("auto", 0):
+    if ranks > 1 and cache_bytes not in ("auto", 0):
         raise ValueError(
-            f"cache_bytes is {cache_bytes!r} and group has {ring.world_size} ranks: a ring caches no tiles, leave it "
-            "out."
+            f"cache_bytes is {cache_bytes!r} and group has {ranks} ranks: a ring caches no tiles, leave it out."
         )
     for img, txt in zip(images, texts):
         chosen = check_contrastive(img, txt, backend, tile_size, ring, cache_bytes, grad_dtype)
@@ -129,16 +147,14 @@ def check_transport(backends: dict[str, str] | None, device: torch.device) -> No
     if backends is None:  # threads of one process
         return
     kinds = ", ".join(f"{name} for {kind}" for kind, name in backends.items())
+    came = f"group has {kinds} and the features are on {device}"
     if backends.get(device.type) is None:
+        such = "nccl" if device.type == "cuda" else "gloo"
         raise ValueError(
-            f"group has {kinds} and the features are on {device}: make the group with a backend for {device.type}, "
-            f"such as {'nccl' if device.type == 'cuda' else 'gloo'}, or move the features."
+            f"{came}: make the group with a backend for {device.type}, such as {such}, or move the features."
         )
     if device.type == "cuda" and backends["cuda"] == "gloo":
-        raise ValueError(
-            f"group has {kinds} and the features are on {device}: gloo cannot send what lies on a GPU, make the group "
-            "with nccl."
-        )
+        raise ValueError(f"{came}: gloo cannot send what lies on a GPU, make the group with nccl.")
 
 
 def scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
@@ -151,22 +167,6 @@ def scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
     if not math.isfinite(value.item()):
         raise ValueError(f"{name} is {value.item()}: give a finite number (the exponential of the learned log scale).")
     return value.reshape(()).to(device=like.device, dtype=dtype)
-
-
-def _check_same_kind(img: Tensor, txt: Tensor) -> None:
-    if len(img) != len(txt):
-        raise ValueError(
-            f"image_features has {len(img)} rows and text_features {len(txt)}: row i of one must match row i of the "
-            "other."
-        )
-    if img.shape[1] != txt.shape[1]:
-        raise ValueError(
-            f"image_features has width {img.shape[1]} and text_features {txt.shape[1]}: project both to one width."
-        )
-    if img.device != txt.device:
-        raise ValueError(f"image_features is on {img.device} and text_features on {txt.device}: move one of them.")
-    if img.dtype != txt.dtype:
-        raise TypeError(f"image_features is {img.dtype} and text_features {txt.dtype}: cast one to the other's dtype.")
 
 
 def _check_finite(name: str, features: Tensor) -> None:
@@ -192,18 +192,14 @@ def check_logps(hidden, weight, labels, backend, chunk_size) -> str:
     check_matrix("weight", weight, "(V, d), one row per vocabulary entry")
     if weight.numel() == 0:
         raise ValueError(f"weight has shape {tuple(weight.shape)}: give the head of a model, (V, d).")
-    if hidden.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"hidden has width {hidden.shape[1]} and weight {weight.shape[1]}: give the head of the model that made "
-            "the hidden states."
-        )
+    both = "hidden", "weight"
+    widths = hidden.shape[1], weight.shape[1]
+    check_alike(both, "has width", widths, "give the head of the model that made the hidden states")
     _check_labels(labels, len(hidden), len(weight))
     for name, tensor in (("weight", weight), ("labels", labels)):
-        if tensor.device != hidden.device:
-            raise ValueError(f"hidden is on {hidden.device} and {name} on {tensor.device}: move one of them.")
+        check_alike(("hidden", name), "is", (f"on {hidden.device}", f"on {tensor.device}"), "move one of them")
     if backend == "fused":
-        if hidden.dtype != weight.dtype:
-            raise TypeError(f"hidden is {hidden.dtype} and weight {weight.dtype}: cast one of them, or choose 'tiled'.")
+        check_alike(both, "is", (hidden.dtype, weight.dtype), "cast one of them, or choose 'tiled'", TypeError)
         check_fused("hidden", hidden)
     return backend
 
@@ -215,7 +211,7 @@ def _check_labels(labels, rows: int, entries: int) -> None:
         raise TypeError(f"labels has dtype {labels.dtype}: give token ids, labels.long().")
     if labels.shape != (rows,):
         raise ValueError(f"labels has shape {tuple(labels.shape)} and hidden {rows} rows: give one label for each row.")
-    # -100 is torch's word for a position that is not scored.
+    # torch's losses skip the label -100 too.
     bad = ((labels < 0) & (labels != -100)) | (labels >= entries)
     if bad.any():
         at = int(bad.nonzero()[0, 0])
@@ -230,22 +226,21 @@ def check_answers(answer: Tensor, count: int, num_rejected: int) -> int:
     if not is_whole(num_rejected):
         raise ValueError(f"num_rejected is {num_rejected!r}: give the number M of rejected answers, at least 1.")
     if not isinstance(answer, Tensor) or answer.is_floating_point() or answer.shape != (count,):
-        shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
         raise ValueError(
-            f"answer is {shape} and hidden has {count} rows to score: give each row the number of its answer."
+            f"answer is {shape_of(answer)} and hidden has {count} rows to score: number the answer of each row."
         )
     if count == 0 or answer.min() < 0:
         raise ValueError("answer is empty or below 0: number the answers of the batch from 0, the chosen one first.")
-    # An answer without tokens has no mean; a wrong M shows as a number of answers that 1 + M does not divide.
-    counts = torch.bincount(answer)
-    missing = -len(counts) % (1 + num_rejected)
-    if missing or (counts == 0).any():
-        number = int((counts == 0).nonzero()[0, 0]) if (counts == 0).any() else len(counts)
+    # An answer without tokens has no mean; a wrong M shows as a last example with too few answers.
+    each = 1 + num_rejected
+    examples = int(answer.max()) // each + 1
+    empty = (answer.bincount(minlength=examples * each) == 0).nonzero()
+    if len(empty):
         raise ValueError(
-            f"answer {number} has no tokens (each example has {1 + num_rejected} answers): leave out its example, or "
+            f"answer {int(empty[0])} has no tokens (each example has {each} answers): leave out its example, or "
             "correct num_rejected."
         )
-    return len(counts) // (1 + num_rejected)
+    return examples
 
 
 # Preference losses
@@ -270,9 +265,8 @@ def check_pair(chosen, rejected, name: str = "chosen", other: str = "rejected") 
 
 
 def check_same_shape(a, b, name: str = "rejected", other: str = "reference_rejected") -> None:
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.shape != b.shape:
-        shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in (a, b)]
-        raise ValueError(f"{name} is {shapes[0]} and {other} {shapes[1]}: give two tensors of one shape.")
+    if not isinstance(a, Tensor) or shape_of(a) != shape_of(b):
+        raise ValueError(f"{name} is {shape_of(a)} and {other} {shape_of(b)}: give two tensors of one shape.")
 
 
 def check_ranking(scores, rewards) -> None:
@@ -284,8 +278,8 @@ def check_ranking(scores, rewards) -> None:
     if len(ties):
         row, place = ties[0].tolist()
         raise ValueError(
-            f"rewards does not fall from answer {place} to answer {place + 1} of row {row}: sort the answers from best "
-            "to worst and drop ties."
+            f"rewards does not fall from answer {place} to answer {place + 1} of row {row}: sort from best to worst "
+            "and drop ties."
         )
 
 
@@ -293,11 +287,9 @@ def check_settings(**settings: float) -> None:
     """beta must be above 0, gamma and sft_weight 0 or more, all of them finite."""
     # Written so that NaN, which compares with nothing, fails as well.
     for name, value in settings.items():
-        least = value > 0 if name == "beta" else value >= 0
-        if not least or math.isinf(value):
-            raise ValueError(
-                f"{name} is {value!r}: give a finite number {'above 0' if name == 'beta' else 'of 0 or more'}."
-            )
+        fits, wanted = (value > 0, "above 0") if name == "beta" else (value >= 0, "of 0 or more")
+        if not fits or math.isinf(value):
+            raise ValueError(f"{name} is {value!r}: give a finite number {wanted}.")
 
 
 def check_deviations(released: Collection[str], num_rejected: int, known: tuple[str, ...] = ("negatives",)) -> None:
@@ -312,15 +304,12 @@ def check_deviations(released: Collection[str], num_rejected: int, known: tuple[
 
 def check_weights(weights, examples: int, num_rejected: int) -> Tensor:
     """Weights must be M numbers of 0 or more, for all or for each example; returns shares `(b or 1, M)`."""
-    shape = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
-    if shape not in ((num_rejected,), (1, num_rejected), (examples, num_rejected)):
+    if shape_of(weights) not in ((num_rejected,), (1, num_rejected), (examples, num_rejected)):
         raise ValueError(
-            f"rejected_weights is {shape} and there are {num_rejected} rejected answers for each of {examples} "
-            "examples: give a tensor (M,) or (b, M)."
+            f"rejected_weights is {shape_of(weights)} and there are {num_rejected} rejected answers for each of "
+            f"{examples} examples: give a tensor (M,) or (b, M)."
         )
     weights = weights.view(-1, num_rejected).double()
     if not ((weights >= 0).all() and (weights.sum(1) > 0).all() and weights.isfinite().all()):
-        raise ValueError(
-            "rejected_weights holds no valid weights: give finite numbers of 0 or more, not all of them 0."
-        )
+        raise ValueError("rejected_weights holds no valid weights: give finite numbers of 0 or more, not all 0.")
     return weights / weights.sum(1, keepdim=True)

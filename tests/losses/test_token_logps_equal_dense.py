@@ -194,7 +194,7 @@ BAD = {
     "a label beyond the vocabulary": (
         {"labels": 53},
         ValueError,
-        "labels has 53 at position 3 and the vocabulary 53 words",
+        "labels has 53 at position 3 and the vocabulary 53 entries",
     ),
     "a label below 0": ({"labels": -1}, ValueError, "labels has -1 at position 3"),
     "labels of another length": (
