@@ -11,7 +11,7 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
-# Without a card the kernels run in Triton's interpreter, which must be told before Triton is first imported.
+# Without a GPU the kernels run in Triton's interpreter, which must be told before Triton is first imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 # Timings of a shared machine must not fail a property, and the same examples must be drawn everywhere.

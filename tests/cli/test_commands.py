@@ -47,11 +47,11 @@ def test_two_ranks_of_torchrun_train_what_one_process_trains(run, tmp_path):
     assert result.stdout.count("in 4 steps of 64 pairs") == 1  # one rank speaks
 
 
-def test_a_rank_that_torchrun_starts_without_a_card_is_refused(monkeypatch):
+def test_a_rank_that_torchrun_starts_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert ranks._own_card(1) == torch.device("cuda", 1)
-    with pytest.raises(ValueError, match="LOCAL_RANK is 2 and this machine has 2 cards: start torchrun with"):
-        ranks._own_card(2)
+    assert ranks._own_gpu(1) == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match="LOCAL_RANK is 2 and this machine has 2 GPUs: start torchrun with"):
+        ranks._own_gpu(2)
 
 
 def test_a_lost_rank_is_one_sentence_and_exit_status_two(monkeypatch, capsys):
@@ -106,15 +106,15 @@ def test_doctor_says_which_backend_auto_picks_and_why():
 
 
 @pytest.mark.parametrize(
-    ("carrier", "words"),
+    ("found", "words"),
     [
         ("gloo", "gloo on this machine; start ranks with torchrun --nproc-per-node N -m minilib clip"),
         ("nccl", "nccl between 4 GPUs; start ranks with torchrun --nproc-per-node 4 -m minilib clip"),
         (None, "not here: this build of torch has no torch.distributed, training stays in one process"),
     ],
 )
-def test_doctor_says_what_the_ring_would_use(monkeypatch, carrier, words):
-    monkeypatch.setattr("minilib.cli.doctor.carrier", lambda: carrier)
+def test_doctor_says_what_the_ring_would_use(monkeypatch, found, words):
+    monkeypatch.setattr("minilib.cli.doctor.comm_backend", lambda: found)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert f"ring      {words}" in diagnosis()
 

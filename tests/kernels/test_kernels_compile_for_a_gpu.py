@@ -1,4 +1,4 @@
-"""Every kernel is compiled for an H100 or H200 (sm_90) on a machine without a card, and its machine code is read.
+"""Every kernel is compiled for an H100 or H200 (sm_90) on a machine without a GPU, and its machine code is read.
 
 What the plan needs: products on the tensor cores, nothing spilled to memory, no atomics, one exponential per logit, and
 programs small enough that two share a multiprocessor, so that one multiplies while the other takes its exponentials.
@@ -17,7 +17,7 @@ pytest.importorskip("triton", reason="compiling the kernels needs triton, which 
 pytestmark = pytest.mark.slow
 
 REGISTERS, SHARED, LARGEST_SHARED = 65_536, 228 * 1024, 227 * 1024  # of one multiprocessor; of one program
-RESERVED = 1024  # shared memory that the card keeps for itself in each program
+RESERVED = 1024  # shared memory that the GPU keeps for itself in each program
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The kernels, run by Triton's interpreter where there is no card, equal dense in value and all gradients.
+"""The kernels, run by Triton's interpreter where there is no GPU, equal dense in value and all gradients.
 
 The judge is the dense loss in fp64 on the very inputs that the kernels received. Batches sit around the edges of the
 interpreter's 64 x 64 tiles and of the 2 x 2 grid of programs; widths are odd; scales run from 1 to CLIP's cap of 100.
@@ -26,7 +26,7 @@ from minilib.kernels import triton_launch as launch
 
 DEVICE = "cpu" if launch.INTERPRETED else "cuda"
 HALVES = [torch.float16] if launch.INTERPRETED else [torch.float16, torch.bfloat16]
-# On a card, fp32 features are multiplied as three TF32 products.
+# On a GPU, fp32 features are multiplied as three TF32 products.
 FP32 = FUSED_TOLERANCE[torch.float32] if launch.INTERPRETED else 1e-4
 
 BATCHES, DIMS = [1, 16, 63, 64, 65, 100, 127, 200], [16, 96, 384, 512, 640, 768, 1000]
@@ -290,7 +290,7 @@ REFUSALS = {
 def test_what_the_kernels_do_not_take_is_refused_in_one_sentence(case):
     dtype, options, error, words = REFUSALS[case]
     if case == "bf16" and not launch.INTERPRETED:
-        pytest.skip("a card multiplies bf16; only the interpreter refuses it")
+        pytest.skip("a GPU multiplies bf16; only the interpreter refuses it")
     img, txt, scale = inputs(6, 4, 14.3, dtype=dtype)
     refused(error, words, lambda: clip_loss(img, txt, scale, backend="fused", **options))
 

@@ -1,4 +1,4 @@
-"""The fused log-probabilities, run by Triton's interpreter where there is no card, equal dense in value and gradients.
+"""The fused log-probabilities, run by Triton's interpreter where there is no GPU, equal dense in value and gradients.
 
 The judge is log-softmax in fp64 on the very numbers that the kernels received. Sizes sit around the edges of the
 interpreter's 64 x 64 tiles and of its two slices of the vocabulary; widths are odd.
@@ -22,7 +22,7 @@ from minilib.kernels import triton_launch as launch
 
 DEVICE = "cpu" if launch.INTERPRETED else "cuda"
 HALVES = [torch.float16] if launch.INTERPRETED else [torch.float16, torch.bfloat16]
-FP32 = FUSED_TOLERANCE[torch.float32] if launch.INTERPRETED else 1e-4  # three TF32 products on a card
+FP32 = FUSED_TOLERANCE[torch.float32] if launch.INTERPRETED else 1e-4  # three TF32 products on a GPU
 
 
 def check(row, dtype=torch.float32, trained=(True, True), tolerance=FP32, **options):
@@ -109,7 +109,7 @@ def test_what_the_kernels_cannot_multiply_is_refused(case):
 
 
 @pytest.mark.slow
-def test_both_kernels_compile_for_a_card_without_spilling_or_atomics(tmp_path):
+def test_both_kernels_compile_for_a_gpu_without_spilling_or_atomics(tmp_path):
     script = Path(__file__).parents[1] / "support" / "compiled_vocabulary_kernels.py"
     environment = {
         **os.environ,

@@ -1,4 +1,4 @@
-"""Compiles every kernel for an H100 or H200 and prints what came out, one JSON record per kernel; needs no card.
+"""Compiles every kernel for an H100 or H200 and prints what came out, one JSON record per kernel; needs no GPU.
 
 Run by test_kernels_compile_for_a_gpu.py in a process of its own, in which Triton does not interpret.
 """

@@ -1,4 +1,4 @@
-"""Compiles the vocabulary's kernels for an H100 or H200 and prints what came out, one JSON record each; needs no card.
+"""Compiles the vocabulary's kernels for an H100 or H200 and prints what came out, one JSON record each; needs no GPU.
 
 Run by test_fused_logps_equal_dense.py in a process of its own, in which Triton does not interpret.
 """
