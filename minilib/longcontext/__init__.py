@@ -1,7 +1,7 @@
 """What makes a short input look long, and what makes many answers cost one prompt.
 
-`positions` spreads position ids over a long target, `rope` stretches the angles instead. `packing` lays 1 + M answers after one prompt, `shared_prefix` runs a transformers model on that layout,
-`scoring` turns it into log-probabilities.
+`positions` spreads position ids over a long target, `rope` stretches the angles instead. `packing` lays 1 + M answers
+after one prompt, `shared_prefix` runs a transformers model on that layout, `scoring` turns it into log-probabilities.
 """
 
 from minilib.longcontext.packing import Packed, pack_answers, stack_packed

@@ -18,12 +18,12 @@ Two baselines: "pose" (PoSE) cuts the text in two at a random place and shifts t
 "random" (RandPos) takes k distinct integers of [0 .. K - 1] in order, without regard to chunks.
 
 Departure from the paper: Eq. 4 as printed, b_i ~ U(1, (i mod |C_i|)(K - k)/N), takes the place of a token in its chunk
-for the number of the chunk; and with that mended, independent draws still let neighbouring chunks overlap or run
-backwards in nearly every sample. A slot of its own keeps every chunk in order. The 9 : 1 mixture is drawn for each
-chunk. The released code instead places a chunk on one of a few evenly spaced windows of its slot.
+for the number of the chunk; and with that fixed, independent draws still let neighbouring chunks overlap or run
+backwards in nearly every sample. The 9 : 1 mixture is drawn for each chunk. The released code instead places a chunk on
+one of a few evenly spaced windows of its slot.
 
 Beware: transformers takes a jump in the positions for a new document when it is given no attention mask, and cuts
-attention there without a word (tests/longcontext/test_jumping_positions_need_a_mask.py). Always pass a mask.
+attention there without a word. Always pass a mask.
 
 Taught in notebooks/12_stretch_positions_without_long_inputs.ipynb.
 """
@@ -33,7 +33,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minilib.longcontext.validation import check_lengths, is_whole
+from minilib.longcontext.validation import check_lengths
+from minilib.losses.validation import is_whole
 
 MODES = ("continuous", "sparse", "mixed", "pose", "random")
 SPARSE_SHARE = 0.1  # LOGO mixes continuous and sparse chunks 9 : 1
@@ -56,9 +57,6 @@ def synthesize_positions(
 
     Returns:
         `(k,)` int64 on the CPU.
-
-    Raises:
-        ValueError, TypeError: one sentence, when the chunks do not fit.
     """
     lengths = check_lengths(lengths, target, mode, MODES)
     total = sum(lengths)
@@ -93,14 +91,10 @@ def prompt_positions(
     answer end at the target, as in the released notebook: then even the last chunk is seen from afar.
 
     Args:
-        head: tokens before the chunks, 0 or more.
-        lengths: tokens of each chunk.
-        tail: tokens after the chunks, 0 or more.
+        head, lengths, tail: tokens before the chunks, of each chunk, and after them.
         target: K; every position of prompt and answers stays below it.
         answer: tokens of the longest answer, for which room is kept.
-        at_end: whether question and answer lie at the end of the target.
-        mode: as in `synthesize_positions`, for the chunks.
-        generator: source of randomness.
+        mode, generator: as in `synthesize_positions`, for the chunks.
 
     Returns:
         `(head + k + tail,)` int64, strictly increasing.

@@ -1,4 +1,4 @@
-"""What LOGO's released trainer does other than the paper, one deviation at a time, so that its effect can be measured.
+"""Mean log-probabilities of answers, and what LOGO's released trainer does other than the paper, one by one.
 
     name             the paper, and ours                       the released trainer
     "negatives"      mean over M = 2 rejected answers inside   two losses, one against the first answer alone and one
@@ -9,14 +9,13 @@
     "window"         every answer token is scored              only those between the first and the last place where the
                      in the preference term                    answers differ, without the first such token
 
-All are off unless named. "negatives" is a matter of the loss, `logo_loss(..., released={"negatives"})`; the others of
-which hidden state scores which token, so they have to be known where the log-probabilities are made:
+All are off unless named. "negatives" belongs to the loss, `logo_loss(..., released={"negatives"})`; the others change
+which hidden state scores which token:
 
     mean_logps, sft = released_logps(model, batch, {"sft_unshifted"})
     loss = logo_loss(mean_logps[:, 0], mean_logps[:, 1:], sft=sft, beta=10.0, gamma=3.0, sft_weight=0.1)
 
-The fifth deviation, logits of all positions, changes the memory and not the value. Found by reading the released
-trainer; which version made the published numbers is not known.
+Found by reading the released trainer; which version made the published numbers is not known.
 
 Departure from the released code: answers share one prompt, so as much padding is scored as the batch has behind its
 last answer. A window without tokens gives a mean of 0 where the released code divides by 0, and an answer that ends
@@ -36,8 +35,6 @@ from minilib.losses.logps import mean_by_answer, token_logps
 from minilib.losses.validation import check_deviations
 
 DEVIATIONS = ("negatives", "sft_unshifted", "sft_padding", "window")
-
-
 SCALINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # what some models do to their logits
 
 
@@ -51,20 +48,13 @@ def sequence_logps(
         batch: the layout of `pack_answers` (b = 1) or of `stack_packed`.
         route: how the prompt is shared, see `minilib.longcontext.answer_hidden`.
         backend, chunk_size: as for `token_logps`.
-
-    Raises:
-        ValueError: one sentence, when the model's head does more than one product or cannot take the route.
     """
-    weight = head_weight(model)
-    hidden = answer_hidden(model, batch, route)  # (n, d)
-    labels, answer = batch.labels.to(hidden.device), batch.answer.to(hidden.device)
-    logps = token_logps(hidden, weight, labels, backend=backend, chunk_size=chunk_size)
-    examples = len(batch.input_ids) if batch.input_ids.ndim == 2 else 1
-    return mean_by_answer(logps, answer, batch.num_answers).view(examples, -1)
+    means = _means(model, batch, batch.num_answers, route, backend, chunk_size)
+    return means.view(_examples(batch), -1)
 
 
 def head_weight(model) -> Tensor:
-    """The weight of a model's head (V, d); refused when the logits are more than hidden states times that weight."""
+    """The weight of a model's head (V, d); ValueError when the logits are more than hidden states times that weight."""
     head = model.get_output_embeddings()
     if head is None:
         raise ValueError(f"model is a {type(model).__name__} without a head of its own: give a causal language model.")
@@ -99,7 +89,7 @@ def released_logps(
     Arguments as for `sequence_logps`; `released` holds any of `DEVIATIONS`, of which "negatives" changes nothing here.
     Without any, the first is what `sequence_logps` gives and the second its first column.
     """
-    examples = len(batch.input_ids) if batch.input_ids.ndim == 2 else 1
+    examples = _examples(batch)
     answers = batch.num_answers // examples
     check_deviations(released, answers - 1, DEVIATIONS)
     kept = _window(batch, examples, answers) if "window" in released else slice(None)
@@ -107,11 +97,22 @@ def released_logps(
     sft = _sft(batch, answers, released)
     sft[2] = sft[2] + batch.num_answers  # numbered behind the answers, so that one visit serves both
     predict, labels, answer = (torch.cat(pair) for pair in zip(scored, sft))
-    hidden = answer_hidden(model, batch._replace(predict=predict, labels=labels, answer=answer), route)  # (n', d)
-    labels, answer = labels.to(hidden.device), answer.to(hidden.device)
-    logps = token_logps(hidden, head_weight(model), labels, backend=backend, chunk_size=chunk_size)
-    means = mean_by_answer(logps, answer, batch.num_answers + examples)
+    both = batch._replace(predict=predict, labels=labels, answer=answer)
+    means = _means(model, both, batch.num_answers + examples, route, backend, chunk_size)
     return means[: batch.num_answers].view(examples, answers), means[batch.num_answers :]
+
+
+def _examples(batch) -> int:
+    return len(batch.input_ids) if batch.input_ids.ndim == 2 else 1
+
+
+def _means(model, batch, num_means: int, route: str, backend: str, chunk_size: int | None) -> Tensor:
+    """Mean log-probabilities `(num_means,)` of the labels that share a number in `batch.answer`."""
+    weight = head_weight(model)  # before the hidden states: a head that does not fit raises at once
+    hidden = answer_hidden(model, batch, route)  # (n, d)
+    labels, answer = batch.labels.to(hidden.device), batch.answer.to(hidden.device)
+    logps = token_logps(hidden, weight, labels, backend=backend, chunk_size=chunk_size)
+    return mean_by_answer(logps, answer, num_means)
 
 
 def _window(batch, examples: int, answers: int) -> Tensor:
