@@ -42,20 +42,17 @@ class ContrastiveTrainer:
         batch_size: pairs that are compared with each other in one step, of all ranks together.
         micro_batch_size: pairs that the encoders of a rank see at a time; their memory depends on this alone.
         steps: steps of the whole run, from which the learning rate is scheduled.
-        loss: "clip" or "siglip".
-        backend: as in `clip_loss`.
+        loss, backend: "clip" or "siglip"; as in `clip_loss`.
         lr, warmup: peak learning rate of AdamW, and the steps until it is reached.
         frozen: "image" or "text" keeps that tower as it is (its gradient work is skipped), None trains both.
         seed: data order and random draws.
-        output_dir: where `checkpoint.pt` is kept, on a disk that all ranks see; None keeps none.
-        save_every: steps between checkpoints.
+        output_dir, save_every: where `checkpoint.pt` is kept, on a disk that all ranks see (None: nowhere), and the
+            steps between checkpoints.
         progress: show a tqdm bar, on rank 0; a text stands before the bar.
-        group: process group of the ranks that train together; None takes the default group where there is one. A
-            group of one rank trains alone.
+        group: process group of the ranks that train together; None takes the default group where there is one.
 
     Raises:
-        ValueError, TypeError: one sentence, also where ranks disagree. ConnectionError: one sentence, when a rank is
-            lost; the last checkpoint stays usable, on any number of ranks.
+        ConnectionError: when a rank is lost; the last checkpoint stays usable, on any number of ranks.
     """
 
     def __init__(
@@ -131,13 +128,12 @@ class ContrastiveTrainer:
         }  # fmt: skip
 
     def backward(self, step: int) -> Tensor:
-        """Leave the gradient of batch number `step` in the parameters and return its loss, detached.
-
-        On several ranks each goes backward through its own part; then all exchange gradients and losses, once.
-        """
+        """Leave the gradient of batch number `step` in the parameters and return its loss, detached."""
         indices = batch_indices(step, len(self.dataset), self.settings["batch_size"], self.settings["seed"])
+        # Each rank goes backward through its own part; then all exchange gradients and losses, once.
         share = self._backward(part_of(indices, self.rank, self.ranks))
-        return ranks.average(self.group, _trained(self.optimizer), share)
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return ranks.average(self.group, trained, share)
 
     def _backward(self, indices: Tensor) -> Tensor:
         """The gradient of these rows' share of the loss, through the gradient cache where they do not fit at once."""
@@ -201,10 +197,6 @@ def _parameter_groups(model: nn.Module, frozen: str | None) -> list[dict]:
         {"params": [p for _, p in names if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
         {"params": [p for _, p in names if p.ndim < 2], "weight_decay": 0.0},
     ]
-
-
-def _trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 # What step k depends on beyond weights and optimizer
