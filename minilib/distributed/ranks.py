@@ -186,7 +186,6 @@ def _own_gpu(local_rank: int) -> torch.device:
     gpus = torch.cuda.device_count()
     if local_rank >= gpus:
         raise ValueError(
-            f"LOCAL_RANK is {local_rank} and this machine has {gpus} GPUs: start torchrun with --nproc-per-node "
-            f"{gpus} or fewer."
+            f"LOCAL_RANK is {local_rank} and this machine has {gpus} GPUs: start torchrun with --nproc-per-node {gpus}."
         )
     return torch.device("cuda", local_rank)

@@ -38,10 +38,7 @@ class Packed(NamedTuple):
     """One prompt with its answers, L tokens (`pack_answers`); or b of them, padded to one length (`stack_packed`).
 
     In a batch the first three fields are `(b, L)`, and the triples of all rows stand one after the other: `predict`
-    counts through the flattened `(b * L,)` hidden states, `answer` through the flattened `(b, 1 + M)` answers. The mean
-    of any value per label over each answer is therefore, for one pack and for a batch,
-
-        torch.zeros(packed.num_answers).index_add(0, packed.answer, values) / packed.answer.bincount()
+    counts through the flattened `(b * L,)` hidden states, `answer` through the flattened `(b, 1 + M)` answers.
     """
 
     input_ids: Tensor  # (L,)

@@ -33,8 +33,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minilib.longcontext.validation import check_lengths
-from minilib.losses.validation import is_whole
+from minilib.longcontext.validation import check_lengths, check_target
+from minilib.losses.validation import check_choice, is_whole
 
 MODES = ("continuous", "sparse", "mixed", "pose", "random")
 SPARSE_SHARE = 0.1  # LOGO mixes continuous and sparse chunks 9 : 1
@@ -58,8 +58,10 @@ def synthesize_positions(
     Returns:
         `(k,)` int64 on the CPU.
     """
-    lengths = check_lengths(lengths, target, mode, MODES)
+    check_choice("mode", mode, MODES)
+    lengths = check_lengths(lengths)
     total = sum(lengths)
+    check_target(target, total)
     if target == total:
         return torch.arange(total)  # the only strictly increasing answer
     if mode == "pose":
@@ -102,13 +104,8 @@ def prompt_positions(
     for name, value in (("head", head), ("tail", tail), ("answer", answer)):
         if not is_whole(value, 0):
             raise ValueError(f"{name} is {value!r}: give a number of tokens, 0 or more.")
-    lengths = check_lengths(lengths, None, mode, MODES)
-    rest = head + tail + answer
-    if not is_whole(target) or target < rest + sum(lengths):
-        raise ValueError(
-            f"target is {target!r} and prompt and answer have {rest + sum(lengths)} tokens: a target cannot be shorter "
-            "than the text, raise it or leave chunks out."
-        )
+    lengths, rest = check_lengths(lengths), head + tail + answer
+    check_target(target, rest + sum(lengths), "prompt and answer")
     room = target - rest
     chunks = head + synthesize_positions(lengths, room, mode=mode, generator=generator)  # (k,)
     start = head + room if at_end else int(chunks[-1]) + 1
@@ -136,11 +133,11 @@ def _pose(total: int, target: int, generator) -> Tensor:
 
 
 def _slot(lengths: list[int], target: int) -> int:
-    slot, longest = target // len(lengths), max(lengths)
+    chunks, longest = len(lengths), max(lengths)
+    slot = target // chunks
     if longest > slot:
         raise ValueError(
-            f"lengths[{lengths.index(longest)}] is {longest} and a slot holds {slot} positions ({target} for "
-            f"{len(lengths)} chunks): cut the chunks to at most {slot} tokens, or give "
-            f"{longest * len(lengths)} positions."
+            f"lengths[{lengths.index(longest)}] is {longest} and a slot holds {slot} positions ({target} for {chunks} "
+            f"chunks): cut the chunks to at most {slot} tokens, or give {longest * chunks} positions."
         )
     return slot

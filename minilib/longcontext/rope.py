@@ -34,9 +34,7 @@ def rope_parameters(config, method: str, target: int) -> dict:
     settings = _trained(config)
     window, base = config.max_position_embeddings, settings["rope_theta"]
     if target < window:
-        raise ValueError(
-            f"target is {target} and the model's window {window}: stretching needs a target beyond the window."
-        )
+        raise ValueError(f"target is {target} and the model's window {window}: give a target beyond the window.")
     factor = target / window
     if method == "interpolation":
         return settings | {"rope_type": "linear", "factor": factor}
@@ -70,7 +68,5 @@ def _trained(config) -> dict:
             "model with one rotary embedding for all layers, such as Llama."
         )
     if kind != "default":
-        raise ValueError(
-            f"config has rope_type {kind!r} already: give the config the model was trained with before any stretching."
-        )
+        raise ValueError(f"config has rope_type {kind!r} already: give the config from before any stretching.")
     return settings

@@ -63,14 +63,12 @@ def head_weight(model) -> Tensor:
             f"model has a head of class {type(head).__name__}: leave the head out of the adapter, or merge the adapter."
         )
     if getattr(head, "bias", None) is not None:
-        raise ValueError(
-            f"model is a {type(model).__name__} whose head has a bias: take the logits from the model itself."
-        )
+        raise ValueError(f"model is a {type(model).__name__} whose head has a bias: take the model's own logits.")
     for name in SCALINGS:
-        if getattr(model.config, name, None) not in (None, 1, 1.0):
+        value = getattr(model.config, name, None)
+        if value not in (None, 1):
             raise ValueError(
-                f"model has {name}={getattr(model.config, name)}, which changes its logits after the head: take them "
-                "from the model itself."
+                f"model has {name}={value}, which changes its logits after the head: take them from the model itself."
             )
     return head.weight
 
@@ -146,8 +144,5 @@ def _sft(batch, answers: int, released: Collection[str]) -> list[Tensor]:
 
 def _before(padding: Tensor, chosen: Tensor, width: int) -> Tensor:
     """What predicts each padding token: the one before it, and for a row's first the end of the chosen answer."""
-    before = padding - 1
-    for row in (padding // width).unique():
-        first = (padding // width == row).nonzero()[0, 0]
-        before[first] = chosen[chosen // width == row][-1]
-    return before
+    ends = chosen[torch.searchsorted(chosen, (padding // width + 1) * width) - 1]
+    return torch.where(torch.isin(padding - 1, padding), padding - 1, ends)

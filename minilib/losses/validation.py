@@ -83,11 +83,11 @@ def check_fused(name: str, operand: Tensor) -> None:
 
 def check_contrastive(img, txt, backend, tile_size, group, cache_bytes="auto", grad_dtype=None) -> str:
     """Check features and options; return the backend that "auto" stands for."""
-    for name, features in (("image_features", img), ("text_features", txt)):
+    names = "image_features", "text_features"
+    for name, features in zip(names, (img, txt)):
         check_matrix(name, features, "(b, d), one row per pair")
         if features.numel() == 0:
             raise ValueError(f"{name} has shape {tuple(features.shape)}: the batch is empty, give at least one pair.")
-    names = "image_features", "text_features"
     check_alike(names, "has", (f"{len(img)} rows", f"{len(txt)} rows"), "row i of one must match row i of the other")
     check_alike(names, "has width", (img.shape[1], txt.shape[1]), "project both to one width")
     check_alike(names, "is", (f"on {img.device}", f"on {txt.device}"), "move one of them")
@@ -123,8 +123,7 @@ def check_ring(ring, images, texts, backend, tile_size, cache_bytes="auto", grad
     """Check shards and options for a `LocalRing` or a `RingComm`; return the backend of each rank."""
     if not len(images) == len(texts) == ring.local_ranks:
         raise ValueError(
-            f"images holds {len(images)} shards and texts {len(texts)}: {ring.local_ranks} ranks live in this process, "
-            "give the features of each."
+            f"images holds {len(images)} shards and texts {len(texts)}: give those of {ring.local_ranks} ranks."
         )
     ranks = ring.world_size
     if ranks > 1 and backend == "dense":

@@ -49,10 +49,8 @@ class TokenRow(NamedTuple):
 class PairCollator:
     """A list of numbered rows -> a dict of tensors, see `pack_rows`.
 
-    Args:
-        tokenizer: of transformers; a fast one where chunks have to be found.
-        num_rejected: M, the first M rejected answers of each row; None takes all, 0 none.
-        with_chunks: whether the places of the chunks are wanted.
+    `num_rejected` takes the first M rejected answers of each row, None all; `with_chunks` finds which tokens belong to
+    which chunk, for which the tokenizer must be a fast one.
     """
 
     def __init__(self, tokenizer, *, num_rejected: int | None = None, with_chunks: bool = False):
@@ -249,6 +247,4 @@ def _check_fields(row: dict, number: int, name: str, with_chunks: bool) -> None:
                 fix = "give the pieces of its context as they stand in the prompt, or train without a target_length"
             raise ValueError(f"{name} has no {field!r} in row {number}: {fix}.")
         if field in ("rejected", "chunks") and isinstance(value, str):
-            raise TypeError(
-                f"{name} has one text as {field!r} in row {number}: give a list of texts, such as [{field}]."
-            )
+            raise TypeError(f"{name} has one text as {field!r} in row {number}: give a list of texts, [{field}].")

@@ -7,8 +7,7 @@ that a run that was killed and resumed ends with the same bits as one that was n
     logit scale      s = exp(min(t, ln 100)), t learned, as CLIP clamps it
     n ranks          rank p encodes part p of the batch, the ring compares it with all others, gradients are averaged
 
-On several ranks (`torchrun`, or any group) it is the same trainer: the batch is that of all ranks together, and every
-rank has the loss and the weights that one process would have after each step, up to rounding.
+On several ranks (`torchrun`, or any group) every rank has the loss and the weights of one process, up to rounding.
 
 Source: Inf-CL, section 4.1 (its set-up). Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
@@ -192,10 +191,10 @@ class _Rows:
 
 def _parameter_groups(model: nn.Module, frozen: str | None) -> list[dict]:
     """Weights with decay; biases, norms and the scale without; a frozen tower's parameters not at all."""
-    names = [(n, p) for n, p in model.named_parameters() if not (frozen and n.startswith(f"{frozen}_tower."))]
+    trained = [p for name, p in model.named_parameters() if not (frozen and name.startswith(f"{frozen}_tower."))]
     return [
-        {"params": [p for _, p in names if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
-        {"params": [p for _, p in names if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
 
 
@@ -234,15 +233,14 @@ def _check_settings(settings: dict, save_every: int, backend: str, ranks: int) -
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} is {value}: give a positive whole number.")
-    if settings["batch_size"] > settings["dataset_rows"]:
+    batch, rows = settings["batch_size"], settings["dataset_rows"]
+    if batch > rows:
         raise ValueError(
-            f"batch_size is {settings['batch_size']} but the dataset has {settings['dataset_rows']} rows: "
-            "take a smaller batch or a larger dataset."
+            f"batch_size is {batch} but the dataset has {rows} rows: take a smaller batch or a larger dataset."
         )
-    if settings["batch_size"] < ranks:
+    if batch < ranks:
         raise ValueError(
-            f"batch_size is {settings['batch_size']} and {ranks} ranks share it: give at least one pair per rank, or "
-            "start fewer ranks."
+            f"batch_size is {batch} and {ranks} ranks share it: give at least one pair per rank, or start fewer ranks."
         )
     if settings["loss"] not in ("clip", "siglip"):
         raise ValueError(f"loss {settings['loss']!r} is unknown: choose 'clip' or 'siglip'.")

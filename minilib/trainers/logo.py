@@ -91,14 +91,11 @@ class LogoTrainer(Trainer):
         model: a causal language model of transformers whose head is one matrix; with `peft_config` peft wraps it.
         args: a LogoConfig, transformers' TrainingArguments with the settings of loss and positions; never changed.
         train_dataset: rows with prompt, chosen, rejected (a list) and, for a target_length, chunks, as `build_pairs`
-            writes them: a list, a `datasets` table or stream.
+            writes them: a list, a `datasets` table or stream. They are checked here, those of a stream when they come.
         eval_dataset: rows of the same kind, or several such sets by name.
         processing_class: the tokenizer.
         peft_config: settings of peft, see `lora_config`; None trains all parameters that ask for it.
         callbacks, optimizers: as in transformers.
-
-    Raises:
-        ValueError, TypeError: one sentence, for rows when the trainer is made (of a stream when they come).
     """
 
     def __init__(

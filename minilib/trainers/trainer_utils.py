@@ -54,9 +54,8 @@ def inside_forward(wrapper: nn.Module, module: nn.Module, function: Callable[...
         return function(module, *given)
 
     def restore() -> None:
-        if own is None:
-            vars(module).pop("forward", None)
-        else:
+        vars(module).pop("forward", None)
+        if own is not None:
             module.forward = own
 
     module.forward = once
