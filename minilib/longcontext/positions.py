@@ -41,11 +41,7 @@ SPARSE_SHARE = 0.1  # LOGO mixes continuous and sparse chunks 9 : 1
 
 
 def synthesize_positions(
-    lengths: Sequence[int],
-    target: int,
-    *,
-    mode: str = "continuous",
-    generator: torch.Generator | None = None,
+    lengths: Sequence[int], target: int, *, mode: str = "continuous", generator: torch.Generator | None = None
 ) -> Tensor:
     """Strictly increasing position ids below `target` for consecutive chunks of these lengths.
 

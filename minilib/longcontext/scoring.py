@@ -10,12 +10,8 @@
                      in the preference term                    answers differ, without the first such token
 
 All are off unless named. "negatives" belongs to the loss, `logo_loss(..., released={"negatives"})`; the others change
-which hidden state scores which token:
-
-    mean_logps, sft = released_logps(model, batch, {"sft_unshifted"})
-    loss = logo_loss(mean_logps[:, 0], mean_logps[:, 1:], sft=sft, beta=10.0, gamma=3.0, sft_weight=0.1)
-
-Found by reading the released trainer; which version made the published numbers is not known.
+which hidden state scores which token, `released_logps(model, batch, {"sft_unshifted"})`. They were found by reading the
+released trainer; which version made the published numbers is not known.
 
 Departure from the released code: answers share one prompt, so as much padding is scored as the batch has behind its
 last answer. A window without tokens gives a mean of 0 where the released code divides by 0, and an answer that ends

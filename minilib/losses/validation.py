@@ -191,8 +191,7 @@ def check_logps(hidden, weight, labels, backend, chunk_size) -> str:
     check_matrix("weight", weight, "(V, d), one row per vocabulary entry")
     if weight.numel() == 0:
         raise ValueError(f"weight has shape {tuple(weight.shape)}: give the head of a model, (V, d).")
-    both = "hidden", "weight"
-    widths = hidden.shape[1], weight.shape[1]
+    both, widths = ("hidden", "weight"), (hidden.shape[1], weight.shape[1])
     check_alike(both, "has width", widths, "give the head of the model that made the hidden states")
     _check_labels(labels, len(hidden), len(weight))
     for name, tensor in (("weight", weight), ("labels", labels)):
@@ -226,7 +225,7 @@ def check_answers(answer: Tensor, count: int, num_rejected: int) -> int:
         raise ValueError(f"num_rejected is {num_rejected!r}: give the number M of rejected answers, at least 1.")
     if not isinstance(answer, Tensor) or answer.is_floating_point() or answer.shape != (count,):
         raise ValueError(
-            f"answer is {shape_of(answer)} and hidden has {count} rows to score: number the answer of each row."
+            f"answer is {shape_of(answer)} and hidden has {count} rows to score: give each row its answer's number."
         )
     if count == 0 or answer.min() < 0:
         raise ValueError("answer is empty or below 0: number the answers of the batch from 0, the chosen one first.")
@@ -277,8 +276,8 @@ def check_ranking(scores, rewards) -> None:
     if len(ties):
         row, place = ties[0].tolist()
         raise ValueError(
-            f"rewards does not fall from answer {place} to answer {place + 1} of row {row}: sort from best to worst "
-            "and drop ties."
+            f"rewards does not fall from answer {place} to answer {place + 1} of row {row}: sort the answers from best "
+            "to worst and drop ties."
         )
 
 
