@@ -52,10 +52,7 @@ def of_block(x: Tensor, dim: int = -1) -> LSEState:
 
 
 def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> LSEState:
-    """Merge two states `(m, s)` of equal shape into the state of both sums together.
-
-    Associative and commutative up to rounding; the identity is `(-inf, 0)`, and no combination of identities gives NaN.
-    """
+    """Merge two states `(m, s)` of equal shape, in any order up to rounding; identities never give NaN."""
     m = torch.maximum(a[0], b[0])
     reference = _reference(m)
     return LSEState(m, a[1] * torch.exp(a[0] - reference) + b[1] * torch.exp(b[0] - reference))

@@ -7,14 +7,12 @@ where
     g_p    what the backward pass of rank p has left in the parameters, the gradient of its share of the loss
     g      the gradient of the loss of all pairs, exactly (see `minilib.losses.contrastive_ring`)
 
-All gradients travel in one flat buffer, once per step, after the last backward pass: the embedding cache goes backward
-many times per step, and an exchange after each of them would send the same bytes as many times. The share of the
-loss travels with them, and so does one number per parameter that tells whether a rank has a gradient for it: parameters
-that the loss does not use stay without one, as in one process.
+All gradients travel in one flat buffer, once per step: the gradient cache goes backward many times per step, and an
+exchange after each of them would send the same bytes as many times.
 
 Before the first step the ranks compare what they were called with, so that a disagreement is one sentence on every
-rank. A lost rank is a ConnectionError, one sentence as well (`ring_comm.lost_ranks_named`). With NCCL,
-which has not yet been run here, torch may end the process itself after the timeout.
+rank. A lost rank is a ConnectionError (`ring_comm.lost_ranks_named`). With NCCL, which has not yet been run here, torch
+may end the process itself after the timeout.
 
 Taught in notebooks/06_pass_tiles_around_a_ring.ipynb.
 """
@@ -40,13 +38,8 @@ from minilib.distributed.ring_comm import lost_ranks_named
 def launched(timeout: float) -> Iterator[int]:
     """The processes that torchrun has started form the default group, and part at the end; yields the own rank.
 
-    Without torchrun, or in a group that exists already, nothing is started and nothing ended.
-
-    Args:
-        timeout: seconds after which a rank that does not answer counts as lost.
-
-    Raises:
-        ValueError: for a timeout that is not positive, or fewer GPUs than ranks. ConnectionError: when a rank is lost.
+    Without torchrun, or in a group that exists already, nothing is started and nothing ended. After `timeout` seconds a
+    rank that does not answer counts as lost, a ConnectionError.
     """
     if not timeout > 0:
         raise ValueError(f"timeout is {timeout}: give a positive number of seconds.")
@@ -145,9 +138,8 @@ def share_weights(group: dist.ProcessGroup | None, model: nn.Module) -> None:
     if group is None:
         return
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    agree(
-        group, {name: f"{tuple(t.shape)} {t.dtype}" for name, t in tensors.items()}, "build the same model everywhere"
-    )
+    kinds = {name: f"{tuple(t.shape)} {t.dtype}" for name, t in tensors.items()}
+    agree(group, kinds, "build the same model everywhere")
     # Buffers too: running statistics would differ otherwise.
     for tensor in tensors.values():
         whole = tensor.detach().contiguous()
@@ -159,16 +151,14 @@ def share_weights(group: dist.ProcessGroup | None, model: nn.Module) -> None:
 def average(group: dist.ProcessGroup | None, parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
     """Average the gradients of `parameters`, in place, and the loss over the ranks, in one exchange; returns the loss.
 
-    Args:
-        parameters: the same on every rank, in the same order.
-        loss: the share of this rank, one number.
+    `parameters` are the same on every rank, in the same order; `loss` is the share of this rank.
     """
     if group is None:
         return loss
     rank, ranks = place(group)
-    # The same parameters in the same order everywhere: the flat buffer has no names in it.
     parameters = [p for p in parameters if p.requires_grad]
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    # One number per parameter tells whether a rank has a gradient for it.
     used = loss.new_tensor([p.grad is not None for p in parameters])
     # One dtype that holds all of them: a half-precision gradient must not round its neighbours.
     wide = reduce(torch.promote_types, (g.dtype for g in (*grads, loss)), torch.float32)
@@ -196,7 +186,6 @@ def _own_gpu(local_rank: int) -> torch.device:
     gpus = torch.cuda.device_count()
     if local_rank >= gpus:
         raise ValueError(
-            f"LOCAL_RANK is {local_rank} and this machine has {gpus} GPUs: start torchrun with --nproc-per-node "
-            f"{gpus} or fewer."
+            f"LOCAL_RANK is {local_rank} and this machine has {gpus} GPUs: start torchrun with --nproc-per-node {gpus}."
         )
     return torch.device("cuda", local_rank)

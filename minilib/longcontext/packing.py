@@ -11,16 +11,15 @@ where
     y^a       answer a: 0 is the chosen one, 1 .. M the rejected ones
     q         the position at which every answer starts
 
-So each answer reads the prompt and its own past, is blind to the others, and gets exactly the log-probabilities that it
-would get alone behind the prompt. The first token of every answer is predicted by the prompt's last hidden state, hence
-no token is written twice, but one hidden state predicts several labels. The layout therefore carries triples:
+So each answer is blind to the others and gets exactly the log-probabilities that it would get alone behind the prompt.
+The prompt's last hidden state predicts the first token of every answer, so one hidden state has several labels, and the
+layout carries triples:
 
     labels[k], a token of answer `answer[k]`, is predicted by the hidden state at index `predict[k]`
 
-With P prompt tokens and answers of n tokens, (1 + M)(P + n) tokens become P + (1 + M) n: 25,656 become 9,152 for
-P = 8,252, n = 300, M = 2. The authors' code, TRL and Liger run all 1 + M sequences in full.
+With P prompt tokens and answers of n tokens, (1 + M)(P + n) tokens become P + (1 + M) n.
 
-Departure from the paper: none in value; LOGO runs 1 + M separate sequences. `prefix` runs a model on this layout.
+Departure from the paper: none in value; the authors' code runs all 1 + M sequences in full.
 Taught in notebooks/10_score_a_long_answer.ipynb.
 """
 
@@ -39,10 +38,7 @@ class Packed(NamedTuple):
     """One prompt with its answers, L tokens (`pack_answers`); or b of them, padded to one length (`stack_packed`).
 
     In a batch the first three fields are `(b, L)`, and the triples of all rows stand one after the other: `predict`
-    counts through the flattened `(b * L,)` hidden states, `answer` through the flattened `(b, 1 + M)` answers. The mean
-    of any value per label over each answer is therefore, for one pack and for a batch,
-
-        torch.zeros(packed.num_answers).index_add(0, packed.answer, values) / packed.answer.bincount()
+    counts through the flattened `(b * L,)` hidden states, `answer` through the flattened `(b, 1 + M)` answers.
     """
 
     input_ids: Tensor  # (L,)
@@ -80,14 +76,10 @@ def pack_answers(
         prompt_ids: token ids of the prompt, P of them.
         answers: token ids of each answer, the chosen one first; lengths may differ.
         prompt_positions: P strictly increasing position ids, by default 0 .. P - 1.
-        window: positions that the model has, if answers that run past them are to be refused.
+        window: positions that the model has; ValueError for an answer that runs past them. None: not checked.
 
     Returns:
         The layout, on the CPU.
-
-    Raises:
-        ValueError, TypeError: one sentence, for an empty prompt or answer, for positions that run backwards, for an
-            answer that does not fit into the window.
     """
     prompt = check_ids("prompt_ids", prompt_ids)
     if len(answers) == 0:

@@ -18,12 +18,12 @@ Two baselines: "pose" (PoSE) cuts the text in two at a random place and shifts t
 "random" (RandPos) takes k distinct integers of [0 .. K - 1] in order, without regard to chunks.
 
 Departure from the paper: Eq. 4 as printed, b_i ~ U(1, (i mod |C_i|)(K - k)/N), takes the place of a token in its chunk
-for the number of the chunk; and with that mended, independent draws still let neighbouring chunks overlap or run
-backwards in nearly every sample. A slot of its own keeps every chunk in order. The 9 : 1 mixture is drawn for each
-chunk. The released code instead places a chunk on one of a few evenly spaced windows of its slot.
+for the number of the chunk; and with that fixed, independent draws still let neighbouring chunks overlap or run
+backwards in nearly every sample. The 9 : 1 mixture is drawn for each chunk. The released code instead places a chunk on
+one of a few evenly spaced windows of its slot.
 
 Beware: transformers takes a jump in the positions for a new document when it is given no attention mask, and cuts
-attention there without a word (tests/longcontext/test_jumping_positions_need_a_mask.py). Always pass a mask.
+attention there without a word. Always pass a mask.
 
 Taught in notebooks/12_stretch_positions_without_long_inputs.ipynb.
 """
@@ -33,18 +33,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minilib.longcontext.validation import check_lengths, is_whole
+from minilib.longcontext.validation import check_lengths, check_target
+from minilib.losses.validation import check_choice, is_whole
 
 MODES = ("continuous", "sparse", "mixed", "pose", "random")
 SPARSE_SHARE = 0.1  # LOGO mixes continuous and sparse chunks 9 : 1
 
 
 def synthesize_positions(
-    lengths: Sequence[int],
-    target: int,
-    *,
-    mode: str = "continuous",
-    generator: torch.Generator | None = None,
+    lengths: Sequence[int], target: int, *, mode: str = "continuous", generator: torch.Generator | None = None
 ) -> Tensor:
     """Strictly increasing position ids below `target` for consecutive chunks of these lengths.
 
@@ -56,12 +53,11 @@ def synthesize_positions(
 
     Returns:
         `(k,)` int64 on the CPU.
-
-    Raises:
-        ValueError, TypeError: one sentence, when the chunks do not fit.
     """
-    lengths = check_lengths(lengths, target, mode, MODES)
+    check_choice("mode", mode, MODES)
+    lengths = check_lengths(lengths)
     total = sum(lengths)
+    check_target(target, total)
     if target == total:
         return torch.arange(total)  # the only strictly increasing answer
     if mode == "pose":
@@ -93,14 +89,10 @@ def prompt_positions(
     answer end at the target, as in the released notebook: then even the last chunk is seen from afar.
 
     Args:
-        head: tokens before the chunks, 0 or more.
-        lengths: tokens of each chunk.
-        tail: tokens after the chunks, 0 or more.
+        head, lengths, tail: tokens before the chunks, of each chunk, and after them.
         target: K; every position of prompt and answers stays below it.
         answer: tokens of the longest answer, for which room is kept.
-        at_end: whether question and answer lie at the end of the target.
-        mode: as in `synthesize_positions`, for the chunks.
-        generator: source of randomness.
+        mode, generator: as in `synthesize_positions`, for the chunks.
 
     Returns:
         `(head + k + tail,)` int64, strictly increasing.
@@ -108,13 +100,8 @@ def prompt_positions(
     for name, value in (("head", head), ("tail", tail), ("answer", answer)):
         if not is_whole(value, 0):
             raise ValueError(f"{name} is {value!r}: give a number of tokens, 0 or more.")
-    lengths = check_lengths(lengths, None, mode, MODES)
-    rest = head + tail + answer
-    if not is_whole(target) or target < rest + sum(lengths):
-        raise ValueError(
-            f"target is {target!r} and prompt and answer have {rest + sum(lengths)} tokens: a target cannot be shorter "
-            "than the text, raise it or leave chunks out."
-        )
+    lengths, rest = check_lengths(lengths), head + tail + answer
+    check_target(target, rest + sum(lengths), "prompt and answer")
     room = target - rest
     chunks = head + synthesize_positions(lengths, room, mode=mode, generator=generator)  # (k,)
     start = head + room if at_end else int(chunks[-1]) + 1
@@ -142,11 +129,11 @@ def _pose(total: int, target: int, generator) -> Tensor:
 
 
 def _slot(lengths: list[int], target: int) -> int:
-    slot, longest = target // len(lengths), max(lengths)
+    chunks, longest = len(lengths), max(lengths)
+    slot = target // chunks
     if longest > slot:
         raise ValueError(
-            f"lengths[{lengths.index(longest)}] is {longest} and a slot holds {slot} positions ({target} for "
-            f"{len(lengths)} chunks): cut the chunks to at most {slot} tokens, or give "
-            f"{longest * len(lengths)} positions."
+            f"lengths[{lengths.index(longest)}] is {longest} and a slot holds {slot} positions ({target} for {chunks} "
+            f"chunks): cut the chunks to at most {slot} tokens, or give {longest * chunks} positions."
         )
     return slot

@@ -11,7 +11,6 @@ where
     L, K   trained window and the window wanted; a factor f of 8 is what LOGO asks of short models
     S      largest position + 1 of the call; d the rotated part of a head
 
-transformers knows "linear" (interpolation), "dynamic" and "yarn"; fixed NTK is a larger base without any scaling.
 LOGO's released experiments use a base of 2e8 for Llama-3 and interpolation by 8 for Llama-2; the paper says neither.
 
 Beware: "dynamic_ntk" looks at the largest position id, so synthesised positions switch it on even for a short input,
@@ -22,25 +21,24 @@ Taught in notebooks/12_stretch_positions_without_long_inputs.ipynb. Sources: arX
 
 import copy
 
+from minilib.losses.validation import check_choice
+
 METHODS = ("none", "interpolation", "ntk", "dynamic_ntk", "yarn")
 
 
 def rope_parameters(config, method: str, target: int) -> dict:
     """The `rope_parameters` that stretch a model of this transformers config from its window to `target` positions."""
-    if method not in METHODS:
-        raise ValueError(f"method {method!r} is unknown: choose one of {', '.join(map(repr, METHODS))}.")
+    check_choice("method", method, METHODS)
     if method == "none":
         return dict(config.rope_parameters)
     settings = _trained(config)
     window, base = config.max_position_embeddings, settings["rope_theta"]
     if target < window:
-        raise ValueError(
-            f"target is {target} and the model's window {window}: stretching needs a target beyond the window."
-        )
+        raise ValueError(f"target is {target} and the model's window {window}: give a target beyond the window.")
     factor = target / window
     if method == "interpolation":
         return settings | {"rope_type": "linear", "factor": factor}
-    if method == "ntk":
+    if method == "ntk":  # a larger base and no scaling
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         rotated = int(head * settings.get("partial_rotary_factor", 1.0))
         return settings | {"rope_theta": base * factor ** (rotated / (rotated - 2))}
@@ -70,7 +68,5 @@ def _trained(config) -> dict:
             "model with one rotary embedding for all layers, such as Llama."
         )
     if kind != "default":
-        raise ValueError(
-            f"config has rope_type {kind!r} already: give the config the model was trained with before any stretching."
-        )
+        raise ValueError(f"config has rope_type {kind!r} already: give the config from before any stretching.")
     return settings

@@ -1,4 +1,4 @@
-"""What LOGO's released trainer does other than the paper, one deviation at a time, so that its effect can be measured.
+"""Mean log-probabilities of answers, and what LOGO's released trainer does other than the paper, one by one.
 
     name             the paper, and ours                       the released trainer
     "negatives"      mean over M = 2 rejected answers inside   two losses, one against the first answer alone and one
@@ -9,14 +9,9 @@
     "window"         every answer token is scored              only those between the first and the last place where the
                      in the preference term                    answers differ, without the first such token
 
-All are off unless named. "negatives" is a matter of the loss, `logo_loss(..., released={"negatives"})`; the others of
-which hidden state scores which token, so they have to be known where the log-probabilities are made:
-
-    mean_logps, sft = released_logps(model, batch, {"sft_unshifted"})
-    loss = logo_loss(mean_logps[:, 0], mean_logps[:, 1:], sft=sft, beta=10.0, gamma=3.0, sft_weight=0.1)
-
-The fifth deviation, logits of all positions, changes the memory and not the value. Found by reading the released
-trainer; which version made the published numbers is not known.
+All are off unless named. "negatives" belongs to the loss, `logo_loss(..., released={"negatives"})`; the others change
+which hidden state scores which token, `released_logps(model, batch, {"sft_unshifted"})`. They were found by reading the
+released trainer; which version made the published numbers is not known.
 
 Departure from the released code: answers share one prompt, so as much padding is scored as the batch has behind its
 last answer. A window without tokens gives a mean of 0 where the released code divides by 0, and an answer that ends
@@ -36,8 +31,6 @@ from minilib.losses.logps import mean_by_answer, token_logps
 from minilib.losses.validation import check_deviations
 
 DEVIATIONS = ("negatives", "sft_unshifted", "sft_padding", "window")
-
-
 SCALINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # what some models do to their logits
 
 
@@ -51,20 +44,13 @@ def sequence_logps(
         batch: the layout of `pack_answers` (b = 1) or of `stack_packed`.
         route: how the prompt is shared, see `minilib.longcontext.answer_hidden`.
         backend, chunk_size: as for `token_logps`.
-
-    Raises:
-        ValueError: one sentence, when the model's head does more than one product or cannot take the route.
     """
-    weight = head_weight(model)
-    hidden = answer_hidden(model, batch, route)  # (n, d)
-    labels, answer = batch.labels.to(hidden.device), batch.answer.to(hidden.device)
-    logps = token_logps(hidden, weight, labels, backend=backend, chunk_size=chunk_size)
-    examples = len(batch.input_ids) if batch.input_ids.ndim == 2 else 1
-    return mean_by_answer(logps, answer, batch.num_answers).view(examples, -1)
+    means = _means(model, batch, batch.num_answers, route, backend, chunk_size)
+    return means.view(_examples(batch), -1)
 
 
 def head_weight(model) -> Tensor:
-    """The weight of a model's head (V, d); refused when the logits are more than hidden states times that weight."""
+    """The weight of a model's head (V, d); ValueError when the logits are more than hidden states times that weight."""
     head = model.get_output_embeddings()
     if head is None:
         raise ValueError(f"model is a {type(model).__name__} without a head of its own: give a causal language model.")
@@ -73,14 +59,12 @@ def head_weight(model) -> Tensor:
             f"model has a head of class {type(head).__name__}: leave the head out of the adapter, or merge the adapter."
         )
     if getattr(head, "bias", None) is not None:
-        raise ValueError(
-            f"model is a {type(model).__name__} whose head has a bias: take the logits from the model itself."
-        )
+        raise ValueError(f"model is a {type(model).__name__} whose head has a bias: take the model's own logits.")
     for name in SCALINGS:
-        if getattr(model.config, name, None) not in (None, 1, 1.0):
+        value = getattr(model.config, name, None)
+        if value not in (None, 1):
             raise ValueError(
-                f"model has {name}={getattr(model.config, name)}, which changes its logits after the head: take them "
-                "from the model itself."
+                f"model has {name}={value}, which changes its logits after the head: take them from the model itself."
             )
     return head.weight
 
@@ -99,7 +83,7 @@ def released_logps(
     Arguments as for `sequence_logps`; `released` holds any of `DEVIATIONS`, of which "negatives" changes nothing here.
     Without any, the first is what `sequence_logps` gives and the second its first column.
     """
-    examples = len(batch.input_ids) if batch.input_ids.ndim == 2 else 1
+    examples = _examples(batch)
     answers = batch.num_answers // examples
     check_deviations(released, answers - 1, DEVIATIONS)
     kept = _window(batch, examples, answers) if "window" in released else slice(None)
@@ -107,11 +91,22 @@ def released_logps(
     sft = _sft(batch, answers, released)
     sft[2] = sft[2] + batch.num_answers  # numbered behind the answers, so that one visit serves both
     predict, labels, answer = (torch.cat(pair) for pair in zip(scored, sft))
-    hidden = answer_hidden(model, batch._replace(predict=predict, labels=labels, answer=answer), route)  # (n', d)
-    labels, answer = labels.to(hidden.device), answer.to(hidden.device)
-    logps = token_logps(hidden, head_weight(model), labels, backend=backend, chunk_size=chunk_size)
-    means = mean_by_answer(logps, answer, batch.num_answers + examples)
+    both = batch._replace(predict=predict, labels=labels, answer=answer)
+    means = _means(model, both, batch.num_answers + examples, route, backend, chunk_size)
     return means[: batch.num_answers].view(examples, answers), means[batch.num_answers :]
+
+
+def _examples(batch) -> int:
+    return len(batch.input_ids) if batch.input_ids.ndim == 2 else 1
+
+
+def _means(model, batch, num_means: int, route: str, backend: str, chunk_size: int | None) -> Tensor:
+    """Mean log-probabilities `(num_means,)` of the labels that share a number in `batch.answer`."""
+    weight = head_weight(model)  # before the hidden states: a head that does not fit raises at once
+    hidden = answer_hidden(model, batch, route)  # (n, d)
+    labels, answer = batch.labels.to(hidden.device), batch.answer.to(hidden.device)
+    logps = token_logps(hidden, weight, labels, backend=backend, chunk_size=chunk_size)
+    return mean_by_answer(logps, answer, num_means)
 
 
 def _window(batch, examples: int, answers: int) -> Tensor:
@@ -145,8 +140,5 @@ def _sft(batch, answers: int, released: Collection[str]) -> list[Tensor]:
 
 def _before(padding: Tensor, chosen: Tensor, width: int) -> Tensor:
     """What predicts each padding token: the one before it, and for a row's first the end of the chosen answer."""
-    before = padding - 1
-    for row in (padding // width).unique():
-        first = (padding // width == row).nonzero()[0, 0]
-        before[first] = chosen[chosen // width == row][-1]
-    return before
+    ends = chosen[torch.searchsorted(chosen, (padding // width + 1) * width) - 1]
+    return torch.where(torch.isin(padding - 1, padding), padding - 1, ends)

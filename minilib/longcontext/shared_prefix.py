@@ -1,30 +1,24 @@
 """Hidden states of 1 + M answers behind one prompt: four routes through a transformers model, one call.
 
 `answer_hidden(model, packed)` returns h[predict], the hidden state that predicts each label of the layout (packing.py),
-so that logits are made for answer tokens only. The routes, three that share the prompt and one that does not, agree in
-value and gradient:
+so that logits are made for answer tokens only. The routes agree in value and gradient:
 
     route    what the decoder is given                               where it belongs
     mask     all L tokens, an (L, L) boolean mask                    short prompts, tests, gradient checkpointing
     cache    the prompt, once; then all answers at once, which       fastest on a CPU, least memory: the mask has the
              find the prompt's keys and values in the cache          answers' rows only
-    flex     all L tokens, FlexAttention's block mask                long prompts and checkpointing on a CUDA card
+    flex     all L tokens, FlexAttention's block mask                long prompts and checkpointing on a CUDA GPU
     separate 1 + M full sequences, prompt and answer, as a batch     what everybody else does, for comparison
 
-Gradients flow through the cache: it holds the prompt's keys and values as they were computed, not copies cut off.
-Under gradient checkpointing transformers empties the cache, so that route is refused there. FlexAttention skips the
-blocks that the dense mask only hides, but has no backward pass on a CPU; the model says that it wants it by
-`attn_implementation="flex_attention"`. That route's block mask is proven on a CPU; it has not yet run on a card.
+Gradients flow through the cache: it holds the prompt's keys and values as they were computed, not detached copies.
+FlexAttention has no backward pass on a CPU; its block mask is proven on a CPU and has not yet run on a GPU.
 
-All answers ride in one sequence instead of a batch over 1 + M copies of the cache. For 2,048 prompt tokens and 3
-answers of 128, in a fp32 model of two layers of width 256, one training step took 0.42 and 0.39 of the CPU seconds of 3
-full passes in two runs (copies 0.41 and 0.40, the full mask 0.60 and 0.58; minilib/bench/prefix.py), and 127 MB where
-these took 434 (copies 151, full mask 174). Copies are faster where the answers together outgrow the prompt: for 9
-answers of 256 tokens and width 128, 0.27 against 0.38.
+All answers ride in one sequence instead of a batch over 1 + M copies of the cache, which costs about the same time and
+more memory; copies are faster where the answers together outgrow the prompt (measured by minilib/bench/prefix.py).
 
 An explicit mask goes with every call: without one transformers takes the jumps of synthesised positions for borders
-between documents (tests/longcontext/test_jumping_positions_need_a_mask.py). Windows that slide over token indices know
-nothing of positions or answers; models that use one are refused where the layout is longer than it.
+between documents. Windows that slide over token indices know nothing of positions or answers, so models with layers of
+that kind raise an error where the layout is longer than the window.
 
 Taught in notebooks/10_score_a_long_answer.ipynb.
 """
@@ -36,6 +30,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from minilib.longcontext.packing import Packed, dense_mask, sees, stack_packed
+from minilib.losses.validation import check_choice
 
 ROUTES = ("auto", "mask", "cache", "flex", "separate")
 
@@ -53,15 +48,15 @@ def answer_hidden(model, packed: Packed, route: str = "auto") -> Tensor:
         ValueError: one sentence, when the model cannot take the route.
     """
     batch = (packed if packed.input_ids.ndim == 2 else stack_packed([packed])).to(model.device)
-    route = _resolve(model, batch, route)
+    route, decoder = _resolve(model, batch, route), model.get_decoder()
     if route == "separate":
-        return _by_rows(model.get_decoder(), batch)
-    run = {"mask": _by_mask, "cache": _by_cache, "flex": _by_flex}[route]
-    return run(model.get_decoder(), batch).flatten(0, 1)[batch.predict]  # (b * L, d) -> (n, d)
-
-
-def _by_mask(decoder, batch: Packed) -> Tensor:
-    return _hidden(decoder, batch, slice(None), _for_attention(decoder, batch.attention_mask), use_cache=False)
+        return _by_rows(decoder, batch)
+    if route == "cache":
+        hidden = _by_cache(decoder, batch)  # (b, L, d)
+    else:
+        mask = block_mask(batch.segment_ids) if route == "flex" else _for_attention(decoder, batch.attention_mask)
+        hidden = _hidden(decoder, batch, slice(None), mask, use_cache=False)
+    return hidden.flatten(0, 1)[batch.predict]  # (b * L, d) -> (n, d)
 
 
 def _by_cache(decoder, batch: Packed) -> Tensor:
@@ -73,10 +68,6 @@ def _by_cache(decoder, batch: Packed) -> Tensor:
     mask = _for_attention(decoder, dense_mask(batch.segment_ids, cut))  # (b, 1, L - cut, L)
     rest = _hidden(decoder, batch, slice(cut, None), mask, use_cache=True, **cache)
     return torch.cat([prompt, rest], 1)  # (b, L, d)
-
-
-def _by_flex(decoder, batch: Packed) -> Tensor:
-    return _hidden(decoder, batch, slice(None), block_mask(batch.segment_ids), use_cache=False)
 
 
 def _by_rows(decoder, batch: Packed) -> Tensor:
@@ -104,7 +95,7 @@ def separate_rows(batch: Packed) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def block_mask(segment_ids: Tensor):
-    """The layout's rule as FlexAttention's BlockMask; on a card it is built without ever holding the (L, L) matrix."""
+    """The layout's rule as FlexAttention's BlockMask; on a GPU it is built without ever holding the (L, L) matrix."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     build = torch.compile(create_block_mask) if segment_ids.is_cuda else create_block_mask
@@ -113,13 +104,8 @@ def block_mask(segment_ids: Tensor):
 
 
 def _hidden(decoder, batch: Packed, columns: slice, mask, **options) -> Tensor:
-    out = decoder(
-        input_ids=batch.input_ids[:, columns],
-        position_ids=batch.position_ids[:, columns],
-        attention_mask=mask,
-        **options,
-    )
-    return out.last_hidden_state
+    ids, positions = batch.input_ids[:, columns], batch.position_ids[:, columns]
+    return decoder(input_ids=ids, position_ids=positions, attention_mask=mask, **options).last_hidden_state
 
 
 def _new_cache(decoder) -> dict:
@@ -137,10 +123,10 @@ def _for_attention(decoder, mask: Tensor) -> Tensor:
 
 
 def _resolve(model, batch: Packed, route: str) -> str:
-    """Refuse what a route cannot do; return the route that "auto" stands for."""
-    if route not in ROUTES:
-        raise ValueError(f"route {route!r} is unknown: choose one of {', '.join(map(repr, ROUTES))}.")
-    attention, checkpointing = _attention(model), _checkpointing(model)
+    """Raise for what a route cannot do; return the route that "auto" stands for."""
+    check_choice("route", route, ROUTES)
+    attention = model.config._attn_implementation  # no public name for it; what set_attn_implementation sets
+    checkpointing = any(m.training and getattr(m, "gradient_checkpointing", False) for m in model.modules())
     if route == "auto":
         route = "flex" if attention == "flex_attention" else "mask" if checkpointing else "cache"
     wanted = ("flex_attention",) if route == "flex" else ("sdpa", "eager")
@@ -157,13 +143,13 @@ def _resolve(model, batch: Packed, route: str) -> str:
     if route == "cache" and checkpointing:
         raise ValueError(
             "route is 'cache' and the model uses gradient checkpointing, which empties the cache: choose 'mask', or "
-            "'flex' on a CUDA card."
+            "'flex' on a CUDA GPU."
         )
-    _refuse_short_sight(model.config, batch.input_ids.shape[1])
+    _check_sight(model.config, batch.input_ids.shape[1])
     return route
 
 
-def _refuse_short_sight(config, length: int) -> None:
+def _check_sight(config, length: int) -> None:
     window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
     kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
     short = kinds & {"sliding_attention", "chunked_attention"} and (window or 0) < length
@@ -173,11 +159,3 @@ def _refuse_short_sight(config, length: int) -> None:
             f"model has layers of {', '.join(sorted(kinds))} (window {window}) and the layout {length} tokens: such "
             "layers know neither positions nor answers, choose a model with full attention."
         )
-
-
-def _attention(model) -> str:
-    return model.config._attn_implementation  # no public name for it; what set_attn_implementation sets
-
-
-def _checkpointing(model) -> bool:
-    return any(module.training and getattr(module, "gradient_checkpointing", False) for module in model.modules())

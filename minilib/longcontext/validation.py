@@ -6,36 +6,32 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-
-def is_whole(value, least: int | None = None) -> bool:
-    """Whether `value` is a whole number of at least `least`; True and False are none here."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and (least is None or value >= least)
+from minilib.losses.validation import is_whole
 
 
-def check_lengths(lengths: Sequence[int], target: int | None, mode: str, modes: tuple[str, ...]) -> list[int]:
-    """The tokens of each chunk as a list: whole numbers of at least 1 whose sum fits the target."""
+def check_lengths(lengths: Sequence[int]) -> list[int]:
+    """The tokens of each chunk as a list of whole numbers, at least 1."""
     if isinstance(lengths, Integral):
         raise TypeError(f"lengths is {lengths}: give a list with the tokens of each chunk, such as [{lengths}].")
     lengths = lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)
-    if mode not in modes:
-        raise ValueError(f"mode {mode!r} is unknown: choose one of {', '.join(map(repr, modes))}.")
     if not lengths:
         raise ValueError("lengths is empty: give the number of tokens of at least one chunk.")
     for c, length in enumerate(lengths):
-        if not is_whole(length):
+        if not is_whole(length, None):
             raise TypeError(f"lengths[{c}] is {length!r}: give the tokens of each chunk as a whole number.")
         if length < 1:
             raise ValueError(f"lengths[{c}] is {length}: a chunk has at least one token, leave empty ones out.")
-    if target is None:
-        return lengths
-    if not is_whole(target):
-        raise TypeError(f"target is {target!r}: give the number of positions as a whole number.")
-    if target < sum(lengths):
-        raise ValueError(
-            f"target is {target} and the chunks have {sum(lengths)} tokens: a target cannot be shorter than the text, "
-            "raise it or leave chunks out."
-        )
     return lengths
+
+
+def check_target(target, tokens: int, owner: str = "the chunks") -> None:
+    if not is_whole(target, None):
+        raise TypeError(f"target is {target!r}: give the number of positions as a whole number.")
+    if target < tokens:
+        raise ValueError(
+            f"target is {target} and {owner} have {tokens} tokens: a target cannot be shorter than the text, raise it "
+            "or leave chunks out."
+        )
 
 
 def check_ids(name: str, ids: Sequence[int] | Tensor) -> Tensor:

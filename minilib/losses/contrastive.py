@@ -65,10 +65,10 @@ def clip_loss(
             fp32 sums: faster, relative gradient error about 3e-3.
 
     Returns:
-        The loss, a scalar in fp32 (fp64 for fp64 features). Sums are accumulated in that dtype. In a group of n ranks
-        with b pairs together: n/b times the sum over the own rows and columns, and gradients such that the average over
-        ranks, of the value and of every parameter's gradient (as DistributedDataParallel takes it), is that of one
-        process with all pairs. All ranks must scale it by the same factor before the backward pass.
+        The loss, a scalar in fp32 (fp64 for fp64 features), the dtype of all sums. In a group of n ranks with b pairs
+        together: n/b times the sum over the own rows and columns, so that averages over ranks, of the value and of
+        every parameter's gradient (as DistributedDataParallel takes them), are those of one process with all pairs. All
+        ranks must scale it by the same factor before the backward pass.
 
     Raises:
         ConnectionError: when a rank of the group is lost or does not answer within its timeout.

@@ -30,10 +30,8 @@ def empty_grads(img: Tensor, txt: Tensor, needed: tuple[bool, ...]) -> tuple[Ten
     # Sums over tiles are taken in fp32; the result is rounded to the dtype of the features once, at the end.
     dtype = torch.promote_types(img.dtype, torch.float32)
     only_scale = needed[2] and not (needed[0] or needed[1])
-    return tuple(
-        torch.zeros(side.shape, dtype=dtype, device=side.device) if wanted else None
-        for side, wanted in ((img, needed[0] or only_scale), (txt, needed[1]))
-    )
+    wanted = (img, needed[0] or only_scale), (txt, needed[1])
+    return tuple(empty_grad(side, dtype) if is_wanted else None for side, is_wanted in wanted)
 
 
 def empty_grad(operand: Tensor, dtype: torch.dtype) -> Tensor:

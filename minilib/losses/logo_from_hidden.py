@@ -126,7 +126,11 @@ def _sweep(hidden, weight, labels, answer, shares, settings, chunk_size, needed)
         # Chosen and rejected tokens apart: the loss scales their gradients by different numbers.
         for number, rows in enumerate(sides):
             grads = hidden_grad[rows] if needed[0] else None, weight_grad and weight_grad.sides[number]
-            logps[rows] = _visit(hidden[rows], weight, labels[rows], factors[rows], grads, chunk_size)
+            if any(needed):
+                logps[rows] = vocab_tiled.sweep(hidden[rows], weight, labels[rows], factors[rows], grads, chunk_size)
+            else:
+                sums, picked = vocab_tiled.log_sums(hidden[rows], weight, labels[rows], chunk_size)
+                logps[rows] = picked - sums
             if needed[0] and not isinstance(rows, slice):  # a slice is a view, rows picked by number are a copy
                 hidden_grad[rows] = grads[0]
         # f logp is already a mean over the answer, so two inner products give c and minus the mean of the rejected.
@@ -146,13 +150,6 @@ def _rows(wanted: Tensor) -> slice | Tensor:
     rows = wanted.nonzero()[:, 0]
     first, last = int(rows[0]), int(rows[-1])
     return slice(first, last + 1) if last - first + 1 == len(rows) else rows
-
-
-def _visit(hidden, weight, labels, factors, grads, chunk_size) -> Tensor:
-    if grads[0] is None and grads[1] is None:
-        sums, picked = vocab_tiled.log_sums(hidden, weight, labels, chunk_size)
-        return picked - sums
-    return vocab_tiled.sweep(hidden, weight, labels, factors, grads, chunk_size)
 
 
 def _loss_and_scales(chosen, rejected, examples, beta, gamma, sft_weight) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -179,8 +176,7 @@ class _WeightGrad:
             self.total.mul_(chosen_scale)
         else:
             self.total.addcmul_(chosen, chosen_scale)
+            chosen.zero_()
         if rejected is not chosen:
             self.total.addcmul_(rejected, rejected_scale)
             rejected.zero_()
-        if not self.alone:
-            chosen.zero_()

@@ -105,11 +105,9 @@ class _FoldedLogps(torch.autograd.Function):
             grad = ctx.saved_tensors[0] * upstream[:, None]  # a copy: the graph may be walked back twice
             return narrow(grad, ctx.dtype), *[None] * 5
         hidden, weight, labels, sums = ctx.saved_tensors
-        grads = [
-            empty_grad(operand, sums.dtype) if needed else None
-            for operand, needed in zip((hidden, weight), ctx.needs_input_grad)
-        ]
+        operands = hidden, weight
+        grads = [empty_grad(x, sums.dtype) if needed else None for x, needed in zip(operands, ctx.needs_input_grad)]
         with torch.autocast(hidden.device.type, enabled=False):
             ctx.kernels.add_grads(hidden, weight, labels, sums, upstream, grads, ctx.chunk_size)
-        finished = [None if g is None else narrow(g, x.dtype) for g, x in zip(grads, (hidden, weight))]
+        finished = [None if g is None else narrow(g, x.dtype) for g, x in zip(grads, operands)]
         return *finished, *[None] * 4

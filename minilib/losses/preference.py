@@ -133,10 +133,8 @@ def logo_loss(
 def pro_loss(scores: Tensor, rewards: Tensor, *, sft_weight: float = 0.0) -> Tensor:
     """PRO: a ranking of n answers as n - 1 softmax problems, each answer against all that are worse.
 
-    Args:
-        scores: `(b, n)` mean token log-probabilities, answers sorted from best to worst.
-        rewards: `(b, n)` what a judge gave them, strictly decreasing along each row: drop ties.
-        sft_weight: weight of the best answer's negative log-probability, times (n - 1)^2 (released value 0.05).
+    `scores (b, n)` are mean token log-probabilities, answers sorted from best to worst; `rewards (b, n)` what a judge
+    gave them, strictly decreasing along each row. The released value of `sft_weight` is 0.05.
     """
     check_ranking(scores, rewards)
     n = scores.shape[1]

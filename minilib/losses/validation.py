@@ -83,11 +83,11 @@ def check_fused(name: str, operand: Tensor) -> None:
 
 def check_contrastive(img, txt, backend, tile_size, group, cache_bytes="auto", grad_dtype=None) -> str:
     """Check features and options; return the backend that "auto" stands for."""
-    for name, features in (("image_features", img), ("text_features", txt)):
+    names = "image_features", "text_features"
+    for name, features in zip(names, (img, txt)):
         check_matrix(name, features, "(b, d), one row per pair")
         if features.numel() == 0:
             raise ValueError(f"{name} has shape {tuple(features.shape)}: the batch is empty, give at least one pair.")
-    names = "image_features", "text_features"
     check_alike(names, "has", (f"{len(img)} rows", f"{len(txt)} rows"), "row i of one must match row i of the other")
     check_alike(names, "has width", (img.shape[1], txt.shape[1]), "project both to one width")
     check_alike(names, "is", (f"on {img.device}", f"on {txt.device}"), "move one of them")
@@ -123,8 +123,7 @@ def check_ring(ring, images, texts, backend, tile_size, cache_bytes="auto", grad
     """Check shards and options for a `LocalRing` or a `RingComm`; return the backend of each rank."""
     if not len(images) == len(texts) == ring.local_ranks:
         raise ValueError(
-            f"images holds {len(images)} shards and texts {len(texts)}: {ring.local_ranks} ranks live in this process, "
-            "give the features of each."
+            f"images holds {len(images)} shards and texts {len(texts)}: give those of {ring.local_ranks} ranks."
         )
     ranks = ring.world_size
     if ranks > 1 and backend == "dense":
@@ -192,8 +191,7 @@ def check_logps(hidden, weight, labels, backend, chunk_size) -> str:
     check_matrix("weight", weight, "(V, d), one row per vocabulary entry")
     if weight.numel() == 0:
         raise ValueError(f"weight has shape {tuple(weight.shape)}: give the head of a model, (V, d).")
-    both = "hidden", "weight"
-    widths = hidden.shape[1], weight.shape[1]
+    both, widths = ("hidden", "weight"), (hidden.shape[1], weight.shape[1])
     check_alike(both, "has width", widths, "give the head of the model that made the hidden states")
     _check_labels(labels, len(hidden), len(weight))
     for name, tensor in (("weight", weight), ("labels", labels)):
@@ -227,7 +225,7 @@ def check_answers(answer: Tensor, count: int, num_rejected: int) -> int:
         raise ValueError(f"num_rejected is {num_rejected!r}: give the number M of rejected answers, at least 1.")
     if not isinstance(answer, Tensor) or answer.is_floating_point() or answer.shape != (count,):
         raise ValueError(
-            f"answer is {shape_of(answer)} and hidden has {count} rows to score: number the answer of each row."
+            f"answer is {shape_of(answer)} and hidden has {count} rows to score: give each row its answer's number."
         )
     if count == 0 or answer.min() < 0:
         raise ValueError("answer is empty or below 0: number the answers of the batch from 0, the chosen one first.")
@@ -278,8 +276,8 @@ def check_ranking(scores, rewards) -> None:
     if len(ties):
         row, place = ties[0].tolist()
         raise ValueError(
-            f"rewards does not fall from answer {place} to answer {place + 1} of row {row}: sort from best to worst "
-            "and drop ties."
+            f"rewards does not fall from answer {place} to answer {place + 1} of row {row}: sort the answers from best "
+            "to worst and drop ties."
         )
 
 

@@ -9,14 +9,12 @@ where
               and those before and behind all chunks are head and tail
 
 A collated batch is a dict of tensors, which any loader can pin and move: the fields of `Packed` at plain positions, the
-`number` of each row, and the `sizes` of its parts. From these `as_packed` gives it the positions of a step. The draw
-depends on (seed, step, row) and nothing else, so that a run that was killed goes on to the same positions, and all
-1 + M answers of a prompt start at one place. The special tokens of the tokenizer go before a prompt unless it begins
-with them already. An answer continues its prompt behind a blank, unless the prompt ends in white space.
+`number` of each row, and the `sizes` of its parts. From these `as_packed` gives it the positions of a step, drawn by
+(seed, step, row) alone, so that a run that was killed goes on to the same positions.
 
 Departure from the paper: positions are drawn in every step; the authors' data holds about two fixed variants of each
 sample (our reading of its counts). `vary` is ours: with one target for all, prompts hardly show the middle distances
-that a short text is made of, and the model loses some of what it could do in its window.
+that a short text is made of.
 
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
@@ -51,10 +49,8 @@ class TokenRow(NamedTuple):
 class PairCollator:
     """A list of numbered rows -> a dict of tensors, see `pack_rows`.
 
-    Args:
-        tokenizer: of transformers; a fast one where chunks have to be found.
-        num_rejected: M, the first M rejected answers of each row; None takes all, 0 none.
-        with_chunks: whether the places of the chunks are wanted.
+    `num_rejected` takes the first M rejected answers of each row, None all; `with_chunks` finds which tokens belong to
+    which chunk, for which the tokenizer must be a fast one.
     """
 
     def __init__(self, tokenizer, *, num_rejected: int | None = None, with_chunks: bool = False):
@@ -72,17 +68,14 @@ class PairCollator:
     def tokenize(self, row: dict) -> TokenRow:
         """Token ids of one row, which has its place in the data as `number`."""
         number = row["number"]
-        _check_texts(row, number)
-        rejected = _rejected(row, self.num_rejected)
+        _check_texts(row, number, self.num_rejected)
         prompt, sizes = self._prompt(row, number)
+        # An answer continues its prompt behind a blank, unless the prompt ends in white space.
         blank = "" if row["prompt"][-1].isspace() else " "
-        wanted = (row["chosen"], *rejected)[: row.get("num_answers")]
-        answers = [self._answer(blank + text.lstrip()) for text in wanted]
+        texts = (row["chosen"], *row["rejected"][: self.num_rejected])[: row.get("num_answers")]
+        end = [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
+        answers = [self.tokenizer.encode(blank + text.lstrip(), add_special_tokens=False) + end for text in texts]
         return TokenRow(number, prompt, answers, sizes)
-
-    def _answer(self, text: str) -> list[int]:
-        end = self.tokenizer.eos_token_id
-        return [*self.tokenizer.encode(text, add_special_tokens=False), *([] if end is None else [end])]
 
     def _prompt(self, row: dict, number: int) -> tuple[list[int], tuple | None]:
         start = self.tokenizer.bos_token or "\0"
@@ -134,10 +127,9 @@ def as_packed(batch: Mapping[str, Tensor], draw: Callable[[int, Sequence[int]], 
 def draw_positions(
     number: int, sizes: Sequence[int], *, target: int, mode: str, seed: str, at_end: bool = False, vary: bool = False
 ) -> Tensor:
-    """Positions `(P,)` below `target` of the prompt of row `number`; it and `seed` decide the draw.
+    """Positions `(P,)` below `target` of the prompt of row `number` with the `sizes` of `pack_rows`.
 
-    `sizes` are those of `pack_rows`. With `vary` the prompt gets a target of its own, drawn evenly from the least that
-    holds it up to `target`.
+    With `vary` the prompt gets a target of its own, drawn evenly from the least that holds it up to `target`.
     """
     head, tail, answer, *chunks = (size for k, size in enumerate(sizes) if size or k < 3)
     rng = Random(f"{seed}/{number}")
@@ -153,22 +145,17 @@ def draw_positions(
         raise ValueError(f"row {number}: {error}") from error
 
 
-def _check_texts(row: dict, number: int) -> None:
+def _check_texts(row: dict, number: int, num_rejected: int | None) -> None:
     texts = {"prompt": row["prompt"], "chosen": row["chosen"]}
     texts |= {f"rejected[{j}]": text for j, text in enumerate(row["rejected"])}
     for name, text in texts.items():
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"row {number} has {text!r} as {name}: give a text that is not empty.")
-
-
-def _rejected(row: dict, wanted: int | None) -> list[str]:
-    rejected = list(row["rejected"])
-    if wanted is not None and len(rejected) < wanted:
+    if len(row["rejected"]) < (num_rejected or 0):
         raise ValueError(
-            f"row {row['number']} has {len(rejected)} rejected answers and num_rejected is {wanted}: lower "
+            f"row {number} has {len(row['rejected'])} rejected answers and num_rejected is {num_rejected}: lower "
             "num_rejected or leave out the row."
         )
-    return rejected[:wanted]
 
 
 def _chunk_starts(row: dict, number: int) -> list[int]:
@@ -209,7 +196,6 @@ def _word_from(begin: int, prompt: str) -> int:
 
 
 FIELDS = ("prompt", "chosen", "rejected")
-LISTS = ("rejected", "chunks")
 
 
 class Numbered(Dataset):
@@ -260,7 +246,5 @@ def _check_fields(row: dict, number: int, name: str, with_chunks: bool) -> None:
             if field == "chunks":
                 fix = "give the pieces of its context as they stand in the prompt, or train without a target_length"
             raise ValueError(f"{name} has no {field!r} in row {number}: {fix}.")
-        if field in LISTS and isinstance(value, str):
-            raise TypeError(
-                f"{name} has one text as {field!r} in row {number}: give a list of texts, such as [{field}]."
-            )
+        if field in ("rejected", "chunks") and isinstance(value, str):
+            raise TypeError(f"{name} has one text as {field!r} in row {number}: give a list of texts, [{field}].")

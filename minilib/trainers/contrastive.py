@@ -7,8 +7,7 @@ that a run that was killed and resumed ends with the same bits as one that was n
     logit scale      s = exp(min(t, ln 100)), t learned, as CLIP clamps it
     n ranks          rank p encodes part p of the batch, the ring compares it with all others, gradients are averaged
 
-On several ranks (`torchrun`, or any group) it is the same trainer: the batch is that of all ranks together, and every
-rank has the loss and the weights that one process would have after each step, up to rounding.
+On several ranks (`torchrun`, or any group) every rank has the loss and the weights of one process, up to rounding.
 
 Source: Inf-CL, section 4.1 (its set-up). Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
@@ -42,20 +41,17 @@ class ContrastiveTrainer:
         batch_size: pairs that are compared with each other in one step, of all ranks together.
         micro_batch_size: pairs that the encoders of a rank see at a time; their memory depends on this alone.
         steps: steps of the whole run, from which the learning rate is scheduled.
-        loss: "clip" or "siglip".
-        backend: as in `clip_loss`.
+        loss, backend: "clip" or "siglip"; as in `clip_loss`.
         lr, warmup: peak learning rate of AdamW, and the steps until it is reached.
         frozen: "image" or "text" keeps that tower as it is (its gradient work is skipped), None trains both.
         seed: data order and random draws.
-        output_dir: where `checkpoint.pt` is kept, on a disk that all ranks see; None keeps none.
-        save_every: steps between checkpoints.
+        output_dir, save_every: where `checkpoint.pt` is kept, on a disk that all ranks see (None: nowhere), and the
+            steps between checkpoints.
         progress: show a tqdm bar, on rank 0; a text stands before the bar.
-        group: process group of the ranks that train together; None takes the default group where there is one. A
-            group of one rank trains alone.
+        group: process group of the ranks that train together; None takes the default group where there is one.
 
     Raises:
-        ValueError, TypeError: one sentence, also where ranks disagree. ConnectionError: one sentence, when a rank is
-            lost; the last checkpoint stays usable, on any number of ranks.
+        ConnectionError: when a rank is lost; the last checkpoint stays usable, on any number of ranks.
     """
 
     def __init__(
@@ -131,13 +127,12 @@ class ContrastiveTrainer:
         }  # fmt: skip
 
     def backward(self, step: int) -> Tensor:
-        """Leave the gradient of batch number `step` in the parameters and return its loss, detached.
-
-        On several ranks each goes backward through its own part; then all exchange gradients and losses, once.
-        """
+        """Leave the gradient of batch number `step` in the parameters and return its loss, detached."""
         indices = batch_indices(step, len(self.dataset), self.settings["batch_size"], self.settings["seed"])
+        # Each rank goes backward through its own part; then all exchange gradients and losses, once.
         share = self._backward(part_of(indices, self.rank, self.ranks))
-        return ranks.average(self.group, _trained(self.optimizer), share)
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return ranks.average(self.group, trained, share)
 
     def _backward(self, indices: Tensor) -> Tensor:
         """The gradient of these rows' share of the loss, through the gradient cache where they do not fit at once."""
@@ -196,15 +191,11 @@ class _Rows:
 
 def _parameter_groups(model: nn.Module, frozen: str | None) -> list[dict]:
     """Weights with decay; biases, norms and the scale without; a frozen tower's parameters not at all."""
-    names = [(n, p) for n, p in model.named_parameters() if not (frozen and n.startswith(f"{frozen}_tower."))]
+    trained = [p for name, p in model.named_parameters() if not (frozen and name.startswith(f"{frozen}_tower."))]
     return [
-        {"params": [p for _, p in names if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
-        {"params": [p for _, p in names if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-
-
-def _trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 # What step k depends on beyond weights and optimizer
@@ -242,15 +233,14 @@ def _check_settings(settings: dict, save_every: int, backend: str, ranks: int) -
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} is {value}: give a positive whole number.")
-    if settings["batch_size"] > settings["dataset_rows"]:
+    batch, rows = settings["batch_size"], settings["dataset_rows"]
+    if batch > rows:
         raise ValueError(
-            f"batch_size is {settings['batch_size']} but the dataset has {settings['dataset_rows']} rows: "
-            "take a smaller batch or a larger dataset."
+            f"batch_size is {batch} but the dataset has {rows} rows: take a smaller batch or a larger dataset."
         )
-    if settings["batch_size"] < ranks:
+    if batch < ranks:
         raise ValueError(
-            f"batch_size is {settings['batch_size']} and {ranks} ranks share it: give at least one pair per rank, or "
-            "start fewer ranks."
+            f"batch_size is {batch} and {ranks} ranks share it: give at least one pair per rank, or start fewer ranks."
         )
     if settings["loss"] not in ("clip", "siglip"):
         raise ValueError(f"loss {settings['loss']!r} is unknown: choose 'clip' or 'siglip'.")

@@ -1,4 +1,4 @@
-"""The embedding cache: the exact gradient of one large batch in the encoders' memory of one micro-batch.
+"""The gradient cache: the exact gradient of one large batch in the encoders' memory of one micro-batch.
 
     pass 1    for each micro-batch:  remember the random state, encode without a graph, keep the features     f_k
     loss      the loss of all features together, and its gradient with respect to them                       df_k
@@ -8,19 +8,16 @@ where
     f_k     features of micro-batch k, (k, d) per side: all that is kept of the whole batch, O(b d)
     df_k    dL / df_k, in which every other pair of the batch has its say
 
-By the chain rule sum_k <f_k, df_k> has the gradient of the loss, so this is no approximation. It is not gradient
-accumulation, which would compare each pair with its own micro-batch only. The random state makes dropout draw the same
-masks in both passes; a layer that mixes the rows of a micro-batch (BatchNorm) would break the equality.
-
-An encoder wrapped in DistributedDataParallel would exchange its gradients after each micro-batch, b / k times per step;
-`wrapped` names such modules, and they exchange once, with the last micro-batch.
+By the chain rule sum_k <f_k, df_k> has the gradient of the loss: this is exact, where gradient accumulation would
+compare each pair with its own micro-batch only. The random state makes dropout draw the same masks in both passes; a
+layer that mixes the rows of a micro-batch (BatchNorm) would break the equality.
 
 Source: the gradient cache that Inf-CL's experiments train with (Table 1: micro-batches of 128 pairs). Taught in
 notebooks/07_train_with_giant_batches.ipynb.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -46,14 +43,11 @@ def cached_backward(
         loss_fn: features of each side, `(b, d)` -> scalar loss; parameters inside it get their gradient as well.
         frozen: per side, True where the encoder is not trained; its features are then computed once.
         wrapped: modules inside the encoders that are wrapped in DistributedDataParallel, each part of one encoder:
-            their gradients are averaged over the ranks once, whatever the number of micro-batches on each. Parameters
-            inside `loss_fn` are the caller's to average.
+            they exchange gradients once, with the last micro-batch, and not after each. Parameters inside `loss_fn`
+            are the caller's to average.
 
     Returns:
         The loss of the whole batch, detached; in a group, whatever `loss_fn` gives this rank, such as its share.
-
-    Raises:
-        TypeError: for a module in `wrapped` that is not wrapped.
     """
     for module in wrapped:
         if not isinstance(module, DistributedDataParallel):
@@ -86,21 +80,15 @@ def _encode_with_graph(encoders, micro_batches, states, gradients, wrapped):
     after = _random_state()
     for number, batch in enumerate(micro_batches):
         last = number + 1 == len(micro_batches)
-        with _silent(() if last else wrapped):
+        with ExitStack() as silent:
+            # Forward and backward both happen in here, since DDP asks at the forward pass whether to exchange.
+            for module in () if last else wrapped:
+                silent.enter_context(module.no_sync())
             for side, encode in enumerate(encoders):
                 if gradients[side] is not None:
                     _set_random_state(states[side][number])
                     encode(batch).backward(gradients[side][number])
     _set_random_state(after)
-
-
-@contextmanager
-def _silent(modules: Sequence[DistributedDataParallel]) -> Iterator[None]:
-    """These modules exchange nothing; forward and backward must both happen here, DDP asks at the forward pass."""
-    with ExitStack() as stack:
-        for module in modules:
-            stack.enter_context(module.no_sync())
-        yield
 
 
 def _random_state() -> list[Tensor]:

@@ -3,17 +3,16 @@
     row -> tokens -> stretched positions -> one packed batch -> hidden states -> loss -> gradients
            `collator`                       `packing`           `shared_prefix`  `objectives`
 
-It is `transformers.Trainer` in everything else: checkpoints, accelerate, FSDP, DeepSpeed, peft, mixed precision and
-loggers are there, under the names that people know. Ours is what one step computes: the prompt once for all 1 + M
-answers, logits of answer tokens only, LOGO's loss in one sweep, and positions drawn anew in every step.
+Ours is what one step computes: the prompt once for all 1 + M answers, logits of answer tokens only, LOGO's loss in one
+sweep, and positions drawn anew in every step. All else is `transformers.Trainer`: checkpoints, accelerate, peft, mixed
+precision and loggers. On several ranks, DDP and FSDP2 are tested over gloo; DeepSpeed has not been tried.
 
 Logged next to transformers' own numbers: the metrics of `objectives`, tokens so far and per second, peak memory in
 bytes, and how far LoRA has moved the model.
 
-Departure from the paper: DeepSpeed and eight GPUs are a matter of the launcher, not of this file (on two ranks over
-gloo, DDP and FSDP2 are tested; DeepSpeed has not been tried); the optimizer's settings that the paper does not give are
-transformers' defaults. Without an SFT term, pairs that are long won leave gradients so small that a CPU multiplies
-them slowly: `torch.set_flush_denormal(True)` before training helps.
+Departure from the paper: optimizer settings that it does not give are transformers' defaults. Without an SFT term,
+pairs that are long won leave gradients so small that a CPU multiplies them slowly: `torch.set_flush_denormal(True)`
+before training helps.
 
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
@@ -33,6 +32,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from minilib.common import process_peak
 from minilib.longcontext import Packed
 from minilib.longcontext.positions import MODES
+from minilib.losses.validation import check_choice
 from minilib.trainers.collator import PairCollator, as_packed, draw_positions, number_rows
 from minilib.trainers.lora import delta_norm
 from minilib.trainers.objectives import Objective, make_objective
@@ -66,8 +66,7 @@ class LogoConfig(TrainingArguments):
     remove_unused_columns: bool | None = field(default=False, **_help("Stays False: the columns are those of rows."))
 
     def __post_init__(self):
-        if self.position_mode not in MODES:
-            raise ValueError(f"position_mode {self.position_mode!r} is unknown: choose one of {str(MODES)[1:-1]}.")
+        check_choice("position_mode", self.position_mode, MODES)
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns is True: leave it False, the model takes none of a row's columns.")
         self.objective()  # validates the settings of the loss
@@ -92,14 +91,11 @@ class LogoTrainer(Trainer):
         model: a causal language model of transformers whose head is one matrix; with `peft_config` peft wraps it.
         args: a LogoConfig, transformers' TrainingArguments with the settings of loss and positions; never changed.
         train_dataset: rows with prompt, chosen, rejected (a list) and, for a target_length, chunks, as `build_pairs`
-            writes them: a list, a `datasets` table or stream.
+            writes them: a list, a `datasets` table or stream. They are checked here, those of a stream when they come.
         eval_dataset: rows of the same kind, or several such sets by name.
         processing_class: the tokenizer.
         peft_config: settings of peft, see `lora_config`; None trains all parameters that ask for it.
         callbacks, optimizers: as in transformers.
-
-    Raises:
-        ValueError, TypeError: one sentence, for rows when the trainer is made (of a stream when they come).
     """
 
     def __init__(

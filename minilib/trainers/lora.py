@@ -51,9 +51,8 @@ def delta_norm(model: nn.Module) -> float | None:
         return None
     from peft.tuners.lora import LoraLayer
 
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     total = 0.0
-    for layer in layers:
+    for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
         for name in layer.active_adapters:
             if name in layer.lora_A:
                 a, b = layer.lora_A[name].weight, layer.lora_B[name].weight  # (r, in), (out, r)

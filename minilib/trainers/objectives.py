@@ -17,8 +17,7 @@ The reward of an answer is beta times its score (for dpo less the reference's). 
     rewards/accuracies                  share of rejected answers that the chosen one beats; ours: a tie counts half
     logps/chosen                        mean token log-probability of the chosen answer, for every loss
 
-The reference of dpo is the model without its adapters, or, where it has none, a frozen copy, which FSDP and DeepSpeed
-leave whole on every rank.
+The reference of dpo is the model without its adapters; where it has none, a frozen copy, whole on every rank.
 
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
@@ -37,7 +36,7 @@ from minilib.longcontext.scoring import DEVIATIONS, head_weight, released_logps,
 from minilib.longcontext.shared_prefix import ROUTES
 from minilib.losses.logo_from_hidden import logo_loss_from_hidden
 from minilib.losses.preference import cpo_loss, dpo_loss, logo_loss, orpo_loss, simpo_loss
-from minilib.losses.validation import check_deviations, check_settings, check_weights
+from minilib.losses.validation import check_choice, check_deviations, check_settings, check_weights, is_whole
 
 DEFAULTS = {  # beta, gamma, sft_weight; None where a loss knows no such thing
     "logo": (10.0, 3.0, 0.1),
@@ -84,17 +83,15 @@ class Objective(NamedTuple):
         hidden = answer_hidden(model, batch, self.route)  # (n, d)
         labels, answer = batch.labels.to(hidden.device), batch.answer.to(hidden.device)
         num_rejected = batch.num_answers // len(batch.input_ids) - 1
+        weights = None if self.rejected_weights is None else torch.tensor(self.rejected_weights, device=hidden.device)
         loss, means = logo_loss_from_hidden(
-            hidden, head_weight(model), labels, answer, num_rejected=num_rejected,
-            rejected_weights=self._weights(hidden), **self._settings(),
+            hidden, head_weight(model), labels, answer,
+            num_rejected=num_rejected, rejected_weights=weights, **self._settings(),
         )  # fmt: skip
         return loss, self._metrics(means, batch)
 
     def _settings(self) -> dict[str, float]:
         return {"beta": self.beta, "gamma": self.gamma, "sft_weight": self.sft_weight}
-
-    def _weights(self, like: Tensor) -> Tensor | None:
-        return None if self.rejected_weights is None else like.new_tensor(self.rejected_weights, dtype=torch.float32)
 
     def _scores(self, model: nn.Module, batch: Packed) -> Tensor:
         """Scores of all answers, `(b, 1 + M)`: token means, or sums where the loss takes sums."""
@@ -161,10 +158,8 @@ def make_objective(
     reference: nn.Module | None = None,
 ) -> Objective:
     """The objective of this name, filled in from `DEFAULTS`; ValueError for settings that the loss does not know."""
-    if loss_type not in LOSSES:
-        raise ValueError(f"loss_type {loss_type!r} is unknown: choose one of {', '.join(map(repr, LOSSES))}.")
-    if route not in ROUTES:
-        raise ValueError(f"route {route!r} is unknown: choose one of {', '.join(map(repr, ROUTES))}.")
+    check_choice("loss_type", loss_type, LOSSES)
+    check_choice("route", route, ROUTES)
     settings = {}
     for name, given, default in zip(("beta", "gamma", "sft_weight"), (beta, gamma, sft_weight), DEFAULTS[loss_type]):
         if given is not None and default is None:
@@ -172,25 +167,18 @@ def make_objective(
         settings[name] = default if given is None else given
     check_settings(**{name: value for name, value in settings.items() if value is not None})
     least = 0 if loss_type == "sft" else 1
-    if num_rejected is not None and (not isinstance(num_rejected, int) or num_rejected < least):
+    if num_rejected is not None and not is_whole(num_rejected, least):
         raise ValueError(
             f"num_rejected is {num_rejected!r} and loss_type is {loss_type!r}: give {least} or more, or None for all."
         )
     if released and loss_type != "logo":
         raise ValueError(f"released is {released!r} and loss_type is {loss_type!r}: only 'logo' has deviations.")
     check_deviations(released, 2 if num_rejected is None else num_rejected, DEVIATIONS)
-    weights = _checked_weights(loss_type, rejected_weights, released, num_rejected)
-    return Objective(loss_type, *settings.values(), weights, tuple(sorted(released)), route, reference)
-
-
-def _checked_weights(
-    loss_type: str, weights: Sequence[float] | None, released: Collection[str], num_rejected: int | None
-) -> tuple[float, ...] | None:
-    if weights is None:
-        return None
-    if loss_type != "logo" or released:
-        other = f"released {released!r}" if loss_type == "logo" else f"loss_type {loss_type!r}"
-        raise ValueError(f"rejected_weights is given with {other}: only 'logo' without deviations weighs answers.")
-    weights = torch.as_tensor(weights, dtype=torch.float64)
-    check_weights(weights, 1, len(weights) if num_rejected is None else num_rejected)
-    return tuple(weights.tolist())
+    if rejected_weights is not None:
+        if loss_type != "logo" or released:
+            other = f"released {released!r}" if loss_type == "logo" else f"loss_type {loss_type!r}"
+            raise ValueError(f"rejected_weights is given with {other}: only 'logo' without deviations weighs answers.")
+        weights = torch.as_tensor(rejected_weights, dtype=torch.float64)
+        check_weights(weights, 1, len(weights) if num_rejected is None else num_rejected)
+        rejected_weights = tuple(weights.tolist())
+    return Objective(loss_type, *settings.values(), rejected_weights, tuple(sorted(released)), route, reference)

@@ -5,12 +5,11 @@
     last_checkpoint  the newest folder checkpoint-N whose trainer_state.json says N: that file is written last;
                      newer folders are unfinished, and `remove_unfinished_checkpoints` deletes them
 
-A batch that is cut short at the end of the data counts for no more rows than it has. Where ranks share an evaluation
-and its rows do not come out even, accelerate gives a few rows twice; they are counted twice here.
+Where ranks share an evaluation and its rows do not come out even, accelerate gives a few rows twice; they are counted
+twice here.
 
 Hidden states, head and loss are not what a model's own forward returns. But DDP, FSDP and DeepSpeed gather weights and
-arrange the exchange of gradients around a forward pass, so a computation that went past it would train on every rank
-for itself. Newer FSDP leaves the model unwrapped and hooks its call; so a call it is even where both are the same.
+arrange the exchange of gradients around a forward pass: a computation outside of it would train each rank for itself.
 """
 
 import json
@@ -55,14 +54,13 @@ def inside_forward(wrapper: nn.Module, module: nn.Module, function: Callable[...
         return function(module, *given)
 
     def restore() -> None:
-        if own is None:
-            vars(module).pop("forward", None)
-        else:
+        vars(module).pop("forward", None)
+        if own is not None:
             module.forward = own
 
     module.forward = once
     try:
-        return wrapper(*inputs)
+        return wrapper(*inputs)  # a call even where both are the same: newer FSDP hooks the call of a bare model
     finally:
         restore()
 
