@@ -53,10 +53,6 @@ class Trace(list[Entry]):
             kinds[entry.what] += entry.sent if entry.rank == rank else 0
         return {kind: size for kind, size in kinds.items() if size}
 
-    def messages(self, rank: int) -> int:
-        """Number of messages from rank to rank that `rank` sent."""
-        return sum(entry.rank == rank and entry.to is not None for entry in self)
-
 
 class Comm:
     """What a rank of a ring can do; the two classes below carry the messages."""
