@@ -14,15 +14,16 @@ help:
 	@echo "make test     unit tests, properties and every notebook (pytest --nbval)"
 	@echo "make lab      open JupyterLab on lesson 00"
 	@echo "make book     build the book into book/_build/html"
-	@echo "make bench    time the losses beside their peers; writes runs/bench/"
+	@echo "make bench    time the losses next to their peers; writes runs/bench/"
 	@echo "make refresh  execute the notebooks again and store their outputs"
 
 tour: $(VENV)/.core
 	$(RUN) -m minilib tour
 
 test: $(VENV)/.dev
-	$(RUN) -m pytest
-	$(RUN) -m pytest --nbval --nbval-sanitize-with notebooks/sanitize.cfg notebooks
+	@# two files, then two lessons at a time, each on one thread: a file's tests and a lesson's cells stay together
+	$(RUN) -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --nbval --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
 lab: $(VENV)/.dev
 	$(RUN) -m jupyter lab notebooks/00_start_here.ipynb
