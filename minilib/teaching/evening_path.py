@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- evening path -->", "<!-- end of the evening path -->"
 # In reading order: what a file holds, in ten words at most.
 FILES = {
-    "lse.py": "the running pair (m, s) and its merge",
+    "lse.py": "the running state (m, s) and its merge",
     "kernels/contrastive_tiled.py": "tile visits forward and backward, in plain torch",
     "losses/contrastive.py": "`clip_loss` and `siglip_loss` over these visits",
     "trainers/grad_cache.py": "exact gradients of a batch larger than memory",
