@@ -11,7 +11,7 @@ scratch holds 2^14 G, the range of fp16 used in full, and the products divide it
 Departure from the paper: Inf-CL accumulates its gradients through global memory, one kernel per side, each recomputing
 the logits, 10 products in all; the scratch costs 8,192^2 numbers whatever the batch and leaves 4 products, two of them
 at the speed of the library. No atomics: results repeat bit by bit (the tuned tile sizes are chosen once per process;
-`torch.use_deterministic_algorithms(True)` keeps one fixed choice on every card).
+`torch.use_deterministic_algorithms(True)` keeps one fixed choice on every GPU).
 
 On a CPU the kernels run in Triton's interpreter, when TRITON_INTERPRET=1 was set before this module is imported. Taught
 in notebooks/05_fuse_it_in_triton.ipynb.
@@ -29,12 +29,12 @@ from minilib.kernels.contrastive_tiled import HEADROOM, blocks, largest_norm
 from minilib.kernels.triton_launch import GRID, NO_PARTNER, SMALLEST_TILE, launch
 
 CHUNK = 8192  # side of the gradient scratch: 128 output tiles for each library product at d = 512, one wave on an H100
-NARROW, NARROW_CHUNK = 256, 16384  # for features up to this width, so that the products still fill the card
+NARROW, NARROW_CHUNK = 256, 16384  # for features up to this width, so that the products still fill the GPU
 GAIN = {torch.float16: 2.0**14}  # G <= 2 becomes at most 32,768
 
 
 def shared_shift(img: Tensor, txt: Tensor, scale: Tensor) -> Tensor:
-    """The shift h of `tiled.shared_shift` as a tensor that stays on the card, so that the host need not wait for it.
+    """The shift h of `tiled.shared_shift` as a tensor that stays on the GPU, so that the host need not wait for it.
 
     It is never None: where the bound on the logits is too large for one shift, the sums come out too small, and the
     losses turn to `pair_sums`.
@@ -62,7 +62,7 @@ def shifted_sums(
 def pair_sums(
     img: Tensor, txt: Tensor, scale: Tensor, tile_size: int | None = None, paired: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Row and column log-sum-exps of X for logits of any size: running pairs, two exponentials, one product."""
+    """Row and column log-sum-exps of X for logits of any size: running states, two exponentials, one product."""
     tables = [
         _table(GRID[1], img, -math.inf),
         _table(GRID[1], img),
@@ -181,5 +181,5 @@ def _slots(grad: Tensor) -> Tensor:
 
 
 def _number(value: Tensor | float, like: Tensor) -> Tensor:
-    # The kernels read the scale from memory: a number that is on the card never makes the host wait for it.
+    # The kernels read the scale from memory: a number that is on the GPU never makes the host wait for it.
     return torch.as_tensor(value, dtype=torch.float32, device=like.device)

@@ -15,7 +15,7 @@ The diagonal is left out everywhere (`visit` writes -inf there). The b positive 
 by the losses, which keeps the gradient exact where a positive's probability nears 1 and p - 1 would cancel.
 
 Departure from the paper: Inf-CL's code visits each tile for one direction only, 1 + 4 products per direction and 10 in
-all; here both directions share every tile. When the logits are too large for one shift, the general running pairs of
+all; here both directions share every tile. When the logits are too large for one shift, the general running states of
 `minilib.lse` take over (`pair_sums`, `pair_grads`: two exponentials instead of one).
 
 Taught in notebooks/04_tile_the_loss.ipynb.
@@ -32,7 +32,7 @@ from torch import Tensor
 from minilib import lse
 from minilib.kernels.cpu_threads import Tiles, share_tiles
 
-TILE_ROWS, TILE_COLS = 512, 1024  # a tile of 2 MB in fp32 stays in a core's cache beside its operands
+TILE_ROWS, TILE_COLS = 512, 1024  # a tile of 2 MB in fp32 stays in a core's cache next to its operands
 HEADROOM = 60.0  # exp(60) times four million terms is still a finite fp32 number
 LARGEST_BOUND = 2 * HEADROOM  # beyond it, logits near 0 would vanish under the shared shift
 SMALLEST_SUM = 1e-24  # sums below it may have lost terms to underflow
@@ -162,7 +162,7 @@ def shifted_grads(
 def pair_sums(
     img: Tensor, txt: Tensor, scale: Tensor, tile_size: int | None = None, paired: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Row and column log-sum-exps of X without the diagonal, for logits of any size: running pairs, one product."""
+    """Row and column log-sum-exps of X without the diagonal, for logits of any size: running states, one product."""
     rows, cols = (lse.empty((len(side),), dtype=img.dtype, device=img.device) for side in (img, txt))
 
     def fold(tiles: Tiles) -> None:

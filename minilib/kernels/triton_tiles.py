@@ -6,7 +6,7 @@ Every kernel asks for one (BM, BN) tile of base-2 logits after the other and fol
     exp(scale <img_i, txt_j> - shift) = 2^tile_ij
 
 where
-    base 2   the card has an instruction for 2^x, so log2(e) is folded into the scale: one multiply-add, one 2^x
+    base 2   the GPU has an instruction for 2^x, so log2(e) is folded into the scale: one multiply-add, one 2^x
     scale    multiplies the finished fp32 product, never the half-precision features, whose rounding it would enlarge
     partner  row i pairs with column i + partner; the host puts it out of reach for blocks without pairs
 
@@ -230,7 +230,7 @@ def row_grads(
     first, grad_stride,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One chunk G (rows, cols) of the gradient of the logits; its first word is number `first` of the vocabulary."""
+    """One chunk G (rows, cols) of the gradient of the logits; its first column is entry number `first` of the vocabulary."""
     i, j = tl.program_id(0) * BM, tl.program_id(1) * BN
     x = logits_tile(
         hidden, weight, 1.0, 0.0, i, j, rows, cols, dim, hidden_stride, weight_stride, partner,

@@ -11,7 +11,7 @@ fp16 or bf16, of one dtype, and are multiplied as they are. An fp16 scratch hold
 rows in memory. Gradients are still ready when the forward pass ends.
 
 On a CPU the kernels run in Triton's interpreter, when TRITON_INTERPRET=1 was set before this module is imported. Not
-yet run on a card. Taught in notebooks/10_score_a_long_answer.ipynb.
+yet run on a GPU. Taught in notebooks/10_score_a_long_answer.ipynb.
 """
 
 import math
@@ -26,7 +26,9 @@ from minilib.kernels.contrastive_fused import CHUNK, GAIN, _add_product
 from minilib.kernels.contrastive_tiled import blocks
 
 PART = 2**14  # rows whose labels are looked up at a time
-PROGRAMS = 256  # two for each of 128 multiprocessors; rows are cut into blocks first, words into slices after that
+PROGRAMS = (
+    256  # two for each of 128 multiprocessors; rows are cut into blocks first, the vocabulary into slices after that
+)
 # By bytes per element, as in `launch`: with at most 128 registers, two programs share a multiprocessor; nothing spills.
 TILES = {2: (128, 128, 8, 3, 128), 4: launch.FIXED[4]}
 
@@ -76,7 +78,7 @@ def add_grads(
             if grads[0] is not None:
                 _add_product(grads[0][i], grad, weight[j], back)  # (rows, d)
             if grads[1] is not None:
-                _add_product(grads[1][j], grad.T, hidden[i], back)  # (words, d)
+                _add_product(grads[1][j], grad.T, hidden[i], back)  # (entries, d)
 
 
 def sweep(

@@ -1,7 +1,7 @@
 """Plain-torch tile visits over a vocabulary: log-probabilities of n labels without the (n, V) matrix of logits.
 
-The logits of token t are x_tv = <h_t, w_v>, one for each of V words. Only two numbers of each row are wanted, so a tile
-of a few rows and a few words is computed into one buffer, folded and overwritten by the next:
+The logits of token t are x_tv = <h_t, w_v>, one for each of V entries. Only two numbers of each row are wanted, so a tile
+of a few rows and a few entries is computed into one buffer, folded and overwritten by the next:
 
     logp_t         = x_ty - l_t,    l_t = log sum_v exp(x_tv),    y the label of t                       1 product
     d logp_t/d h_t = w_y - sum_v p_tv w_v,                        p_tv = exp(x_tv - l_t)
@@ -32,9 +32,9 @@ from torch import Tensor
 from minilib import lse
 from minilib.kernels.contrastive_tiled import blocks
 
-TILE = 1024  # rows and words of a tile: 4 MB in fp32, in the cache beside its operands
+TILE = 1024  # rows and entries of a tile: 4 MB in fp32, in the cache next to its operands
 HELD_ROWS = 384  # rows whose exponentials `sweep` holds: 48 MB in fp32 at V = 32,768
-HELD_WORDS = 2048  # words of a tile of `sweep`, which is lower and so may be wider: 3 MB in fp32
+HELD_ENTRIES = 2048  # entries of a tile of `sweep`, which is lower and so may be wider: 3 MB in fp32
 
 
 def sums_dtype(*operands: Tensor) -> torch.dtype:
@@ -43,14 +43,14 @@ def sums_dtype(*operands: Tensor) -> torch.dtype:
 
 
 def log_sums(hidden: Tensor, weight: Tensor, labels: Tensor, tile_size: int | None = None) -> tuple[Tensor, Tensor]:
-    """Log-sum-exp of every row of logits and the logit of its label, both (n,): running pairs, one product."""
+    """Log-sum-exp of every row of logits and the logit of its label, both (n,): running states, one product."""
     dtype = sums_dtype(hidden, weight)
     sums, picked = hidden.new_empty(len(hidden), dtype=dtype), hidden.new_zeros(len(hidden), dtype=dtype)
     buffer = _buffer(hidden, weight, tile_size)
     for i in blocks(len(hidden), tile_size or TILE):
         rows, pair = hidden[i].to(dtype), lse.empty((i.stop - i.start,), dtype=dtype, device=hidden.device)
-        for j, words in _words(weight, dtype, tile_size):
-            tile = _product(rows, words, buffer)  # (rows, words)
+        for j, entries in _entries(weight, dtype, tile_size):
+            tile = _product(rows, entries, buffer)  # (rows, entries)
             picked[i] += _at_label(tile, labels[i], j)
             pair = lse.merge(pair, _exponentials(tile))
         sums[i] = lse.value(pair)
@@ -74,10 +74,10 @@ def add_grads(
     buffer = _buffer(hidden, weight, tile_size)
     for i in blocks(len(hidden), tile_size or TILE):
         rows = hidden[i].to(dtype)
-        for j, words in _words(weight, dtype, tile_size):
-            tile = _product(rows, words, buffer).sub_(sums[i, None]).exp_()  # p
+        for j, entries in _entries(weight, dtype, tile_size):
+            tile = _product(rows, entries, buffer).sub_(sums[i, None]).exp_()  # p
             _label_minus(tile, labels[i], j, factors[i], factors[i])
-            _add_products(tile, rows, words, i, j, grads)
+            _add_products(tile, rows, entries, i, j, grads)
 
 
 def sweep(
@@ -95,11 +95,11 @@ def sweep(
     """
     dtype = sums_dtype(hidden, weight)
     logps = hidden.new_empty(len(hidden), dtype=dtype)
-    size, width = tile_size or HELD_ROWS, tile_size or HELD_WORDS
+    size, width = tile_size or HELD_ROWS, tile_size or HELD_ENTRIES
     held = hidden.new_empty(min(size, len(hidden)), len(weight), dtype=dtype)
     for i in blocks(len(hidden), size):
         rows, x = hidden[i].to(dtype), held[: i.stop - i.start]  # (rows, d), (rows, V)
-        parts = [_exponentials(torch.mm(rows, words.T, out=x[:, j])) for j, words in _words(weight, dtype, width)]
+        parts = [_exponentials(torch.mm(rows, entries.T, out=x[:, j])) for j, entries in _entries(weight, dtype, width)]
         # All tiles of these rows are merged at once: exponentials of single columns would cost as much as a tile's.
         m, s = (torch.stack(numbers) for numbers in zip(*parts))  # (tiles, rows) each
         total = torch.logsumexp(m + s.log(), 0)
@@ -110,14 +110,14 @@ def sweep(
         # Before any product: p - 1 must not be left to two rounded sums.
         x.scatter_add_(1, labels[i, None], factors[i, None])
         # One long product is faster than many short ones, but a widened copy of the weight is made tile by tile.
-        for j, words in _words(weight, dtype, len(weight) if weight.dtype == dtype else width):
-            _add_products(x[:, j], rows, words, i, j, grads)
+        for j, entries in _entries(weight, dtype, len(weight) if weight.dtype == dtype else width):
+            _add_products(x[:, j], rows, entries, i, j, grads)
     return logps
 
 
-def _words(weight: Tensor, dtype: torch.dtype, tile_size: int | None) -> Iterator[tuple[slice, Tensor]]:
+def _entries(weight: Tensor, dtype: torch.dtype, tile_size: int | None) -> Iterator[tuple[slice, Tensor]]:
     for j in blocks(len(weight), tile_size or TILE):
-        yield j, weight[j].to(dtype)  # (words, d): never a whole widened copy of the weight
+        yield j, weight[j].to(dtype)  # (entries, d): never a whole widened copy of the weight
 
 
 def _buffer(hidden: Tensor, weight: Tensor, tile_size: int | None) -> Tensor:
@@ -126,9 +126,9 @@ def _buffer(hidden: Tensor, weight: Tensor, tile_size: int | None) -> Tensor:
     return hidden.new_empty(count, dtype=sums_dtype(hidden, weight))
 
 
-def _product(rows: Tensor, words: Tensor, buffer: Tensor) -> Tensor:
-    tile = buffer[: len(rows) * len(words)].view(len(rows), len(words))
-    return torch.mm(rows, words.T, out=tile)
+def _product(rows: Tensor, entries: Tensor, buffer: Tensor) -> Tensor:
+    tile = buffer[: len(rows) * len(entries)].view(len(rows), len(entries))
+    return torch.mm(rows, entries.T, out=tile)
 
 
 def _exponentials(tile: Tensor) -> lse.LSEState:
@@ -156,10 +156,10 @@ def _column(labels: Tensor, j: slice) -> tuple[Tensor, Tensor]:
 
 
 def _add_products(
-    grad: Tensor, rows: Tensor, words: Tensor, i: slice, j: slice, grads: tuple[Tensor | None, Tensor | None]
+    grad: Tensor, rows: Tensor, entries: Tensor, i: slice, j: slice, grads: tuple[Tensor | None, Tensor | None]
 ) -> None:
     hidden_grad, weight_grad = grads
     if hidden_grad is not None:
-        torch.addmm(hidden_grad[i], grad, words, out=hidden_grad[i])  # (rows, d)
+        torch.addmm(hidden_grad[i], grad, entries, out=hidden_grad[i])  # (rows, d)
     if weight_grad is not None:
-        torch.addmm(weight_grad[j], grad.T, rows, out=weight_grad[j])  # (words, d)
+        torch.addmm(weight_grad[j], grad.T, rows, out=weight_grad[j])  # (entries, d)
