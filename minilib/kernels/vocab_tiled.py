@@ -1,6 +1,6 @@
 """Plain-torch tile visits over a vocabulary: log-probabilities of n labels without the (n, V) matrix of logits.
 
-The logits of token t are x_tv = <h_t, w_v>, one for each of V entries. Only two numbers of each row are wanted, so a tile
+The logits of token t are x_tv = <h_t, w_v>, one for each of V entries. Two numbers of each row are wanted, so a tile
 of a few rows and a few entries is computed into one buffer, folded and overwritten by the next:
 
     logp_t         = x_ty - l_t,    l_t = log sum_v exp(x_tv),    y the label of t                       1 product
