@@ -230,7 +230,7 @@ def row_grads(
     first, grad_stride,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One chunk G (rows, cols) of the gradient of the logits, its first column being entry `first` of the vocabulary."""
+    """One chunk G (rows, cols) of the gradient of the logits, its first column entry `first` of the vocabulary."""
     i, j = tl.program_id(0) * BM, tl.program_id(1) * BN
     x = logits_tile(
         hidden, weight, 1.0, 0.0, i, j, rows, cols, dim, hidden_stride, weight_stride, partner,
