@@ -17,7 +17,6 @@ with the identity (-inf, 0). So a sum may be folded over tiles, over program blo
 
 Departure from the paper: Inf-CL's Eq. 4 starts the running value at 0, which adds a phantom exp(0) to every sum, and
 writes the merge as l + log(1 + exp(t - l)), which overflows. Ours starts at -inf and subtracts the maximum first.
-
 Taught in notebooks/03_add_logs_of_sums.ipynb.
 """
 

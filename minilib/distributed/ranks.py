@@ -13,7 +13,6 @@ exchange after each of them would send the same bytes as many times.
 Before the first step the ranks compare what they were called with, so that a disagreement is one sentence on every
 rank. A lost rank is a ConnectionError (`ring_comm.lost_ranks_named`). With NCCL, which has not yet been run here, torch
 may end the process itself after the timeout.
-
 Taught in notebooks/06_pass_tiles_around_a_ring.ipynb.
 """
 

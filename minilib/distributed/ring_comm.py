@@ -8,7 +8,6 @@
 lessons and tests. Both may keep a `Trace` of what was sent and worked on: pictures and byte counts come from it.
 A lost rank becomes one sentence of its neighbours, who learn of it from their connection or after the timeout of the
 group, and stop; so do their own neighbours then. Nothing waits for ever.
-
 Taught in notebooks/06_pass_tiles_around_a_ring.ipynb.
 """
 

@@ -1,20 +1,16 @@
-"""The fused twins of `tiled`: the same sums and gradients, each visit of the tiles one Triton kernel.
+"""The fused twins of `contrastive_tiled`: the same sums and gradients, each visit of the tiles one Triton kernel.
 
     forward     one kernel     row and column sums of exp(X - h), every tile folded before it leaves the registers
     backward    per chunk      G = exp(X - h) (a + c) by one kernel into a constant scratch, then two library products
                                dimg += G txt,  dtxt += G^T img,  accumulated in fp32
 
-where X, h, a, c are those of `tiled`, whose functions have the same names, arguments and results here. Features may be
-fp32, fp16 or bf16 and are multiplied as they are; the scale is applied to the fp32 products. G is at most 2, so an fp16
-scratch holds 2^14 G, the range of fp16 used in full, and the products divide it out again.
+where X, h, a, c are those of `contrastive_tiled`, whose functions have the same names and results here. Features are
+fp32, fp16 or bf16, multiplied as they are; the scale is applied to the fp32 products. G is at most 2, so an fp16
+scratch holds 2^14 G, the range of fp16 used in full. No atomics: results repeat bit by bit.
 
 Departure from the paper: Inf-CL accumulates its gradients through global memory, one kernel per side, each recomputing
-the logits, 10 products in all; the scratch costs 8,192^2 numbers whatever the batch and leaves 4 products, two of them
-at the speed of the library. No atomics: results repeat bit by bit (the tuned tile sizes are chosen once per process;
-`torch.use_deterministic_algorithms(True)` keeps one fixed choice on every GPU).
-
-On a CPU the kernels run in Triton's interpreter, when TRITON_INTERPRET=1 was set before this module is imported. Taught
-in notebooks/05_fuse_it_in_triton.ipynb.
+the logits, 10 products in all; the scratch costs 8,192^2 numbers whatever the batch and leaves 4 products.
+Taught in notebooks/05_fuse_it_in_triton.ipynb.
 """
 
 import math
@@ -47,11 +43,7 @@ def shifted_sums(
 ) -> tuple[Tensor, Tensor]:
     """Row sums `(rows,)` and column sums `(cols,)` of exp(X - shift), fp32, in one launch: one product.
 
-    Args:
-        img, txt: `(rows, d)` and `(cols, d)`, fp32, fp16 or bf16.
-        scale, shift: one number each, on the device of the features; a float is carried there.
-        tile_size: not used; the tiles live in registers.
-        paired: whether row i pairs with column i, which is then left out; False for foreign blocks.
+    `tile_size` is not used; the tiles live in registers.
     """
     row_sums, col_sums = _table(GRID[1], img), _table(GRID[0], txt)
     tensors = [_number(scale, img), _number(shift, img), row_sums, col_sums]

@@ -17,7 +17,6 @@ by the losses, which keeps the gradient exact where a positive's probability nea
 Departure from the paper: Inf-CL's code visits each tile for one direction only, 1 + 4 products per direction and 10 in
 all; here both directions share every tile. When the logits are too large for one shift, the general running states of
 `minilib.lse` take over (`pair_sums`, `pair_grads`: two exponentials instead of one).
-
 Taught in notebooks/04_tile_the_loss.ipynb.
 """
 

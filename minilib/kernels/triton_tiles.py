@@ -17,7 +17,6 @@ columns. So one visit gives both, without atomics or locks, and repeats itself b
 Departure from the paper: Inf-CL's kernels sum one direction each, recompute every tile for each gradient, scale the
 queries before the product and pad; here both directions share a tile, and a tile that juts out reads the last real row
 again, so nothing behind the features is ever touched.
-
 Taught in notebooks/05_fuse_it_in_triton.ipynb.
 """
 

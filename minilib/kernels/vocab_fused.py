@@ -1,17 +1,13 @@
-"""The fused twins of `vocabulary`: the same sums and gradients, each visit of the logits one Triton kernel.
+"""The fused twins of `vocab_tiled`: the same sums and gradients, each visit of the logits one Triton kernel.
 
     forward     one kernel     l_t, every tile folded before it leaves the registers
     backward    per chunk      G = ([v = y] - p) f by one kernel into a constant scratch, then two library products
                                dh += G w,  dw += G^T h,  accumulated in fp32
 
-where the names are those of `vocabulary`, whose functions have the same arguments and results here. Operands are fp32,
-fp16 or bf16, of one dtype, and are multiplied as they are. An fp16 scratch holds G scaled to the full range of fp16.
-
-`sweep` here visits the logits twice, for one product more than its plain twin, which holds the exponentials of a few
-rows in memory. Gradients are still ready when the forward pass ends.
-
-On a CPU the kernels run in Triton's interpreter, when TRITON_INTERPRET=1 was set before this module is imported. Not
-yet run on a GPU. Taught in notebooks/10_score_a_long_answer.ipynb.
+where the names are those of `vocab_tiled`, whose functions have the same arguments and results here. Operands are fp32,
+fp16 or bf16, of one dtype, multiplied as they are; an fp16 scratch holds G scaled to the full range of fp16. `sweep`
+visits the logits twice here, for one product more. Not yet run on a GPU. Taught in
+notebooks/10_score_a_long_answer.ipynb.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Plain-torch tile visits over a vocabulary: log-probabilities of n labels without the (n, V) matrix of logits.
 
-The logits of token t are x_tv = <h_t, w_v>, one for each of V entries. Two numbers of each row are wanted, so a tile
-of a few rows and a few entries is computed into one buffer, folded and overwritten by the next:
+The logits of token t are x_tv = <h_t, w_v>. Two numbers of each row are wanted, so a tile of a few rows and a few
+vocabulary entries is computed into one buffer, folded and overwritten by the next:
 
     logp_t         = x_ty - l_t,    l_t = log sum_v exp(x_tv),    y the label of t                       1 product
     d logp_t/d h_t = w_y - sum_v p_tv w_v,                        p_tv = exp(x_tv - l_t)
@@ -11,16 +11,11 @@ where
     h, w      hidden states (n, d) and the head's weight (V, d)
     product   one n x V x d matrix multiplication, 2 n V d floating-point operations
 
-There are two ways to the gradient of sum_t c_t logp_t:
-
-    add_grads   visits every tile a second time, for any c: 1 product forward, 3 backward
-    sweep       holds the exponentials of a few rows over the whole vocabulary until their normaliser is known and takes
-                the gradients at once: nothing is recomputed, but c must be known beforehand: 3 products in all, 2 when
-                the weight is frozen
+Two ways to the gradient of sum_t c_t logp_t: `add_grads` visits every tile a second time, for any c, 1 product forward
+and 3 backward; `sweep` holds the exponentials of a few rows until their normaliser is known and takes the gradients at
+once, for a c that is known beforehand, 3 products in all and 2 with a frozen weight.
 
 Departure from the paper: LOGO's released code writes all logits down, for every position of three full sequences.
-Half-precision operands are widened one tile at a time; all sums are taken in fp32 (fp64 for fp64 operands).
-
 Taught in notebooks/10_score_a_long_answer.ipynb.
 """
 

@@ -17,9 +17,8 @@ layout carries triples:
 
     labels[k], a token of answer `answer[k]`, is predicted by the hidden state at index `predict[k]`
 
-With P prompt tokens and answers of n tokens, (1 + M)(P + n) tokens become P + (1 + M) n.
-
-Departure from the paper: none in value; the authors' code runs all 1 + M sequences in full.
+With P prompt tokens and answers of n tokens, (1 + M)(P + n) tokens become P + (1 + M) n; the authors' code runs all
+1 + M sequences in full.
 Taught in notebooks/10_score_a_long_answer.ipynb.
 """
 

@@ -24,7 +24,6 @@ one of a few evenly spaced windows of its slot.
 
 Beware: transformers takes a jump in the positions for a new document when it is given no attention mask, and cuts
 attention there without a word. Always pass a mask.
-
 Taught in notebooks/12_stretch_positions_without_long_inputs.ipynb.
 """
 

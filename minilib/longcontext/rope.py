@@ -12,11 +12,9 @@ where
     S      largest position + 1 of the call; d the rotated part of a head
 
 LOGO's released experiments use a base of 2e8 for Llama-3 and interpolation by 8 for Llama-2; the paper says neither.
-
 Beware: "dynamic_ntk" looks at the largest position id, so synthesised positions switch it on even for a short input,
-and it changes the angle of keys that a cache already holds.
-
-Taught in notebooks/12_stretch_positions_without_long_inputs.ipynb. Sources: arXiv 2306.15595, 2309.00071.
+and it changes the angle of keys that a cache already holds. Taught in
+notebooks/12_stretch_positions_without_long_inputs.ipynb. Sources: arXiv 2306.15595, 2309.00071.
 """
 
 import copy

@@ -14,9 +14,7 @@ which hidden state scores which token, `released_logps(model, batch, {"sft_unshi
 released trainer; which version made the published numbers is not known.
 
 Departure from the released code: answers share one prompt, so as much padding is scored as the batch has behind its
-last answer. A window without tokens gives a mean of 0 where the released code divides by 0, and an answer that ends
-inside the window is scored up to its end. "negatives" is applied to each example; the original fails for two or more.
-
+last answer. A window without tokens gives 0 where the released code divides by 0; "negatives" works for any batch.
 Taught in notebooks/09_turn_preferences_into_a_loss.ipynb.
 """
 

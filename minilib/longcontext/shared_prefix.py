@@ -11,15 +11,12 @@ so that logits are made for answer tokens only. The routes agree in value and gr
     separate 1 + M full sequences, prompt and answer, as a batch     what everybody else does, for comparison
 
 Gradients flow through the cache: it holds the prompt's keys and values as they were computed, not detached copies.
-FlexAttention has no backward pass on a CPU; its block mask is proven on a CPU and has not yet run on a GPU.
-
-All answers ride in one sequence instead of a batch over 1 + M copies of the cache, which costs about the same time and
-more memory; copies are faster where the answers together outgrow the prompt (measured by minilib/bench/prefix.py).
+FlexAttention has no backward pass on a CPU and has not yet run on a GPU. All answers ride in one sequence; a batch over
+1 + M copies of the cache costs about the same time and more memory (measured by minilib/bench/prefix.py).
 
 An explicit mask goes with every call: without one transformers takes the jumps of synthesised positions for borders
 between documents. Windows that slide over token indices know nothing of positions or answers, so models with layers of
 that kind raise an error where the layout is longer than the window.
-
 Taught in notebooks/10_score_a_long_answer.ipynb.
 """
 

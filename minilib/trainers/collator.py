@@ -13,9 +13,7 @@ A collated batch is a dict of tensors, which any loader can pin and move: the fi
 (seed, step, row) alone, so that a run that was killed goes on to the same positions.
 
 Departure from the paper: positions are drawn in every step; the authors' data holds about two fixed variants of each
-sample (our reading of its counts). `vary` is ours: with one target for all, prompts hardly show the middle distances
-that a short text is made of.
-
+sample (our reading of its counts). `vary` is ours.
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 

@@ -10,10 +10,7 @@ precision and loggers. On several ranks, DDP and FSDP2 are tested over gloo; Dee
 Logged next to transformers' own numbers: the metrics of `objectives`, tokens so far and per second, peak memory in
 bytes, and how far LoRA has moved the model.
 
-Departure from the paper: optimizer settings that it does not give are transformers' defaults. Without an SFT term,
-pairs that are long won leave gradients so small that a CPU multiplies them slowly: `torch.set_flush_denormal(True)`
-before training helps.
-
+Departure from the paper: optimizer settings that it does not give are transformers' defaults.
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 

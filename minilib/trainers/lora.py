@@ -8,11 +8,9 @@ where
 
     |delta|_F^2 = sum over adapted matrices of (alpha / r)^2 tr[(B^T B)(A A^T)]        r x r products, no (out, in)
 
-The paper adapts attention and token embeddings; the released code attention only, which is the default here. A head
-that is tied to the embeddings stays as it was. Learning rates of full fine-tuning hardly move an adapter of rank 32:
-that is what the norm is for.
-
-Taught in notebooks/13_train_logo_end_to_end.ipynb.
+The paper adapts attention and token embeddings; the released code attention only, which is the default here. Learning
+rates of full fine-tuning hardly move an adapter of rank 32: that is what the norm is for. Taught in
+notebooks/13_train_logo_end_to_end.ipynb.
 """
 
 from __future__ import annotations

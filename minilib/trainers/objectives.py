@@ -18,7 +18,6 @@ The reward of an answer is beta times its score (for dpo less the reference's). 
     logps/chosen                        mean token log-probability of the chosen answer, for every loss
 
 The reference of dpo is the model without its adapters; where it has none, a frozen copy, whole on every rank.
-
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 

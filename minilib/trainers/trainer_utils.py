@@ -5,9 +5,6 @@
     last_checkpoint  the newest folder checkpoint-N whose trainer_state.json says N: that file is written last;
                      newer folders are unfinished, and `remove_unfinished_checkpoints` deletes them
 
-Where ranks share an evaluation and its rows do not come out even, accelerate gives a few rows twice; they are counted
-twice here.
-
 Hidden states, head and loss are not what a model's own forward returns. But DDP, FSDP and DeepSpeed gather weights and
 arrange the exchange of gradients around a forward pass: a computation outside of it would train each rank for itself.
 """
