@@ -46,11 +46,6 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def machine_memory() -> int:
-    """Bytes of main memory."""
-    return psutil.virtual_memory().total
-
-
 def process_peak() -> int:
     """The most resident memory that this process has held so far, in bytes."""
     if sys.platform == "win32":

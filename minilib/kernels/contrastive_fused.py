@@ -55,12 +55,8 @@ def pair_sums(
     img: Tensor, txt: Tensor, scale: Tensor, tile_size: int | None = None, paired: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Row and column log-sum-exps of X for logits of any size: running states, two exponentials, one product."""
-    tables = [
-        _table(GRID[1], img, -math.inf),
-        _table(GRID[1], img),
-        _table(GRID[0], txt, -math.inf),
-        _table(GRID[0], txt),
-    ]
+    sides = (GRID[1], img), (GRID[0], txt)
+    tables = [_table(count, side, start) for count, side in sides for start in (-math.inf, 0.0)]  # m and s of each
     launch("pair_sums", img, txt, [_number(scale, img), *tables], 0 if paired else NO_PARTNER, grid=GRID)
     rows, cols = zip(tables[0] * math.log(2), tables[1]), zip(tables[2] * math.log(2), tables[3])  # kernels use base 2
     return lse.value(reduce(lse.merge, rows)), lse.value(reduce(lse.merge, cols))

@@ -14,9 +14,8 @@ where
 The diagonal is left out everywhere (`visit` writes -inf there). The b positive pairs cost O(b d) and are treated apart
 by the losses, which keeps the gradient exact where a positive's probability nears 1 and p - 1 would cancel.
 
-Departure from the paper: Inf-CL's code visits each tile for one direction only, 1 + 4 products per direction and 10 in
-all; here both directions share every tile. When the logits are too large for one shift, the general running states of
-`minilib.lse` take over (`pair_sums`, `pair_grads`: two exponentials instead of one).
+Departure from the paper: Inf-CL's code visits each tile for one direction only, 10 products in all; here both share
+every tile. Logits too large for one shift take the running states of `minilib.lse` (`pair_sums`, `pair_grads`).
 Taught in notebooks/04_tile_the_loss.ipynb.
 """
 
@@ -79,8 +78,7 @@ def visit(
 def shared_shift(img: Tensor, txt: Tensor, scale: Tensor) -> float | None:
     """One shift h for all tiles, from the bound |X_ij| <= |scale| max|img| max|txt|; None when the bound is too large.
 
-    `h = max(0, bound - 60)`: nothing overflows, and a logit vanishes only 87 below h (in fp32). With normalised
-    features the bound is the scale itself, so every scale up to 120 is served.
+    `h = max(0, bound - 60)`: nothing overflows, a logit vanishes 87 below h (in fp32), scales up to 120 are served.
     """
     return shift_for((scale.abs() * largest_norm(img) * largest_norm(txt)).item())
 

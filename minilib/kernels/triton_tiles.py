@@ -14,9 +14,8 @@ Program (gm, gn) of a GM x GN grid owns every GM-th row block and every GN-th co
 along a row of tiles; column sums are kept in row gm of a (GM, cols) table that only this program touches at its
 columns. So one visit gives both, without atomics or locks, and repeats itself bit by bit.
 
-Departure from the paper: Inf-CL's kernels sum one direction each, recompute every tile for each gradient, scale the
-queries before the product and pad; here both directions share a tile, and a tile that juts out reads the last real row
-again, so nothing behind the features is ever touched.
+Departure from the paper: Inf-CL's kernels sum one direction each, recompute every tile for each gradient and pad; here
+both directions share a tile, and a tile that juts out reads the last real row again.
 Taught in notebooks/05_fuse_it_in_triton.ipynb.
 """
 

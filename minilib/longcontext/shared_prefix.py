@@ -1,7 +1,6 @@
 """Hidden states of 1 + M answers behind one prompt: four routes through a transformers model, one call.
 
-`answer_hidden(model, packed)` returns h[predict], the hidden state that predicts each label of the layout (packing.py),
-so that logits are made for answer tokens only. The routes agree in value and gradient:
+`answer_hidden(model, packed)` returns h[predict], the hidden state that predicts each label. The routes agree:
 
     route    what the decoder is given                               where it belongs
     mask     all L tokens, an (L, L) boolean mask                    short prompts, tests, gradient checkpointing

@@ -11,7 +11,7 @@ where
     r_i, c_i   log-sum-exp of row i and of column i (Inf-CL, section 2.2); r'_i, c'_i the same without the diagonal
 
 Backends: `dense` writes X down and is the reference; `tiled` never holds more than a tile of it; `fused` keeps the tile
-in the registers of a GPU (proven in Triton's interpreter, not yet run on a GPU); `ring` passes blocks around the ranks
+in the registers of a GPU (not yet run on one); `ring` passes blocks around the ranks
 of a process group (`minilib.losses.contrastive_ring`), each working with one of those two; `auto` chooses.
 
 Tiled and fused compute the second form of the InfoNCE loss: "negatives minus positive" keeps both the loss and the
@@ -67,8 +67,7 @@ def clip_loss(
     Returns:
         The loss, a scalar in fp32 (fp64 for fp64 features), the dtype of all sums. In a group of n ranks with b pairs
         together: n/b times the sum over the own rows and columns, so that averages over ranks, of the value and of
-        every parameter's gradient (as DistributedDataParallel takes them), are those of one process with all pairs. All
-        ranks must scale it by the same factor before the backward pass.
+        every parameter's gradient, are those of one process with all pairs. All ranks must scale it by one factor.
 
     Raises:
         ConnectionError: when a rank of the group is lost or does not answer within its timeout.

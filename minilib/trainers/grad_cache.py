@@ -10,10 +10,8 @@ where
 
 By the chain rule sum_k <f_k, df_k> has the gradient of the loss: this is exact, where gradient accumulation would
 compare each pair with its own micro-batch only. The random state makes dropout draw the same masks in both passes; a
-layer that mixes the rows of a micro-batch (BatchNorm) would break the equality.
-
-Source: the gradient cache that Inf-CL's experiments train with (Table 1: micro-batches of 128 pairs). Taught in
-notebooks/07_train_with_giant_batches.ipynb.
+layer that mixes the rows of a micro-batch (BatchNorm) would break the equality. Source: the gradient cache of Inf-CL's
+experiments (Table 1). Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 
 from collections.abc import Callable, Sequence

@@ -23,10 +23,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from minilib import clip_loss
-from minilib.common import best_device, machine_memory, process_peak, write_text
+from minilib.common import best_device, process_peak, write_text
 from minilib.data import scenes_dataset
 from minilib.evals import evaluate_retrieval
 from minilib.models import TwoTowers
@@ -87,7 +88,7 @@ def wall(output: Path, size: dict, metrics: dict) -> dict:
             rows.append({"backend": backend, "batch": batch, "predicted": predicted, "measured": measured})
     reach = [2**k for k in range(8, 21)]
     dense, tiled = ([memory.predict_bytes(b, DIM, backend=name)["total"] for b in reach] for name in ("dense", "tiled"))
-    limit = machine_memory()
+    limit = psutil.virtual_memory().total
     save_figure(output, "memory_wall", plots.memory_wall(reach, dense, tiled, limit_bytes=limit))
     labels = [f"{row['backend']} {row['batch']:,}" for row in rows]
     bars = [[row[kind] for row in rows] for kind in ("predicted", "measured")]
