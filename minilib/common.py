@@ -13,10 +13,7 @@ import torch
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A path to write to; the file is moved to `path` when the block ends, and removed when it fails.
-
-    A process killed in between leaves the old file as it was. The folder of `path` is made.
-    """
+    """A path to write to; the file replaces `path` when the block ends, and is removed when it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:

@@ -1,8 +1,7 @@
 """How a kernel of `triton_tiles` meets the machine: tile sizes, tuning, the grid of programs, the interpreter.
 
-On a GPU, the tile sizes are timed on the first large call of each kernel, width and dtype; small calls, and every call
-under `torch.use_deterministic_algorithms(True)`, take one fixed choice, since another tile adds in another order. On a
-CPU the kernels run in Triton's interpreter, if TRITON_INTERPRET=1 was set before Triton is first imported.
+On a GPU, tile sizes are timed on the first large call of each kernel, width and dtype; small calls, and every call under
+`torch.use_deterministic_algorithms(True)`, take one fixed choice. On a CPU the interpreter needs TRITON_INTERPRET=1.
 """
 
 from functools import cache

@@ -6,8 +6,7 @@
 
 where the names are those of `vocab_tiled`, whose functions have the same arguments and results here. Operands are fp32,
 fp16 or bf16, of one dtype, multiplied as they are; an fp16 scratch holds G scaled to the full range of fp16. `sweep`
-visits the logits twice here, for one product more. Not yet run on a GPU. Taught in
-notebooks/10_score_a_long_answer.ipynb.
+visits the logits twice here. Not yet run on a GPU. Taught in notebooks/10_score_a_long_answer.ipynb.
 """
 
 import math

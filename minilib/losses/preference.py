@@ -16,8 +16,7 @@ where
     sums, means    what c and r stand for: log-probabilities summed, or averaged, over the tokens of an answer
 
 All return the mean over the batch, a scalar. dpo, simpo, cpo and orpo average over the M pairs of an example; LOGO
-averages inside its sigmoid, so it pushes all rejected answers equally, where pairs push the likeliest ones most. With
-M = 1 it is SimPO exactly.
+averages inside its sigmoid, so it pushes all rejected answers equally. With M = 1 it is SimPO exactly.
 
 Departure from the paper: Eq. 3 prints the SFT term as + lambda E log pi(y_w|x), which would push the chosen answer down
 when minimised; prose and released code mean the opposite, and so do we. Eq. 2 writes one length for all rejected

@@ -1,7 +1,6 @@
 """One checkpoint file that is always whole: written next to its place, then moved over the old one.
 
-A process killed while it writes leaves the previous checkpoint as it was. Loading compares the settings and the model
-first, so that a checkpoint of another run raises one sentence before anything is overwritten.
+Loading compares settings and model first: a checkpoint of another run raises before anything is overwritten.
 """
 
 from pathlib import Path

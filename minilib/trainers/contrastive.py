@@ -8,7 +8,6 @@ that a run that was killed and resumed ends with the same bits as one that was n
     n ranks          rank p encodes part p of the batch, the ring compares it with all others, gradients are averaged
 
 On several ranks (`torchrun`, or any group) every rank has the loss and the weights of one process, up to rounding.
-
 Source: Inf-CL, section 4.1 (its set-up). Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 

@@ -10,7 +10,8 @@ precision and loggers. On several ranks, DDP and FSDP2 are tested over gloo; Dee
 Logged next to transformers' own numbers: the metrics of `objectives`, tokens so far and per second, peak memory in
 bytes, and how far LoRA has moved the model.
 
-Departure from the paper: optimizer settings that it does not give are transformers' defaults.
+Departure from the paper: optimizer settings that it does not give are transformers' defaults. Without an SFT term, won
+pairs leave denormal gradients, slow on a CPU: `torch.set_flush_denormal(True)` helps.
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 
