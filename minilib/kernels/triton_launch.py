@@ -1,6 +1,6 @@
 """How a kernel of `triton_tiles` meets the machine: tile sizes, tuning, the grid of programs, the interpreter.
 
-On a GPU, tile sizes are timed on the first large call of each kernel, width and dtype; small calls, and every call under
+On a GPU, tile sizes are timed on the first large call of each kernel, width and dtype; small calls, and calls under
 `torch.use_deterministic_algorithms(True)`, take one fixed choice. On a CPU the interpreter needs TRITON_INTERPRET=1.
 """
 
