@@ -93,22 +93,22 @@ def measure(settings: dict[str, Any], output: str | None = None, at: Device | No
     def save(section: str = "") -> None:
         harness.finish(document, output, section and f"\n{section}")
 
-    save(report.machine_section(document))
+    save(report.section("machine", document))
     try:
         found = _judge(document, at)
-        save(report.equality_section(document, report.plain))
-        save(report.skipped_section(document))
+        save(report.section("equality", document, report.plain))
+        save(report.section("skipped", document))
         _time(document, found, at, budget, save)
         _measure_memory(document, found, at, save)
-        save(report.memory_section(document, report.plain))
+        save(report.section("memory", document, report.plain))
         _measure_ring(document, save)
-        save(report.ring_section(document, report.plain))
+        save(report.section("ring", document, report.plain))
         document["complete"] = True
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not lose the file
         save("Interrupted: what was measured so far is kept.")
     document["bars"] = targets.contrastive(document)
-    save(f"{report.targets_section(document, report.plain)}\n\nWritten to {output}")
+    save(f"{report.section('contrastive_bars', document, report.plain)}\n\nWritten to {output}")
     return document
 
 
@@ -174,7 +174,7 @@ def _time(document: dict[str, Any], found: list[Method], at: Device, budget: tim
             document["memory"] = [*rows, *timing.peaks(result, found)]
             save()
         if len(document["timings"]) > len(before):
-            save(report.timing_section(document, document["timings"][-1], report.plain))
+            save(report.section("timing", document, report.plain, -1))
 
 
 def _measure_memory(document: dict[str, Any], found: list[Method], at: Device, save) -> None:

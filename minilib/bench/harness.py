@@ -114,6 +114,12 @@ def too_large(need: float, free: int, end: str) -> str:
     return f"it needs about {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free{end}" if need > 0.9 * free else ""
 
 
+def settings_of(defaults: dict[str, Any], asked: dict[str, Any], quick: dict[str, Any] | None) -> dict[str, Any]:
+    """The defaults, what was asked for (None: nothing), one thread for each usable core; `quick` outdoes all."""
+    asked = {name: value for name, value in asked.items() if value is not None}
+    return defaults | {"threads": usable_cores()} | asked | (quick or {})
+
+
 def quiet_environment(threads: int) -> dict[str, str]:
     """Environment variables of a measuring process: fixed threads that sleep while they wait (GNU and LLVM OpenMP)."""
     sleep = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
@@ -158,10 +164,10 @@ def finish(document: dict[str, Any], output: str | Path | None, text: str = "") 
     return document
 
 
-def validate_at_least_one(settings: dict[str, Any]) -> None:
-    for name, value in settings.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}: give a whole number of at least 1.")
+def validate_at_least_one(settings: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if settings[name] < 1:
+            raise ValueError(f"{name} is {settings[name]}: give a whole number of at least 1.")
 
 
 def usable_cores() -> int:
@@ -215,6 +221,33 @@ def interleave(
                 return
 
 
+def opened(name: str, settings: dict[str, Any], at: Any) -> dict[str, Any]:
+    """A document without figures; torch gets its threads."""
+    torch.set_num_threads(settings["threads"])
+    document = {"benchmark": name, "settings": settings, "unit": at.unit, "machine": at.describe()}
+    return document | {"error": {}, "skipped": {}}
+
+
+def run_bench(
+    document: dict[str, Any], steps: Steps, base: dict[str, str], draw: Callable[[int], Callable[[str], Any]],
+    clock: Clock = clock, wrong: Callable[[], dict[str, str]] = dict,
+) -> None:  # fmt: skip
+    """Time `steps` and add medians, spreads, ratios to `base` and every raw sample to the document.
+
+    What fails leaves a sentence under "skipped", and so does what `wrong()` names once every method has had its first
+    call.
+    """
+    done = []
+    for this in interleave(steps, draw, document["settings"]["rounds"], clock, document["benchmark"]):
+        document["skipped"] |= this.failed
+        done.append(this)
+        if len(done) == 1:
+            for name, sentence in wrong().items():
+                document["skipped"][name] = sentence
+                del steps[name]
+    document |= summarise(done[1:], {name: base[name] for name in steps}, document["unit"])
+
+
 def summarise(done: list[Round], base: dict[str, str | None], unit: str = "cpu") -> dict[str, Any]:
     """Medians and spreads of the methods that `base` names, each with its own base, next to every raw sample."""
     values = {name: [r.samples[name] for r in done] for name in base}
@@ -232,6 +265,18 @@ def peaks(rounds: list[dict[str, Any]], names) -> dict[str, int]:
     return {name: int(statistics.median(r[name]["peak"] for r in rounds)) for name in names}
 
 
+def peaks_of(document: dict[str, Any], setup: Callable[[str], str], call: str) -> dict[str, int]:
+    """Peak extra bytes of one call of every timed method: on a GPU those of the rounds, else each in a fresh process.
+
+    A process runs `setup(name)` first. None is started where the settings do not ask for memory.
+    """
+    if document["unit"] == "gpu":
+        return peaks(document["rounds"], document["gpu"])
+    todo, threads = document["cpu"] if document["settings"]["memory"] else (), document["settings"]["threads"]
+    bar = tqdm(todo, desc="memory", unit="process", leave=False, disable=None)
+    return {name: measure_peak(setup(name), call, threads=threads) for name in bar}
+
+
 def ratios(rounds: list[Round], name: str, base: str | None) -> list[float]:
     """Seconds that `name` spends over those of `base`, one value per round; empty when either was not timed."""
     both = [r.samples for r in rounds if {name, base} <= r.samples.keys()]
@@ -246,12 +291,6 @@ def spread(values: list[float]) -> dict[str, float] | None:
 def share_of_others(done: list[Round]) -> float:  # of the CPU time during the rounds
     own, others = sum(r.own for r in done), sum(r.others for r in done)
     return others / (own + others) if own + others else 0.0
-
-
-def peaks_apart(setups: dict[str, str], call: str, threads: int) -> dict[str, int]:
-    """Peak extra bytes of one call, by method, each in a fresh process that has run its setup before."""
-    todo = tqdm(setups.items(), desc="memory", unit="process", leave=False, disable=None)
-    return {name: measure_peak(setup, call, threads=threads) for name, setup in todo}
 
 
 def describe(error: BaseException) -> str:
