@@ -63,6 +63,11 @@ def build(table: Table, header: str, line: str, rows: Iterable[Row]) -> str:
     return table(header.split(" | "), cells) if cells else ""
 
 
+def bars(found: list[Row], line: str, table: Table, header: str, words: dict[bool | None, str]) -> str:
+    """The targets, what was measured, and whether they held, in these words."""
+    return build(table, header, line + " | {verdict}", [bar | {"verdict": words[bar["held"]]} for bar in found])
+
+
 def section(name: str, document: Row, table: Table = markdown, *more: Any) -> str:
     """The macro `name` of report.jinja, told of the document; `more` are its other arguments."""
     template = _environment().get_template("report.jinja")
