@@ -19,13 +19,15 @@ from minilib.teaching.memory import format_bytes
 
 Row = dict[str, Any]
 Table = Callable[[list[str], list[list[str]]], str]
-HELD = {True: "yes", False: "NO", None: "not measured"}
 FORMS = {"bytes": "bytes", "seconds": "unit ms", "error": ".1e"}  # of a target of the contrastive losses
 SPECIAL = {
     "bytes": format_bytes,
     "ms": lambda seconds: f"{seconds * 1e3:,.2f}",
     "unit ms": lambda seconds: f"{seconds * 1e3:,.1f} ms",
     "thousands": lambda value: f"{value / 1e3:,.0f}",
+    "equal": {True: "equal", False: "WRONG"}.get,
+    "yes": {True: "yes", False: "NO", None: "not measured"}.get,
+    "verdict": {True: "held", False: "missed", None: "not measured"}.get,
 }
 
 
@@ -55,7 +57,7 @@ def build(table: Table, header: str, line: str, rows: Iterable[Row]) -> str:
 
     def cell(template: str, row: Row) -> str:
         try:
-            return _Cells().vformat(template, (), row)
+            return _Cells().vformat(template, (), row).rstrip()
         except (KeyError, TypeError):  # a figure that is not there, or None
             return "-"
 
@@ -63,16 +65,11 @@ def build(table: Table, header: str, line: str, rows: Iterable[Row]) -> str:
     return table(header.split(" | "), cells) if cells else ""
 
 
-def bars(found: list[Row], line: str, table: Table, header: str, words: dict[bool | None, str]) -> str:
-    """The targets, what was measured, and whether they held, in these words."""
-    return build(table, header, line + " | {verdict}", [bar | {"verdict": words[bar["held"]]} for bar in found])
-
-
 def section(name: str, document: Row, table: Table = markdown, *more: Any) -> str:
     """The macro `name` of report.jinja, told of the document; `more` are its other arguments."""
-    template = _environment().get_template("report.jinja")
-    context = {"table": partial(build, table), "methods": _methods, "share": _share_of_others}
-    text = getattr(template.make_module(context), name)(_with_words(document), *more)
+    tell = {"table": partial(build, table), "methods": _methods, "timed": _timed, "share": _share_of_others}
+    tell |= {"per_element": _per_element, "forms": _forms}
+    text = getattr(_environment().get_template("report.jinja").make_module(tell), name)(document, *more)
     return re.sub(r"\n{3,}", "\n\n", str(text)).strip()  # sections that are empty leave no gap
 
 
@@ -91,20 +88,18 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _with_words(document: Row) -> Row:
-    """The document with the cells that no format can tell: verdicts, forms of limits, ratios to the own dense way."""
-    more: Row = {"bars": [], "equality": [], "timings": []}
-    for bar in document.get("bars", ()):
-        form = FORMS.get(bar.get("kind"), ".3f" if bar["limit"] < 0.2 else ".2f")
-        more["bars"].append(bar | {"verdict": HELD[bar["held"]], "form": form})
-    for v in document.get("equality", ()):
-        more["equality"].append(v | {"verdict": "equal" if v["equal"] else f"WRONG {v['complaint']}".rstrip()})
-    for timing in document.get("timings", ()):
-        own = ({"name": n, "own": row["ratios"].get(row["dense"])} | row for n, row in timing["summary"].items())
-        more["timings"].append(timing | {"summary": list(own)})
-    if isinstance(document.get("memory"), list):
-        more["memory"] = [row | {"each": row["peak"] / (row["batch"] * row["dim"])} for row in document["memory"]]
-    return document | more
+def _forms(bars: list[Row]) -> list[Row]:
+    """Targets of the contrastive losses, each with the form of its figures."""
+    return [bar | {"form": FORMS.get(bar["kind"], ".3f" if bar["limit"] < 0.2 else ".2f")} for bar in bars]
+
+
+def _timed(timing: Row) -> list[Row]:
+    """The rows of one batch, each with the ratio to the dense way of its own loss."""
+    return [row | {"name": name, "own": row["ratios"].get(row["dense"])} for name, row in timing["summary"].items()]
+
+
+def _per_element(rows: list[Row]) -> list[Row]:
+    return [row | {"each": row["peak"] / (row["batch"] * row["dim"])} for row in rows]
 
 
 def _methods(document: Row) -> list[Row]:

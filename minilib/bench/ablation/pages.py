@@ -27,7 +27,6 @@ BARS = {  # claim: (what is measured, limit, whether it is a least or a most)
     "LOGO in the window, perplexity to base": ("LOGO", "perplexity_ratio", 1.05, "most"),
 }
 MAIN = ("base", "SFT", "SFT, stretched positions", "LOGO")  # the arms of the curves
-VERDICT = {True: "held", False: "missed", None: "not measured"}
 WON = {"single detail": "beyond", "gained on base": "gain", "at the farthest": "farthest"}
 WON |= {"two details, recall": "multi_recall_beyond", "depths at 3 windows": "middle"}
 KEPT = {"single detail": "inside", "lost on base": "lost", "two details": "multi_inside"}
@@ -69,12 +68,12 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
     arms = [{"name": name} | found for name, found in document["arms"].items()]
     trained = [arm for arm in arms if "tokens" in arm]  # the first two arms are not
     costs = "{name} | {tokens[mean]:,.0f} | {cpu_seconds[mean]:.0f} | {added_memory[mean]:bytes}"
-    line = "{claim} | at {side} {limit:.2f} | {measured:.3f}"
+    line = "{claim} | at {side} {limit:.2f} | {measured:.3f} | {held:verdict}"
     return {
         "What is won beyond the window": _spans(table, WON, arms),
         "What is kept in the window": _spans(table, KEPT, arms),
         "What it costs": report.build(table, "arm | tokens read | CPU seconds | memory added", costs, trained),
-        "Bars": report.bars(document["bars"], line, table, "bar | limit | measured | verdict", VERDICT),
+        "Bars": report.build(table, "bar | limit | measured | verdict", line, document["bars"]),
     }
 
 
