@@ -1,19 +1,15 @@
 """The contrastive methods that need nothing but torch: ours, the dense references, and the usual baseline.
 
-    name, on a CPU in fp32                     matmuls   how
-    dense                                      3         the b x b matrix in torch
-    default                                    3 to 4    clip_loss as it is called without options: 256 MB of tiles kept
-    tiled                                      4         cache_bytes=0: memory a constant plus O(b d)
-    tiled, keep half | all, bf16 gradients     3.5, 3    tiles kept for the backward pass, its matmuls in bf16
-    row chunks, checkpoint                     8         the usual way: rows in chunks, recomputed, each direction apart
-    name, on a GPU in half precision
-    dense                                      3         what is usually written: logits widened to fp32 for the softmax
+    name                                       matmuls   how
+    dense                                      3         the b x b matrix; on a GPU its logits widened for the softmax
     dense, fp32 products                       3         our reference, which widens the features first
-    fused                                      4         a tile in registers, a chunk of the gradient at a time
-    fused, frozen texts | forward              3, 1      a locked text tower; the loss alone, as an evaluation takes it
+    default                                    3 to 4    clip_loss without options, which keeps 256 MB of tiles
+    tiled, keep half | all, bf16 gradients     4 to 3    tiles kept for the backward pass, its matmuls in bf16
+    row chunks, checkpoint                     8         the usual way: rows in chunks, recomputed, each direction apart
+    fused, frozen texts | forward              4, 3, 1   Triton; a locked text tower; the loss alone
 
-The fewest matmuls in O(b) memory, the floor, are 2 + g for InfoNCE, whose logits are needed twice, before and after
-their sums are known; 1 + g for SigLIP; 1 without a backward pass (g = feature gradients wanted).
+The fewest matmuls in O(b) memory, the floor: 2 + g for InfoNCE with g feature gradients wanted, 1 + g for SigLIP, 1
+without a backward pass (`Method.floor`).
 """
 
 import math
@@ -72,59 +68,57 @@ def backward(loss: Tensor) -> Tensor:
 
 def ours() -> list[Method]:
     """The methods of a CPU, from the dense reference to the fastest setting of the tiled backend."""
-    low = {"grad_dtype": torch.bfloat16}
+    low, sigmoid = {"grad_dtype": torch.bfloat16}, {"loss": "siglip"}
     return [
-        Method("dense", clip_step("dense"), products=3, matrices=4),
-        Method("default", lambda x: backward(clip_loss(*x[:3])), products=None, matrices=0),
-        Method("tiled", clip_step("tiled"), products=4, matrices=0),
-        Method("tiled, keep half", clip_step("tiled", 0.5), products=3.5, matrices=0.5),
-        Method("tiled, keep all", clip_step("tiled", 1), products=3, matrices=1),
-        Method("tiled, bf16 gradients", clip_step("tiled", **low), products=4, matrices=0, tolerance=ROUNDED),
-        Method("tiled, keep all, bf16 gradients", clip_step("tiled", 1, **low), 3, 0.5, tolerance=ROUNDED),
-        Method("dense SigLIP", siglip_step("dense"), products=3, matrices=6, loss="siglip"),
-        Method("tiled SigLIP", siglip_step("tiled"), products=3, matrices=0, loss="siglip"),
+        Method("dense", clip_step("dense"), 3, matrices=4),
+        Method("default", lambda x: backward(clip_loss(*x[:3])), None, matrices=0),
+        Method("tiled", clip_step("tiled"), 4, matrices=0),
+        Method("tiled, keep half", clip_step("tiled", 0.5), 3.5, matrices=0.5),
+        Method("tiled, keep all", clip_step("tiled", 1), 3, matrices=1),
+        Method("tiled, bf16 gradients", clip_step("tiled", **low), 4, matrices=0, tolerance=ROUNDED),
+        Method("tiled, keep all, bf16 gradients", clip_step("tiled", 1, **low), 3, matrices=0.5, tolerance=ROUNDED),
+        Method("dense SigLIP", siglip_step("dense"), 3, matrices=6, **sigmoid),
+        Method("tiled SigLIP", siglip_step("tiled"), 3, matrices=0, **sigmoid),
         row_chunks(),
     ]
 
 
 def gpu_methods(half: torch.dtype = torch.bfloat16) -> list[Method]:
     """The methods of a GPU, the dense ones first; `half` is the precision of all that take only one."""
-    common = {"dtype": half, "tolerance": ROUNDED}
-    sigmoid = common | {"loss": "siglip"}
+    common, sigmoid = {"dtype": half, "tolerance": ROUNDED}, {"loss": "siglip"}
     return [
-        Method("dense", lambda x: backward(dense_clip(x.img, x.txt, x.scale)), products=3, matrices=4, **common),
-        Method("dense, fp32 products", clip_step("dense"), products=3, matrices=4, **common),
+        Method("dense", lambda x: backward(dense_clip(*x[:3])), 3, matrices=4, **common),
+        Method("dense, fp32 products", clip_step("dense"), 3, matrices=4, **common),
         *fused(half),
-        Method("tiled", clip_step("tiled", tile_size=GPU_TILE), products=4, matrices=0, **common),
+        Method("tiled", clip_step("tiled", tile_size=GPU_TILE), 4, matrices=0, **common),
         row_chunks(**common),
-        Method("dense SigLIP", _dense_siglip, products=3, matrices=4, **sigmoid),
-        Method("tiled SigLIP", siglip_step("tiled", tile_size=GPU_TILE), products=3, matrices=0, **sigmoid),
+        Method("dense SigLIP", _dense_siglip, 3, matrices=4, **sigmoid, **common),
+        Method("tiled SigLIP", siglip_step("tiled", tile_size=GPU_TILE), 3, matrices=0, **sigmoid, **common),
     ]
 
 
 def fused(half: torch.dtype = torch.bfloat16) -> list[Method]:
     """The fused methods alone, none of which holds a b x b matrix."""
-    name, common = f"fused {NAMES[half]}", {"matrices": 0, "dtype": half, "tolerance": ROUNDED}
-    sigmoid, nothing = f"fused SigLIP {NAMES[half]}", Inputs._fields  # a forward pass makes no gradient
-    forward = common | {"products": 1, "missing": nothing, "tolerance": SPLIT}  # a sum in fp32, nothing rounded to half
-    step, no_graph = clip_step("fused"), torch.no_grad()
+    clip, sigmoid, step = f"fused {NAMES[half]}", f"fused SigLIP {NAMES[half]}", clip_step("fused")
+    forward = torch.no_grad()(lambda x: clip_loss(*x[:3], backend="fused"))
+    sigmoid_forward = torch.no_grad()(lambda x: siglip_loss(*x, backend="fused"))
+    common = {"matrices": 0, "dtype": half, "tolerance": ROUNDED}
+    alone = common | {"missing": Inputs._fields, "tolerance": SPLIT}  # no gradient; a sum in fp32, not rounded to half
+    others = [dtype for dtype in (torch.float32, torch.float16) if dtype != half]
+    tolerances = {dtype: ROUNDED if dtype.itemsize < 4 else SPLIT for dtype in others}
     return [
-        Method(name, step, products=4, **common),
-        *(
-            Method(f"fused {NAMES[t]}", step, 4, 0, dtype=t, tolerance=ROUNDED if t.itemsize < 4 else SPLIT)
-            for t in (torch.float32, torch.float16)
-            if t != half
-        ),
-        Method(f"{name}, frozen texts", lambda x: step(x._replace(txt=x.txt.detach())), 3, missing=("txt",), **common),
-        Method(f"{name}, forward", no_graph(lambda x: clip_loss(*x[:3], backend="fused")), **forward),
-        Method(sigmoid, siglip_step("fused"), products=3, loss="siglip", **common),
-        Method(f"{sigmoid}, forward", no_graph(lambda x: siglip_loss(*x, backend="fused")), loss="siglip", **forward),
+        Method(clip, step, 4, **common),
+        *(Method(f"fused {NAMES[t]}", step, 4, 0, dtype=t, tolerance=tolerances[t]) for t in others),
+        Method(f"{clip}, frozen texts", lambda x: step(x._replace(txt=x.txt.detach())), 3, missing=("txt",), **common),
+        Method(f"{clip}, forward", forward, 1, **alone),
+        Method(sigmoid, siglip_step("fused"), 3, loss="siglip", **common),
+        Method(f"{sigmoid}, forward", sigmoid_forward, 1, loss="siglip", **alone),
     ]
 
 
 def row_chunks(dtype: torch.dtype = torch.float32, tolerance: float = EXACT) -> Method:
     """The usual way around the matrix: rows in chunks, each recomputed in the backward pass, each direction apart."""
-    return Method("row chunks, checkpoint", _row_chunks, products=8, matrices=0.5, tolerance=tolerance, dtype=dtype)
+    return Method("row chunks, checkpoint", _row_chunks, 8, matrices=0.5, tolerance=tolerance, dtype=dtype)
 
 
 def clip_step(

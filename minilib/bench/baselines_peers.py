@@ -45,9 +45,8 @@ def compiled_dense() -> Method:
     try:
         subprocess.run([sys.executable, "-c", trial], check=True, capture_output=True, timeout=COMPILE_SECONDS)
     except subprocess.TimeoutExpired:
-        raise UnavailableError(
-            f"torch.compile took longer than {COMPILE_SECONDS:.0f} s: run it on a faster machine."
-        ) from None
+        sentence = f"torch.compile took longer than {COMPILE_SECONDS:.0f} s: run it on a faster machine."
+        raise UnavailableError(sentence) from None
     except subprocess.CalledProcessError as error:
         complaint = (error.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
         raise UnavailableError(f"torch.compile failed ({complaint}): install a C++ compiler, such as g++.") from None
@@ -57,13 +56,12 @@ def compiled_dense() -> Method:
 def compiled_step(dense: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[Inputs], Tensor]:
     """A step whose dense loss is compiled anew for every shape, as a training run with one batch size would have it."""
     loss = torch.compile(dense, dynamic=False)
-    return lambda x: backward(loss(x.img, x.txt, x.scale))
+    return lambda x: backward(loss(*x[:3]))
 
 
 def plain_dense(img: Tensor, txt: Tensor, scale: Tensor) -> Tensor:
     """The dense loss without the checks of its inputs, which would break the compiled graph into pieces."""
-    logits = scale * img @ txt.T  # (b, b)
-    labels = torch.arange(len(img))
+    logits, labels = scale * img @ txt.T, torch.arange(len(img))  # (b, b)
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
 
@@ -88,9 +86,8 @@ def open_clip(name: str) -> Method:
     # torch alone, so that file is loaded from the installed distribution without importing the package.
     package = importlib.util.find_spec("open_clip")
     if package is None or not package.submodule_search_locations:
-        raise UnavailableError(
-            'open_clip is not installed: `pip install --no-deps "open_clip_torch>=3.3,<4"` adds it next to torch.'
-        )
+        how = '`pip install --no-deps "open_clip_torch>=3.3,<4"` adds it next to torch.'
+        raise UnavailableError(f"open_clip is not installed: {how}")
     path = Path(package.submodule_search_locations[0]) / "loss.py"
     spec = importlib.util.spec_from_file_location("minilib.bench._open_clip_loss", path)
     module = importlib.util.module_from_spec(spec)
@@ -102,29 +99,25 @@ def open_clip(name: str) -> Method:
 
 
 def sentence_transformers_cached() -> Method:
-    """The loss stage of the cached in-batch loss: `calculate_loss(..., with_backward=True)`, no encoder around it.
+    """The loss stage of the cached in-batch loss, which compares with ours: finished embeddings, no encoder around it.
 
-    That is the part which compares with ours: loss and gradients of finished embeddings, rows in chunks, both
-    directions with a softmax each. Its scale is a constant, so no gradient of it is computed, and the features are
-    normalised already, so it takes their dot products.
+    Rows in chunks, both directions with a softmax each. Its scale is a constant, so no gradient of it is computed, and
+    the features are normalised already, so it takes their dot products.
     """
-    sentence = 'sentence-transformers is not installed: `pip install -e ".[bench]"` in the repository adds it.'
-    harness.require("sentence_transformers", sentence)
+    how = 'is not installed: `pip install -e ".[bench]"` in the repository adds it.'
+    harness.require("sentence_transformers", f"sentence-transformers {how}")
     try:
         from sentence_transformers.sentence_transformer import losses
         from sentence_transformers.util import dot_score
     except Exception as error:  # its dependencies fail in many ways, a torchvision of another build among them
-        raise UnavailableError(
-            f"sentence-transformers cannot be imported ({first_line(error)}): repair its installation, "
-            "or remove a torchvision that does not match torch."
-        ) from None
+        how = "repair its installation, or remove a torchvision that does not match torch."
+        raise UnavailableError(f"sentence-transformers cannot be imported ({first_line(error)}): {how}") from None
+    options = {"mini_batch_size": CACHED_CHUNK_ROWS, "partition_mode": "per_direction"}
+    options |= {"directions": ("query_to_doc", "doc_to_query"), "similarity_fct": dot_score}
 
     def step(x: Inputs) -> Tensor:
-        loss = losses.CachedMultipleNegativesRankingLoss(
-            torch.nn.Sequential(torch.nn.Identity()),  # stands where the encoder would; never called
-            scale=x.scale.item(), similarity_fct=dot_score, mini_batch_size=CACHED_CHUNK_ROWS,
-            directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction",
-        )  # fmt: skip
+        encoder = torch.nn.Sequential(torch.nn.Identity())  # never called
+        loss = losses.CachedMultipleNegativesRankingLoss(encoder, scale=x.scale.item(), **options)
         return loss.calculate_loss([[x.img], [x.txt]], with_backward=True)
 
     return Method("sentence-transformers cached", step, products=6, matrices=0.5, missing=("scale",))
@@ -133,9 +126,8 @@ def sentence_transformers_cached() -> Method:
 def inf_cl(half: torch.dtype = torch.bfloat16) -> Method:
     """`cal_flash_loss` twice; needs a CUDA GPU, for its kernels hold instructions of such a GPU."""
     if not torch.cuda.is_available():
-        raise UnavailableError(
-            "inf-cl needs a CUDA GPU: its kernels hold instructions of such a GPU, which no interpreter runs."
-        )
+        why = "its kernels hold instructions of such a GPU, which no interpreter runs."
+        raise UnavailableError(f"inf-cl needs a CUDA GPU: {why}")
     harness.require("inf_cl", "inf-cl is not installed: `pip install inf-cl==1.2.1` adds it next to torch and triton.")
     try:
         from inf_cl import cal_flash_loss
@@ -144,11 +136,9 @@ def inf_cl(half: torch.dtype = torch.bfloat16) -> Method:
 
     def step(x: Inputs) -> Tensor:
         images = cal_flash_loss(x.img, x.txt, scale=x.scale).mean()
-        texts = cal_flash_loss(x.txt, x.img, scale=x.scale).mean()
-        return backward((images + texts) / 2)
+        return backward((images + cal_flash_loss(x.txt, x.img, scale=x.scale).mean()) / 2)
 
-    rounded = {"tolerance": ROUNDED, "dtype": half}
-    return Method("inf-cl", step, products=10, matrices=0, multiple=INF_CL_BLOCK, **rounded)
+    return halved(Method("inf-cl", step, products=10, matrices=0, multiple=INF_CL_BLOCK), half)
 
 
 def halved(peer: Method, half: torch.dtype = torch.bfloat16) -> Method:
@@ -164,10 +154,9 @@ PEERS = {
     "open_clip SigLipLoss": lambda: open_clip("SigLipLoss"),
     "inf-cl": inf_cl,
 }
-GPU_PEERS = {  # in half precision, each on the features that it is given; compiled without a trial, to save time
+# In half precision, each on the features that it is given; compiled without a trial, to save time.
+GPU_PEERS = {
     "compiled dense": lambda: halved(Method("compiled dense", compiled_step(dense_clip), products=3, matrices=3)),
-    "F.linear_cross_entropy, twice": lambda: halved(linear_cross_entropy()),
-    "open_clip ClipLoss": lambda: halved(open_clip("ClipLoss")),
-    "open_clip SigLipLoss": lambda: halved(open_clip("SigLipLoss")),
+    **{n: lambda build=build: halved(build()) for n, build in PEERS.items() if n.startswith(("F.", "open_clip"))},
     "inf-cl": inf_cl,
 }

@@ -10,11 +10,11 @@ What the figures mean is taught in notebooks/04_tile_the_loss.ipynb.
 
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from minilib.bench import baselines, correctness, harness, report, ring, targets
@@ -69,13 +69,12 @@ def bench_contrastive(
     Raises:
         ValueError: one sentence, when an argument does not fit. RuntimeError: when the measuring process broke.
     """
-    device = chosen(device)
-    gpu = device == "cuda"
-    settings = {"batches": list(batches) if batches is not None else None if gpu else BATCHES, "dim": dim}
-    settings |= {"rounds": (timing.GPU_ROUNDS if gpu else 5) if rounds is None else rounds, "scale": scale}
-    settings |= {"threads": harness.usable_cores() if threads is None else threads, "others": others}
-    settings |= {"device": device, "seconds": timing.GPU_SECONDS if gpu else None, "ranks": list(ranks)}
-    settings |= {"gate_batch": GATE_BATCH[device], **RING} | (QUICK if quick else {})
+    gpu = (device := chosen(device)) == "cuda"
+    defaults = {"batches": None, "rounds": timing.GPU_ROUNDS} if gpu else {"batches": BATCHES, "rounds": 5}
+    defaults |= {"device": device, "seconds": timing.GPU_SECONDS if gpu else None, "ranks": list(ranks)}
+    defaults |= {"gate_batch": GATE_BATCH[device], "others": others, **RING}
+    asked = {"batches": None if batches is None else list(batches), "dim": dim, "rounds": rounds, "scale": scale}
+    settings = harness.settings_of(defaults, asked | {"threads": threads}, QUICK if quick else None)
     settings["memory_batches"] = (QUICK_MEMORY_BATCHES if quick else MEMORY_BATCHES) if memory else []
     _validate(settings)
     output = Path(output or f"runs/bench/contrastive{'_cuda' * gpu}.json")
@@ -85,31 +84,31 @@ def bench_contrastive(
 def measure(settings: dict[str, Any], output: str | None = None, at: Device | None = None) -> dict[str, Any]:
     """Run every step in this process; `settings` as `bench_contrastive` makes them, `at` is where, by default there."""
     budget, at = timing.Budget(settings["seconds"]), at or named(settings["device"])
-    torch.set_num_threads(settings["threads"])
-    document: dict[str, Any] = {"benchmark": "contrastive", "complete": False, "settings": settings, "unit": at.unit}
-    document |= {"machine": at.describe(), "skipped": {}}
+    document = {"complete": False} | harness.opened("contrastive", settings, at)
     document |= {"equality": [], "timings": [], "memory": [], "ring": [], "bars": []}
-
-    def save(section: str = "") -> None:
-        harness.finish(document, output, section and f"\n{section}")
-
-    save(report.machine_section(document))
     try:
-        found = _judge(document, at)
-        save(report.equality_section(document, report.plain))
-        save(report.skipped_section(document))
-        _time(document, found, at, budget, save)
-        _measure_memory(document, found, at, save)
-        save(report.memory_section(document, report.plain))
-        _measure_ring(document, save)
-        save(report.ring_section(document, report.plain))
+        for section in _sections(document, at, budget):
+            harness.finish(document, output, section and f"\n{section}")
         document["complete"] = True
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not lose the file
-        save("Interrupted: what was measured so far is kept.")
+        harness.finish(document, output, "\nInterrupted: what was measured so far is kept.")
     document["bars"] = targets.contrastive(document)
-    save(f"{report.targets_section(document, report.plain)}\n\nWritten to {output}")
-    return document
+    section = report.section("contrastive_bars", document, report.plain)
+    return harness.finish(document, output, f"\n{section}\n\nWritten to {output}")
+
+
+def _sections(document: dict[str, Any], at: Device, budget: timing.Budget) -> Iterator[str]:
+    """Measure step by step; yields what there is to print whenever the document has grown, and "" between."""
+    yield report.section("machine", document)
+    found = _judge(document, at)
+    yield report.section("equality", document, report.plain)
+    yield report.section("skipped", document)
+    yield from _time(document, found, at, budget)
+    yield from _measure_memory(document, found, at)
+    yield report.section("memory", document, report.plain)
+    yield from _measure_ring(document)
+    yield report.section("ring", document, report.plain)
 
 
 def meant_for_memory(found: list[Method], batch: int) -> list[Method]:  # no matrix out of proportion
@@ -121,8 +120,7 @@ def peak_row(method: Method, batch: int, dim: int, scale: float, threads: int) -
 
     RuntimeError of one sentence when the method would not fit into memory, or when its process failed.
     """
-    reason = timing.large(method, batch, dim, available_bytes())
-    if reason:
+    if reason := timing.large(method, batch, dim, available_bytes()):
         raise RuntimeError(reason.rstrip("."))
     setup = _SETUP.format(name=method.name, batch=batch, dim=dim, scale=scale, warm=min(64, batch))
     return timing.memory_row(method, batch, dim, measure_peak(setup, "step(inputs)", threads=threads))
@@ -135,49 +133,46 @@ def _validate(settings: dict[str, Any]) -> None:
             raise ValueError(f"{name} holds {smallest}: give whole numbers of at least {least}.")
     if settings["batches"] == []:
         raise ValueError("batches is empty: give at least one batch size, such as 4096.")
-    harness.validate_at_least_one({name: settings[name] for name in ("dim", "rounds", "threads")})
+    harness.validate_at_least_one(settings, "dim", "rounds", "threads")
     if not settings["scale"] > 0:
         raise ValueError(f"scale is {settings['scale']}: give a positive logit scale, such as 14.3.")
 
 
 def _judge(document: dict[str, Any], at: Device) -> list[Method]:
     """The methods that run here and are right; the document tells of the others."""
-    settings, right = document["settings"], []
-    gpu = at.unit == "gpu"
-    ours, skipped = (baselines.gpu_methods(), {}) if gpu else (baselines.ours(), {"fused methods": NO_GPU})
-    others, why = peers.available(device="cuda" if gpu else "cpu") if settings["others"] else ([], {})
-    found = sorted([*ours, *others], key=lambda method: method.loss)  # InfoNCE before SigLIP
-    found, too_narrow = harness.split(found, lambda method: timing.narrow(method, settings["dim"]))
-    document["skipped"] = skipped | why | too_narrow
-    for method in tqdm(found, desc="equality", unit="method", leave=False, disable=None):
-        verdict = correctness.judge(method, settings["gate_batch"], settings["dim"], at.name)
-        document["equality"].append(verdict._asdict())
-        if verdict.equal:
-            right.append(method)
-        else:
-            document["skipped"][method.name] = "its loss or gradients differ from fp64, so it was not timed."
-    return right
+    settings, skipped, gpu = document["settings"], document["skipped"], at.unit == "gpu"
+    found = baselines.gpu_methods() if gpu else baselines.ours()
+    skipped |= {} if gpu else {"fused methods": NO_GPU}
+    if settings["others"]:
+        others, missing = peers.available(device="cuda" if gpu else "cpu")
+        found, _ = [*found, *others], skipped.update(missing)
+    found, narrow = harness.split(found, lambda method: timing.narrow(method, settings["dim"]))
+    skipped |= narrow
+    found.sort(key=lambda method: method.loss)  # InfoNCE before SigLIP
+    judge = partial(correctness.judge, batch=settings["gate_batch"], dim=settings["dim"], device=at.name)
+    verdicts = [judge(method) for method in tqdm(found, desc="equality", unit="method", leave=False, disable=None)]
+    document["equality"] = [verdict._asdict() for verdict in verdicts]
+    wrong = "its loss or gradients differ from fp64, so it was not timed."
+    skipped |= {verdict.method: wrong for verdict in verdicts if not verdict.equal}
+    return [method for method, verdict in zip(found, verdicts) if verdict.equal]
 
 
-def _time(document: dict[str, Any], found: list[Method], at: Device, budget: timing.Budget, save) -> None:
+def _time(document: dict[str, Any], found: list[Method], at: Device, budget: timing.Budget) -> Iterator[str]:
     todo = timing.cells(document["settings"])
     for number, cell in enumerate(todo):
-        reason = budget.begin(cell, todo[number + 1 :])
-        if reason:
-            document["skipped"][f"b = {cell.batch:,}, d = {cell.dim}"] = reason
-            save(f"Skipped: b = {cell.batch:,}, d = {cell.dim}: {reason}")
+        if reason := budget.begin(cell, todo[number + 1 :]):
+            yield _skip(document, f"b = {cell.batch:,}, d = {cell.dim}", reason)
             continue
-        before, rows = list(document["timings"]), list(document["memory"])
+        before, rows = document["timings"], document["memory"]
         for result in timing.time_cell(found, cell, document["settings"], at, budget):
             # Each round's result takes the place of the one before, so that the file is complete up to here.
-            document["timings"] = [*before, result]
-            document["memory"] = [*rows, *timing.peaks(result, found)]
-            save()
-        if len(document["timings"]) > len(before):
-            save(report.timing_section(document, document["timings"][-1], report.plain))
+            document |= {"timings": [*before, result], "memory": [*rows, *timing.peaks(result, found)]}
+            yield ""
+        if document["timings"] is not before:
+            yield report.section("timing", document, report.plain, -1)
 
 
-def _measure_memory(document: dict[str, Any], found: list[Method], at: Device, save) -> None:
+def _measure_memory(document: dict[str, Any], found: list[Method], at: Device) -> Iterator[str]:
     settings = document["settings"]
     batches = settings["memory_batches"] if at.unit == "cpu" else []
     wanted = [(batch, method) for batch in batches for method in meant_for_memory(found, batch)]
@@ -186,19 +181,23 @@ def _measure_memory(document: dict[str, Any], found: list[Method], at: Device, s
             row = peak_row(method, batch, settings["dim"], settings["scale"], settings["threads"])
             document["memory"].append(row)
         except (RuntimeError, subprocess.TimeoutExpired) as error:  # the other methods can still be measured
-            document["skipped"][f"memory of {method.name}, b = {batch:,}"] = f"{harness.first_line(error)}."
-        save()
+            _skip(document, f"memory of {method.name}, b = {batch:,}", f"{harness.first_line(error)}.")
+        yield ""
 
 
-def _measure_ring(document: dict[str, Any], save) -> None:
+def _measure_ring(document: dict[str, Any]) -> Iterator[str]:
     settings = document["settings"]
     counts, reason = ring.possible(settings["ranks"], settings["device"])
     try:
         for row in ring.measure_ring(counts, settings):
             document["ring"].append(row)
-            save()
+            yield ""
     except RuntimeError as error:
         reason = f"{harness.first_line(error)}."
     if reason:
-        document["skipped"]["ring"] = reason
-        save(f"Skipped: ring: {reason}")
+        yield _skip(document, "ring", reason)
+
+
+def _skip(document: dict[str, Any], name: str, reason: str) -> str:
+    document["skipped"][name] = reason
+    return f"Skipped: {name}: {reason}"

@@ -15,6 +15,7 @@ cell that could not even have its first calls in the time left is skipped with a
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -87,7 +88,7 @@ class Budget:
 def narrow(method: Method, dim: int) -> str:
     """A sentence for a width that a method does not take, else nothing."""
     asked = f"it takes widths that are multiples of {method.multiple} and d is {dim}: choose such a width."
-    return asked if dim % method.multiple else ""
+    return asked * bool(dim % method.multiple)
 
 
 def large(method: Method, batch: int, dim: int, free: int) -> str:
@@ -100,30 +101,25 @@ def time_cell(
     found: list[Method], cell: Cell, settings: dict[str, Any], device: Device, budget: Budget
 ) -> Iterator[dict[str, Any]]:
     """Time the methods that fit; yields the timing of this cell so far, summary included, after every round."""
-    free = device.free_bytes()
-    fitting, skipped = harness.split(
-        cell.chosen(found), lambda m: narrow(m, cell.dim) or large(m, cell.batch, cell.dim, free)
-    )
+    free, (batch, dim) = device.free_bytes(), cell[:2]
+    fitting, skipped = harness.split(cell.chosen(found), lambda m: narrow(m, dim) or large(m, batch, dim, free))
     dtypes = {method.name: method.dtype for method in fitting}
-    multiply = {dtype: device.product_step(cell.batch, cell.dim, dtype) for dtype in dict.fromkeys(dtypes.values())}
+    multiply = {dtype: device.product_step(batch, dim, dtype) for dtype in dict.fromkeys(dtypes.values())}
     steps = {product_name(dtype): call for dtype, (call, _) in multiply.items()} | {m.name: m.step for m in fitting}
     operations = {dtype: count for dtype, (_, count) in multiply.items()}
 
     def draw(number: int) -> Callable[[str], baselines.Inputs | None]:
         # The same numbers for all methods of one dtype, new leaves for each; torch.mm has matrices of its own.
-        same = {"seed": number, "device": device.name}
-        numbers = {
-            t: baselines.make_inputs(cell.batch, cell.dim, settings["scale"], dtype=t, **same) for t in operations
-        }
+        make = partial(baselines.make_inputs, batch, dim, settings["scale"], seed=number, device=device.name)
+        numbers = {dtype: make(dtype=dtype) for dtype in operations}
         return lambda name: baselines.fresh(numbers[dtypes[name]]) if name in dtypes else None
 
-    timing: dict[str, Any] = {"batch": cell.batch, "dim": cell.dim, "skipped": skipped}
-    title, done = f"b = {cell.batch:,}", []
-    for this in harness.interleave(steps, draw, settings["rounds"], device.clock, title, budget.allows):
+    timing, done = {"batch": batch, "dim": dim, "skipped": skipped}, []
+    for this in harness.interleave(steps, draw, settings["rounds"], device.clock, f"b = {batch:,}", budget.allows):
         timing["skipped"] |= this.failed
         if "first_call" in timing:
             done.append(this)
-            yield timing | summarise(done, fitting, cell.batch, cell.dim, operations, device.unit)
+            yield timing | summarise(done, fitting, batch, dim, operations, device.unit)
         else:
             timing["first_call"] = {name: sample.wall for name, sample in this.samples.items()}
 
@@ -141,20 +137,18 @@ def summarise(
 
     `operations` are the floating-point operations of one sample of torch.mm in each dtype.
     """
+    samples, product = [r.samples for r in done], 2 * batch**2 * dim / 1e9
     rates = {
-        dtype: [count / r.samples[product_name(dtype)].spent / 1e9 for r in done]  # GFLOP per second spent
+        dtype: [count / each[product_name(dtype)].spent / 1e9 for each in samples]  # GFLOP per second spent
         for dtype, count in operations.items()
-        if product_name(dtype) in done[-1].samples
+        if product_name(dtype) in samples[-1]
     }
-    timed = [method for method in fitting if method.name in done[-1].samples]  # a method that fails is not called again
-    product = 2 * batch**2 * dim / 1e9
+    timed = [method for method in fitting if method.name in samples[-1]]  # a method that fails is not called again
+    raw = {"spent": unit, "wall": "wall", "peak": "peak"}
     return {
         "rounds": [
-            {
-                n: {unit: s.spent, "wall": s.wall} | ({} if s.peak is None else {"peak": s.peak})
-                for n, s in r.samples.items()
-            }
-            for r in done
+            {n: {raw[k]: v for k, v in s._asdict().items() if v is not None} for n, s in each.items()}
+            for each in samples
         ],
         "summary": {m.name: _summary(m, done, rates.get(m.dtype), product, unit) for m in timed},
         "product_rates": {NAMES[dtype]: harness.spread(values) for dtype, values in rates.items()},
@@ -163,20 +157,24 @@ def summarise(
 
 
 def _summary(method: Method, done: list[Round], rates: list[float] | None, product: float, unit: str) -> dict[str, Any]:
-    dense = DENSE[method.loss]
+    dense, samples, count = DENSE[method.loss], [r.samples[method.name] for r in done], method.products
     bases = {dense, *(t.base for t in targets.CONTRASTIVE[unit] if t.kind == "ratio" and t.loss == method.loss)}
     alike = sorted(bases) if method.gradients == 2 else []  # half the work is no faster way to do all of it
     ratios = {base: harness.spread(harness.ratios(done, method.name, base)) for base in alike}
-    seconds = harness.summarise(done, {method.name: None}, unit)
-    row = {unit: seconds[unit][method.name], "wall": seconds["wall"][method.name], "dense": dense}
-    row |= {"ratios": {base: ratio for base, ratio in ratios.items() if ratio}, "products": method.products}
-    own = [(method.products or 0) * product / r.samples[method.name].spent for r in done]  # GFLOP per second spent
+    own = [count * product / sample.spent for sample in samples] if count else []  # GFLOP per second spent
     # A share of the fp32 rate says nothing about matmuls in bf16.
     mixed = method.dtype == torch.float32 and method.tolerance == baselines.ROUNDED
-    shares = [mine / rate for mine, rate in zip(own, rates)] if method.products and rates and not mixed else []
-    row["rate"] = harness.spread(own) if method.products else None
-    floors = [share * method.floor / method.products for share in shares]
-    return row | {"share": harness.spread(shares), "floor": harness.spread(floors)}
+    shares = [mine / rate for mine, rate in zip(own, rates)] if rates and not mixed else []
+    return {
+        unit: harness.spread([sample.spent for sample in samples]),
+        "wall": harness.spread([sample.wall for sample in samples]),
+        "dense": dense,
+        "ratios": {base: ratio for base, ratio in ratios.items() if ratio},
+        "products": count,
+        "rate": harness.spread(own),
+        "share": harness.spread(shares),
+        "floor": harness.spread([share * method.floor / count for share in shares]),
+    }
 
 
 def peaks(timing: dict[str, Any], found: list[Method]) -> list[dict[str, Any]]:

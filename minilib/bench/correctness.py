@@ -22,12 +22,7 @@ from minilib.bench.baselines import Inputs, backward, fresh, make_inputs
 from minilib.bench.harness import Method, describe
 from minilib.losses.contrastive import clip_loss, siglip_loss
 
-CASES = {
-    "scale 14.3": (14.3, 0.0),
-    "scale 14.3, correlated": (14.3, 0.1),
-    "scale 100": (100.0, 0.0),
-    "scale 100, correlated": (100.0, 0.1),
-}
+CASES = {f"scale {s:g}{', correlated' * bool(c)}": (s, c) for s in (14.3, 100.0) for c in (0.0, 0.1)}
 
 
 class Verdict(NamedTuple):
@@ -69,15 +64,11 @@ def relative(value: Tensor | None, truth: Tensor, least: float = 0.0) -> float:
 
 def _error(method: Method, inputs: Inputs) -> float:
     truth, mine = Inputs(*(tensor.detach().double().requires_grad_() for tensor in inputs)), fresh(inputs)
-    if method.loss == "siglip":
-        loss64 = backward(siglip_loss(*truth, backend="dense"))
-    else:
-        loss64 = backward(clip_loss(*truth[:3], backend="dense"))
-    errors = [relative(method.step(mine), loss64)]
+    loss = siglip_loss(*truth, backend="dense") if method.loss == "siglip" else clip_loss(*truth[:3], backend="dense")
+    errors = [relative(method.step(mine), backward(loss))]
     norms = [torch.linalg.vector_norm(tensor.detach()) for tensor in (truth.img, truth.img.grad)]
     natural = (norms[0] * norms[1] / truth.scale).item() if method.dtype.itemsize < 4 else 0.0
-    for name in Inputs._fields:
-        grad64 = getattr(truth, name).grad
-        if name not in method.missing and grad64 is not None:  # InfoNCE knows no bias
-            errors.append(relative(getattr(mine, name).grad, grad64, 0.0 if grad64.ndim else natural))
+    for name, true, own in zip(Inputs._fields, truth, mine):
+        if name not in method.missing and true.grad is not None:  # InfoNCE knows no bias
+            errors.append(relative(own.grad, true.grad, 0.0 if true.ndim else natural))
     return max(errors)

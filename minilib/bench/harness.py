@@ -7,8 +7,8 @@ where
           method once, in the same order, on the same numbers: what slows the machine slows the base as well
 
 Every method is called once untimed first: allocators, thread pools and compilers warm up there. CPU seconds count all
-threads and forgive neighbours on the machine, but only if waiting threads sleep instead of spinning; that is decided
-before torch is imported, so a run has its own process with `quiet_environment`.
+threads and forgive neighbours on the machine, but only if waiting threads sleep instead of spinning (OMP_WAIT_POLICY);
+that is decided before torch is imported, so a run has a process of its own.
 """
 
 import importlib.util
@@ -33,6 +33,7 @@ from minilib.common import write_text
 from minilib.teaching.memory import measure_peak
 
 PATIENCE, LAST_CALL = 60.0, 15.0  # seconds by which a run may miss its time, and then to write its file
+Document = dict[str, Any]
 
 
 class UnavailableError(Exception):
@@ -84,6 +85,7 @@ class Round(NamedTuple):
 
 Clock = Callable[[Callable[[], Any]], Sample]
 Steps = dict[str, Callable[[Any], Any]]
+Draw = Callable[[int], Callable[[str], Any]]  # the inputs of round k, a function of the method's name
 
 
 def available(builders: dict[str, Callable[[], Method]]) -> tuple[list[Method], dict[str, str]]:
@@ -114,26 +116,39 @@ def too_large(need: float, free: int, end: str) -> str:
     return f"it needs about {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free{end}" if need > 0.9 * free else ""
 
 
+def settings_of(defaults: dict[str, Any], asked: dict[str, Any], quick: dict[str, Any] | None) -> dict[str, Any]:
+    """The defaults, what was asked for (None: nothing), one thread for each usable core; `quick` outdoes all."""
+    asked = {name: value for name, value in asked.items() if value is not None}
+    return defaults | {"threads": usable_cores()} | asked | (quick or {})
+
+
+def validate_at_least_one(settings: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if settings[name] < 1:
+            raise ValueError(f"{name} is {settings[name]}: give a whole number of at least 1.")
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def quiet_environment(threads: int) -> dict[str, str]:
     """Environment variables of a measuring process: fixed threads that sleep while they wait (GNU and LLVM OpenMP)."""
     sleep = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **sleep}
 
 
-def run_apart(module: str, settings: dict[str, Any], output: Path) -> dict[str, Any]:
-    """Measure in a fresh, quiet process; return the document that it wrote to `output`.
+def run_apart(module: str, settings: dict[str, Any], output: Path) -> Document:
+    """Run `module.measure(settings, output)` in a fresh, quiet process; return the document that it wrote to `output`.
 
-    `module` has `measure(settings, output)`; `settings` holds the number of `threads`, and `seconds` where the run must
-    end within a time. RuntimeError of one sentence when the process fails.
+    It is told to end after `settings["seconds"]`, if they are there. RuntimeError of one sentence when it fails.
     """
     with tempfile.TemporaryDirectory() as cache:  # compiled code of earlier runs would hide the time to compile
-        environment = {
-            **os.environ,
-            **quiet_environment(settings["threads"]),
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-            "TORCHINDUCTOR_CACHE_DIR": cache,
-            "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # dense matrices must not break up a GPU's memory
-        }
+        environment = os.environ | quiet_environment(settings["threads"])
+        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        environment["TORCHINDUCTOR_CACHE_DIR"] = cache
+        environment["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"  # dense matrices must not break up memory
         command = [sys.executable, "-m", "minilib.bench", module, json.dumps(settings), str(output)]
         # A session of its own: Ctrl-C reaches this process only, which passes it on exactly once.
         child = subprocess.Popen(command, env=environment, start_new_session=True)
@@ -150,23 +165,19 @@ def run_apart(module: str, settings: dict[str, Any], output: Path) -> dict[str, 
     return json.loads(Path(output).read_text())
 
 
-def finish(document: dict[str, Any], output: str | Path | None, text: str = "") -> dict[str, Any]:
+def opened(name: str, settings: dict[str, Any], at: Any) -> Document:
+    """A document without figures; torch gets its threads."""
+    torch.set_num_threads(settings["threads"])
+    document = {"benchmark": name, "settings": settings, "unit": at.unit, "machine": at.describe()}
+    return document | {"error": {}, "skipped": {}}
+
+
+def finish(document: Document, output: str | Path | None, text: str = "") -> Document:
     """Write the document to its file, whole at any moment, and print `text`; without a file, neither."""
     if output is not None:
         write_text(Path(output), json.dumps(document, indent=1))
         print(text, end="\n" if text else "", flush=True)
     return document
-
-
-def validate_at_least_one(settings: dict[str, Any]) -> None:
-    for name, value in settings.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}: give a whole number of at least 1.")
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def clock(call: Callable[[], Any]) -> Sample:
@@ -177,10 +188,7 @@ def clock(call: Callable[[], Any]) -> Sample:
 
 
 def one_round(steps: Steps, inputs: Callable[[str], Any], number: int, bar: tqdm, clock: Clock = clock) -> Round:
-    """Call every method once, in order, each on its own fresh `inputs(name)`, made outside the clock.
-
-    Round 0 is the warm-up.
-    """
+    """Call every method once, in order, each on its own fresh inputs, made outside the clock; round 0 warms up."""
     samples, failed = {}, {}
     busy, own = _busy_seconds(), time.process_time()
     for name, step in steps.items():
@@ -196,13 +204,12 @@ def one_round(steps: Steps, inputs: Callable[[str], Any], number: int, bar: tqdm
 
 
 def interleave(
-    steps: Steps, draw: Callable[[int], Callable[[str], Any]], count: int, clock: Clock = clock, title: str = "",
+    steps: Steps, draw: Draw, count: int, clock: Clock = clock, title: str = "",
     allows: Callable[[float, int], bool] = lambda seconds, done: True,
 ) -> Iterator[Round]:  # fmt: skip
     """The warm-up, then up to `count` rounds; what fails is taken out of `steps`, and so may the caller do.
 
-    `draw(k)` makes the inputs of round k, a function of the method's name; `allows(seconds, done)` says whether another
-    round may follow the last one.
+    `allows(seconds, done)` says whether another round may follow the last one, which took so many seconds.
     """
     with tqdm(total=len(steps) * (count + 1), desc=title, unit="call", leave=False, disable=None) as bar:
         for number in range(count + 1):
@@ -215,13 +222,26 @@ def interleave(
                 return
 
 
-def summarise(done: list[Round], base: dict[str, str | None], unit: str = "cpu") -> dict[str, Any]:
-    """Medians and spreads of the methods that `base` names, each with its own base, next to every raw sample."""
-    values = {name: [r.samples[name] for r in done] for name in base}
-    return {
-        unit: {name: spread([s.spent for s in samples]) for name, samples in values.items()},
-        "wall": {name: spread([s.wall for s in samples]) for name, samples in values.items()},
-        "ratio": {name: spread(ratios(done, name, base[name])) for name in base},
+def run_bench(
+    document: Document, steps: Steps, base: dict[str, str], draw: Draw, clock: Clock = clock,
+    wrong: Callable[[], dict[str, str]] = dict,
+) -> None:  # fmt: skip
+    """Time `steps`; medians and spreads, ratios to `base` and every raw sample go to the document.
+
+    What fails leaves a sentence under "skipped", as does what `wrong()` names once every method has been called.
+    """
+    done = []
+    for this in interleave(steps, draw, document["settings"]["rounds"], clock, document["benchmark"]):
+        document["skipped"] |= this.failed
+        done.append(this)
+        for name, sentence in (wrong() if len(done) == 1 else {}).items():
+            document["skipped"][name] = sentence
+            del steps[name]
+    done, samples = done[1:], {name: [r.samples[name] for r in done[1:]] for name in steps}
+    document |= {
+        document["unit"]: {name: spread([s.spent for s in found]) for name, found in samples.items()},
+        "wall": {name: spread([s.wall for s in found]) for name, found in samples.items()},
+        "ratio": {name: spread(ratios(done, name, base[name])) for name in steps},
         "rounds": [{name: sample._asdict() for name, sample in r.samples.items()} for r in done],
         "others": share_of_others(done),
     }
@@ -230,6 +250,18 @@ def summarise(done: list[Round], base: dict[str, str | None], unit: str = "cpu")
 def peaks(rounds: list[dict[str, Any]], names) -> dict[str, int]:
     """Peak extra bytes that a GPU's clock has read: medians over the rounds."""
     return {name: int(statistics.median(r[name]["peak"] for r in rounds)) for name in names}
+
+
+def peaks_of(document: Document, setup: Callable[[str], str], call: str) -> dict[str, int]:
+    """Peak extra bytes of one call of every timed method: those of a GPU's rounds, or each in a process of its own.
+
+    Such a process runs `setup(name)` first; none is started where the settings do not ask for memory.
+    """
+    if document["unit"] == "gpu":
+        return peaks(document["rounds"], document["gpu"])
+    todo, threads = document["cpu"] if document["settings"]["memory"] else (), document["settings"]["threads"]
+    bar = tqdm(todo, desc="memory", unit="process", leave=False, disable=None)
+    return {name: measure_peak(setup(name), call, threads=threads) for name in bar}
 
 
 def ratios(rounds: list[Round], name: str, base: str | None) -> list[float]:
@@ -246,12 +278,6 @@ def spread(values: list[float]) -> dict[str, float] | None:
 def share_of_others(done: list[Round]) -> float:  # of the CPU time during the rounds
     own, others = sum(r.own for r in done), sum(r.others for r in done)
     return others / (own + others) if own + others else 0.0
-
-
-def peaks_apart(setups: dict[str, str], call: str, threads: int) -> dict[str, int]:
-    """Peak extra bytes of one call, by method, each in a fresh process that has run its setup before."""
-    todo = tqdm(setups.items(), desc="memory", unit="process", leave=False, disable=None)
-    return {name: measure_peak(setup, call, threads=threads) for name, setup in todo}
 
 
 def describe(error: BaseException) -> str:

@@ -17,8 +17,8 @@ from minilib.bench import logps_methods as ways
 from minilib.bench.device import NAMES, Device, chosen, named
 from minilib.bench.harness import Method
 
-SIZES = {"cpu": {"tokens": 8192, "dim": 512, "words": 32_768}, "cuda": targets.LOGPS_GPU_SIZE}
-PRECISION = {"cpu": "fp32", "cuda": "bf16"}
+SIZES = {"cpu": {"tokens": 8192, "dim": 512, "words": 32_768, "dtype": "fp32"}}
+SIZES["cuda"] = targets.LOGPS_GPU_SIZE | {"dtype": "bf16"}
 DTYPES = {name: dtype for dtype, name in NAMES.items()}
 GATE = {"tokens": 256, "words": 2048, "dim": 64}
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
@@ -54,49 +54,35 @@ def bench_logps(
         ValueError: one sentence, when an argument does not fit. RuntimeError: when the measuring process broke.
     """
     device = chosen(device)
-    asked = {"tokens": tokens, "dim": dim, "words": words}
-    settings = SIZES[device] | {name: value for name, value in asked.items() if value is not None}
-    settings |= {"rounds": rounds, "threads": harness.usable_cores() if threads is None else threads}
-    settings |= QUICK if quick else {}
-    harness.validate_at_least_one(settings)
+    asked = {"tokens": tokens, "dim": dim, "words": words, "rounds": rounds, "threads": threads}
+    settings = harness.settings_of(SIZES[device], asked, QUICK if quick else None)
+    harness.validate_at_least_one(settings, *asked)
     if settings["tokens"] % 2:
         raise ValueError(f"tokens is {settings['tokens']}: give an even number, half of them for each answer.")
-    settings |= {"memory": memory, "device": device, "dtype": PRECISION[device]}
     output = Path(output or f"runs/bench/logps{'_cuda' * (device == 'cuda')}.json")
-    return harness.run_apart("minilib.bench.logps", settings, output)
+    return harness.run_apart("minilib.bench.logps", settings | {"memory": memory, "device": device}, output)
 
 
 def measure(settings: dict[str, Any], output: str | None = None, at: Device | None = None) -> dict[str, Any]:
-    """Check, time and weigh the methods; settings, machine, errors, samples, ratios, peaks and targets as a plain dict.
-
-    `at` is where to measure, by default the device in `settings`.
-    """
-    torch.set_num_threads(settings["threads"])
+    """Check, time and weigh the methods `at` a device, by default that of the settings; the document as JSON has it."""
     at, dtype = at or named(settings["device"]), DTYPES[settings["dtype"]]
+    document = harness.opened("logps", settings, at)
     sizes, free = {name: settings[name] for name in ("tokens", "dim", "words")}, at.free_bytes()
-    found, skipped = ways.available("cuda" if at.unit == "gpu" else "cpu")
+    found, missing = ways.available("cuda" if at.unit == "gpu" else "cpu")
     matrix = 4 * sizes["tokens"] * sizes["words"]  # bytes of the fp32 logits
     found, large = harness.split(found, lambda method: harness.too_large(matrix * method.matrices, free, "."))
-    document = {"benchmark": "logps", "settings": settings, "unit": at.unit, "machine": at.describe(), "error": {}}
     found, wrong = harness.split(found, lambda method: _complaint(method, dtype, at.name, document["error"]))
-    skipped |= large | wrong
-    steps = {method.name: method.step for method in found}
+    document["skipped"] = missing | large | wrong
     frozen = {method.name: method.frozen for method in found}
 
     def draw(number: int):
         inputs = ways.make_inputs(**sizes, seed=number, dtype=dtype, device=at.name)
         return lambda name: ways.fresh(inputs, frozen[name])
 
-    done = list(harness.interleave(steps, draw, settings["rounds"], at.clock, "logps"))
-    for this in done:
-        skipped |= this.failed
-    base = {name: targets.FROZEN if frozen[name] else "dense" for name in steps}
-    document |= harness.summarise(done[1:], base, at.unit) | {"skipped": skipped}
-    if at.unit == "gpu":
-        document["memory"] = harness.peaks(document["rounds"], steps)
-    else:
-        setups = {m.name: _SETUP.format(name=m.name, **sizes) for m in found if settings["memory"]}
-        document["memory"] = harness.peaks_apart(setups, "method.step(inputs)", settings["threads"])
+    base = {name: targets.FROZEN if frozen[name] else "dense" for name in frozen}
+    harness.run_bench(document, {method.name: method.step for method in found}, base, draw, at.clock)
+    setup = lambda name: _SETUP.format(name=name, **sizes)  # noqa: E731
+    document["memory"] = harness.peaks_of(document, setup, "method.step(inputs)")
     document["bars"] = targets.logps(document)
     return harness.finish(document, output, report.logps(document, report.plain))
 
@@ -118,6 +104,5 @@ def _complaint(method: Method, dtype: torch.dtype, device: str, errors: dict[str
         errors[method.name] = error(method, dtype, device)
     except Exception as failure:  # a peer may fail in any way; the run goes on and the report says so
         return f"it failed ({harness.describe(failure)})."
-    if errors[method.name] <= TOLERANCE[dtype]:
-        return ""
-    return f"it differs from fp64 by {errors[method.name]:.1e}, so it was not timed."
+    wrong = not errors[method.name] <= TOLERANCE[dtype]  # NaN is within no tolerance
+    return f"it differs from fp64 by {errors[method.name]:.1e}, so it was not timed." * wrong

@@ -1,22 +1,14 @@
 """Ways to one loss: SimPO with an SFT term on one long pair, from hidden states and a large head, with its gradients.
 
     name                     matmuls   how
-    dense                    3         all logits, log_softmax, gather
-    tiled                    4         token_logps: tiles again in the backward pass
+    dense                    3 or 2    all logits, log_softmax, gather; 2 with a frozen head, as in the next two rows
+    tiled                    4 or 2    token_logps: tiles again in the backward pass, unless taken in the forward visit
+    fused                    4 or 3    the same in Triton kernels; only on a CUDA GPU, and not run on one yet
     margin sweep             3         logo_loss_from_hidden: loss and gradients from one visit
     checkpointed chunks      4         the usual way: chunks of rows, recomputed by torch.utils.checkpoint
-    Liger SimPO              3         its fused loss, whose chunks are counted in pairs: one pair is not cut
-    F.linear_cross_entropy   -         torch's own chunked loss without reduction (torch 2.13 and newer)
-    dense, frozen head       2         as above, the head without gradient
-    tiled, frozen head       2         the hidden states' gradient taken in the forward visit
 
-On a CUDA GPU, in bf16, there are three more: "fused" and "fused, frozen head" (token_logps in Triton kernels; not yet
-run on a GPU) and "cut-cross-entropy" (4 matmuls, no filter, as it must be for exact gradients). There "dense" is what
-is usually written: a bf16 matmul whose logits are widened for the softmax. "tiled" and "margin sweep" widen each tile
-before it is multiplied, which leaves most of a GPU's rate unused.
-
-The pair is as long as the rows: half of them belong to the chosen answer, half to the rejected one. M = 1, so that all
-methods have the same loss.
+Peers: Liger's fused SimPO (its chunks are pairs, so one pair is not cut), torch's linear_cross_entropy (2.13 and newer)
+and on a GPU cut-cross-entropy without its filter. The pair is as long as the rows, half of them for each answer.
 """
 
 from collections.abc import Callable
@@ -54,8 +46,7 @@ def make_inputs(
     options = {"generator": torch.Generator(device).manual_seed(seed), "device": device}
     hidden = torch.randn(tokens, dim, **options).to(dtype)
     weight = (torch.randn(words, dim, **options) / dim**0.5).to(dtype)
-    labels = torch.randint(words, (tokens,), **options)
-    return Inputs(hidden.requires_grad_(), weight.requires_grad_(), labels)
+    return fresh(Inputs(hidden, weight, torch.randint(words, (tokens,), **options)), frozen=False)
 
 
 def fresh(inputs: Inputs, frozen: bool) -> Inputs:
@@ -67,27 +58,25 @@ def fresh(inputs: Inputs, frozen: bool) -> Inputs:
 def available(device: str = "cpu") -> tuple[list[Method], dict[str, str]]:
     """The methods that run on this device, and a sentence for each of the others."""
     peers = {"Liger SimPO": _liger, "F.linear_cross_entropy": _builtin}
-    if device != "cpu":
-        peers["cut-cross-entropy"] = _cut
-    found, skipped = harness.available(peers)
+    found, skipped = harness.available(peers | ({} if device == "cpu" else {"cut-cross-entropy": _cut}))
     return ours(device) + found, skipped
 
 
 def ours(device: str = "cpu") -> list[Method]:
     """Our methods and the usual ones, the fused kernels where a GPU is; dense first."""
-    tile = None if device == "cpu" else GPU_TILE
-    backends = {"tiled": {"backend": "tiled", "chunk_size": tile}}
-    if device != "cpu":
-        backends["fused"] = {"backend": "fused"}
+    gpu = device != "cpu"
+    backends = {"tiled": {"backend": "tiled", "chunk_size": GPU_TILE if gpu else None}}
+    backends |= {"fused": {"backend": "fused"}} if gpu else {}
     folded = {name: lambda x, way=way: pair_loss(token_logps(*x, **way)) for name, way in backends.items()}
     dense = lambda x: pair_loss(_dense(*x))  # noqa: E731
+    frozen = {"tiled": 2, "fused": 3}  # matmuls
     return [
         _method("dense", dense, 3, 4),
         *(_method(name, loss, 4, 0) for name, loss in folded.items()),
         _method("margin sweep", _sweep, 3, 0),
         _method("checkpointed chunks", _checkpointed, 4, 0.3),
         _method("dense, frozen head", dense, 2, 4, frozen=True),
-        *(_method(f"{name}, frozen head", loss, 2 if name == "tiled" else 3, 0, True) for name, loss in folded.items()),
+        *(_method(f"{name}, frozen head", loss, frozen[name], 0, frozen=True) for name, loss in folded.items()),
     ]
 
 
@@ -109,15 +98,13 @@ def _sweep(x: Inputs) -> Tensor:
 
 
 def _checkpointed(x: Inputs) -> Tensor:
-    chunks = [
-        checkpoint(_dense, hidden, x.weight, labels, use_reentrant=False)
-        for hidden, labels in zip(x.hidden.split(CHUNK_ROWS), x.labels.split(CHUNK_ROWS))
-    ]
+    rows = zip(x.hidden.split(CHUNK_ROWS), x.labels.split(CHUNK_ROWS))
+    chunks = [checkpoint(_dense, hidden, x.weight, labels, use_reentrant=False) for hidden, labels in rows]
     return pair_loss(torch.cat(chunks))
 
 
 def _dense(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    logits = (hidden @ weight.T).to(sums_dtype(hidden))  # (n, V)
+    logits = (hidden @ weight.T).to(sums_dtype(hidden))  # (n, V), a bf16 matmul widened for the softmax
     return torch.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0]
 
 
@@ -148,6 +135,7 @@ def _cut() -> Method:
     def loss(x: Inputs) -> Tensor:
         from cut_cross_entropy import linear_cross_entropy
 
+        # No filter, as it must be for exact gradients.
         return pair_loss(-linear_cross_entropy(*x, reduction="none", filter_eps=None).float())
 
     return _method("cut-cross-entropy", loss, 4, 0)

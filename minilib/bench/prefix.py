@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from minilib.bench import correctness, harness, report, targets
+from minilib.bench.device import named
 from minilib.bench.step_models import Shape, random_llama
 from minilib.longcontext import Packed, answer_hidden, pack_answers, synthesize_positions
 
@@ -44,10 +45,10 @@ def bench_prefix(
         quick: a tiny model and prompt, to see that everything runs; its figures judge nothing.
         output: JSON file to write; its folder is made.
     """
-    settings = {"prompt": prompt, "answer": answer, "rejected": rejected, "width": width, "layers": layers}
-    settings |= {"rounds": rounds, "threads": harness.usable_cores() if threads is None else threads}
-    settings |= QUICK if quick else {}
-    harness.validate_at_least_one(settings)
+    asked = {"prompt": prompt, "answer": answer, "rejected": rejected, "width": width, "layers": layers}
+    asked |= {"rounds": rounds, "threads": threads}
+    settings = harness.settings_of({}, asked, QUICK if quick else None)
+    harness.validate_at_least_one(settings, *asked)
     if settings["width"] % 64:
         raise ValueError(f"width is {settings['width']}: give a multiple of 64, such as 256.")
     return harness.run_apart("minilib.bench.prefix", settings, output)
@@ -55,21 +56,18 @@ def bench_prefix(
 
 def measure(settings: dict[str, Any], output: str | None = None) -> dict[str, Any]:
     """Check every method against fp64, time them in interleaved rounds, return settings, errors, ratios and samples."""
-    torch.set_num_threads(settings["threads"])
-    pack = _pack(settings)
-    document = {"benchmark": "prefix", "settings": settings, "error": equality(settings, pack)}
-    model = _model(settings)
+    document, pack = harness.opened("prefix", settings, named("cpu")), _pack(settings)
+    document["error"], model = equality(settings, pack), _model(settings)
     steps = {name: lambda _, run=run: _step(model, run, pack) for name, run in METHODS.items()}
-    done = []
-    for this in harness.interleave(steps, lambda number: lambda name: None, settings["rounds"], title="prefix"):
-        for name, sentence in this.failed.items():  # all are ours: one that breaks ends the run
-            raise RuntimeError(f"{name}: {sentence}")
-        done.append(this)
-    document |= harness.summarise(done[1:], dict.fromkeys(METHODS, BASE))
-    document["ratio_one_by_one"] = harness.summarise(done[1:], dict.fromkeys(METHODS, ONE_BY_ONE))["ratio"]
-    met = targets.held(document["ratio"]["cache"]["median"], targets.PREFIX)
-    document["bar"] = {"at_most": targets.PREFIX, "met": met}
-    return harness.finish(document, output, report.prefix(document))
+    harness.run_bench(document, steps, dict.fromkeys(METHODS, BASE), lambda number: lambda name: None)
+    for name, sentence in document["skipped"].items():  # all are ours: one that breaks ends the run
+        raise RuntimeError(f"{name}: {sentence}")
+    spent = {name: [r[name]["spent"] for r in document["rounds"]] for name in METHODS}
+    each = {name: [a / b for a, b in zip(values, spent[ONE_BY_ONE])] for name, values in spent.items()}
+    document["ratio_one_by_one"] = {name: harness.spread(ratios) for name, ratios in each.items()}
+    claim = f"cache / {BASE}, time"
+    document["bars"] = [targets.judged(claim, targets.PREFIX, document["ratio"]["cache"]["median"])]
+    return harness.finish(document, output, report.prefix(document, report.plain))
 
 
 def equality(settings: dict[str, Any], pack: Packed) -> dict[str, float]:

@@ -1,16 +1,13 @@
 """A ring of processes next to one process, at the same global batch: time, work, messages, and the loss they agree on.
 
-    wall      seconds of one step, until the last rank is done
     work      CPU seconds of all ranks together  /  CPU seconds of one process
     sent      bytes that one rank sends in a step / (b d), counted by the trace of the ring itself
-    released  the same for the authors' ring: 8 (2 (n - 1) / n + 1), both directions, everything in fp32
-
-where
-    n, b, d   ranks, pairs of all ranks together, width of the features
+    released  the same for the authors' ring of n ranks: 8 (2 (n - 1) / n + 1), both directions, everything in fp32
 
 On a CPU the ranks meet over gloo and have one thread each; on GPUs over NCCL. The rings run one after the other: ranks
-of one would stand in the way of the next. With more ranks than cores the wall time tells of the cores, and the work of
-what the ring costs. Every rank makes all b pairs from the same seed and keeps its own rows.
+of one would stand in the way of the next. With more ranks than cores the wall time, which lasts until the last rank is
+done, tells of the cores, and the work of what the ring costs. Every rank makes all b pairs of width d from the same
+seed and keeps its own rows.
 """
 
 import json
@@ -41,10 +38,9 @@ def possible(ranks: Sequence[int], device: str) -> tuple[list[int], str | None]:
     if device == "cpu" or not ranks:
         return list(ranks), None
     gpus = torch.cuda.device_count()
+    why = f"NCCL needs a GPU for each rank and there is {gpus}: use a machine with more, or --device cpu."
     fitting = [count for count in ranks if count <= gpus]
-    if not fitting:
-        return [], f"NCCL needs a GPU for each rank and there is {gpus}: use a machine with more, or --device cpu."
-    return fitting, None
+    return fitting, None if fitting else why
 
 
 def measure_ring(ranks: Sequence[int], settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -79,18 +75,12 @@ def run_ranks(count: int, settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 def summarise(found: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
     """One row of the table from what the ranks wrote: the slowest rank's wall, all ranks' CPU seconds."""
-    count, size = len(found), {"batch": settings["ring_batch"], "dim": settings["dim"]}
-    sent = statistics.mean(sum(rank["sent"].values()) for rank in found)
-    return {
-        "ranks": count,
-        **size,
-        "wall": harness.spread([max(walls) for walls in zip(*(rank["wall"] for rank in found))]),
-        "cpu": harness.spread([sum(cpus) for cpus in zip(*(rank["cpu"] for rank in found))]),
-        "sent": sent / (size["batch"] * size["dim"]),
-        "released": released_bytes(count),
-        "error": max(rank["error"] for rank in found),
-        "raw": found,
-    }
+    size = {"batch": settings["ring_batch"], "dim": settings["dim"]}
+    sent = statistics.mean(sum(rank["sent"].values()) for rank in found) / (size["batch"] * size["dim"])
+    row = {"ranks": len(found), **size, "sent": sent, "released": released_bytes(len(found)), "raw": found}
+    for name, together in (("wall", max), ("cpu", sum)):
+        row[name] = harness.spread([together(step) for step in zip(*(rank[name] for rank in found))])
+    return row | {"error": max(rank["error"] for rank in found)}
 
 
 def released_bytes(count: int) -> float:
@@ -101,31 +91,27 @@ def released_bytes(count: int) -> float:
 def _write_rank(rank: int, ranks: int, folder: str, settings: dict[str, Any]) -> None:
     """What one process does: meet the others, measure, write its samples, what it sent, and its error."""
     torch.set_num_threads(1)
-    if settings["device"] == "cuda":
+    gpu = settings["device"] == "cuda"
+    if gpu:
         torch.cuda.set_device(rank)
-    if ranks > 1:
-        meeting = {"store": dist.FileStore(f"{folder}/store", ranks), "rank": rank, "world_size": ranks}
-        dist.init_process_group("nccl" if settings["device"] == "cuda" else "gloo", timeout=SILENCE, **meeting)
+    meeting = {"store": dist.FileStore(f"{folder}/store", ranks), "rank": rank, "world_size": ranks}
+    dist.init_process_group("nccl" if gpu else "gloo", timeout=SILENCE, **meeting)
     try:
         options = {"dim": settings["dim"], "scale": settings["scale"], "device": settings["device"]}
-        whole = make_inputs(settings["ring_batch"], **options)
-        own = _own_rows(whole, rank, ranks)
-        del whole
+        own = _own_rows(make_inputs(settings["ring_batch"], **options), rank, ranks)
         small = make_inputs(settings["ring_gate_batch"], **options)
         found = {"error": _error(rank, ranks, small), "sent": _sent(fresh(own), ranks), "wall": [], "cpu": []}
         _step(fresh(own), ranks)
         for _ in range(settings["ring_steps"]):
             x = fresh(own)
-            if ranks > 1:
-                dist.barrier()  # begun together: a rank that came early would wait inside the step
+            dist.barrier()  # begun together: a rank that came early would wait inside the step
             wall, cpu = benchmark.timer(), time.process_time()  # torch's timer, which waits for a GPU
             _step(x, ranks)
             found["wall"].append(benchmark.timer() - wall)
             found["cpu"].append(time.process_time() - cpu)
         Path(folder, f"{rank}.json").write_text(json.dumps(found))
     finally:
-        if ranks > 1:
-            dist.destroy_process_group()
+        dist.destroy_process_group()
 
 
 def _own_rows(whole: Inputs, rank: int, ranks: int) -> Inputs:
@@ -156,8 +142,7 @@ def _error(rank: int, ranks: int, whole: Inputs) -> float:
     loss64 = backward(clip_loss(*truth[:3], backend="dense"))
     x = _own_rows(whole, rank, ranks)
     averages = torch.stack([_step(x, ranks), x.scale.grad])
-    if ranks > 1:
-        dist.all_reduce(averages)
+    dist.all_reduce(averages)
     loss, scale_grad = averages.double() / ranks
     errors = [relative(loss, loss64), relative(scale_grad, truth.scale.grad)]
     for grad, grad64 in ((x.img.grad, truth.img.grad), (x.txt.grad, truth.txt.grad)):

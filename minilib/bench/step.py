@@ -10,12 +10,9 @@ In this order: the gate on a toy model; a first step of every way, whose losses 
 rounds; peak memory. The 8b model has not run on a GPU yet; the same code has been gone through on a stand-in.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from minilib.bench import harness, report, step_models, targets
 from minilib.bench import step_methods as ways
@@ -23,13 +20,13 @@ from minilib.bench.device import Device, named
 from minilib.bench.step_methods import Bench, Way
 
 QUICK = {"prompt": 64, "answer": 6, "target": 512, "rounds": 2}
+CALL = "bench.step(way, batch)"
 SAME_LOSS = {"float32": 1e-3, "bfloat16": 5e-2}  # relative, at full size
 
 _SETUP = """
-import json
 from minilib.bench import step
 from minilib.bench.step_methods import TRL, Way
-settings, way = json.loads({settings!r}), Way({kind!r}, {rejected})
+settings, way = {settings!r}, Way({kind!r}, {rejected})
 bench = step.make_bench(settings, with_trl=way.kind == TRL)
 bench.step(way, bench.batch(way, step.make_row(settings | step.QUICK, bench)))
 batch = bench.batch(way, step.make_row(settings, bench))
@@ -60,10 +57,9 @@ def bench_step(
         ValueError: one sentence, when an argument does not fit. RuntimeError: when the measuring process broke.
     """
     model = step_models.chosen(model)
-    asked = {"prompt": prompt, "answer": answer, "target": target, "rounds": rounds, "route": route}
-    settings = step_models.SIZES[model]._asdict() | {name: value for name, value in asked.items() if value is not None}
-    settings |= {"threads": harness.usable_cores() if threads is None else threads} | (QUICK if quick else {})
-    harness.validate_at_least_one({name: settings[name] for name in ("answer", "rounds", "threads")})
+    asked = {"prompt": prompt, "answer": answer, "target": target, "rounds": rounds, "route": route, "threads": threads}
+    settings = harness.settings_of(step_models.SIZES[model]._asdict(), asked, QUICK if quick else None)
+    harness.validate_at_least_one(settings, "answer", "rounds", "threads")
     if settings["prompt"] < ways.CHUNKS:
         raise ValueError(f"prompt is {settings['prompt']}: give at least {ways.CHUNKS} tokens, one for each chunk.")
     if not rejected or min(rejected) < 1:
@@ -73,21 +69,19 @@ def bench_step(
 
 
 def measure(settings: dict[str, Any], output: str | None = None, at: Device | None = None) -> dict[str, Any]:
-    """Compare, time and weigh the ways; settings, machine, errors, samples, ratios, peaks and targets as a plain dict.
-
-    `at` is where to measure, by default the device in `settings`.
-    """
-    torch.set_num_threads(settings["threads"])
+    """Compare, time and weigh the ways `at` a device, by default that of the settings; the document as JSON has it."""
     at = at or named(settings["device"])
+    document = harness.opened("step", settings, at)
     found, skipped = ways.available(settings["rejected"])
-    errors, complaints = ways.gate(settings["route"], settings["device"], settings["checkpointing"], _has_trl(found))
-    right = {way.name: way for way in found if way.kind not in complaints}
-    skipped |= {w.name: f"{complaints[w.kind]}, so it was not timed." for w in found if w.kind in complaints}
-    document = {"benchmark": "step", "settings": settings, "unit": at.unit, "error": errors, "machine": at.describe()}
-    document |= _time(right, settings, at, skipped) | {"skipped": skipped}
-    if at.unit == "cpu":
-        timed = [right[name] for name in document["cpu"]] if settings["memory"] else []
-        document["peak"] = memory(timed, settings)
+    options = (settings["route"], settings["device"], settings["checkpointing"])
+    document["error"], complaints = ways.gate(*options, with_trl=_has_trl(found))
+    wrong = {w.name: f"{complaints[w.kind]}, so it was not timed." for w in found if w.kind in complaints}
+    document["skipped"] = skipped | wrong
+    right = {way.name: way for way in found if way.name not in wrong}
+    free = _time(document, right, at)
+    document["peak"] = peaks = harness.peaks_of(document, lambda name: setup(right[name], settings), CALL)
+    if at.unit == "gpu":  # what is free between steps, when nothing but weights and optimizer is held, less the peak
+        document["spare"] = {name: free - peak for name, peak in peaks.items()}
     document["bars"] = targets.step(document, at_size(settings))
     return harness.finish(document, output, report.step(document, report.plain))
 
@@ -104,11 +98,9 @@ def make_row(settings: dict[str, Any], bench: Bench, seed: int = 0) -> ways.Row:
     return ways.make_row(bench.vocab, **sizes, count=1 + max(settings["rejected"]), seed=seed)
 
 
-def memory(timed: list[Way], settings: dict[str, Any]) -> dict[str, int]:
-    """Peak extra bytes of one step of each way."""
-    text = json.dumps(settings)
-    setups = {w.name: _SETUP.format(settings=text, kind=w.kind, rejected=w.rejected) for w in timed}
-    return harness.peaks_apart(setups, "bench.step(way, batch)", settings["threads"])
+def setup(way: Way, settings: dict[str, Any]) -> str:
+    """What a process runs before it is asked for the peak of one step of this way."""
+    return _SETUP.format(settings=settings, kind=way.kind, rejected=way.rejected)
 
 
 def at_size(settings: dict[str, Any]) -> bool:
@@ -121,34 +113,24 @@ def _has_trl(found) -> bool:
     return any(way.kind == ways.TRL for way in found)
 
 
-def _time(right: dict[str, Way], settings: dict[str, Any], at: Device, skipped: dict[str, str]) -> dict[str, Any]:
-    bench, losses, done = make_bench(settings, with_trl=_has_trl(right.values())), {}, []
-
-    def step(way: Way):
-        return lambda batch: losses.update({way.name: bench.step(way, batch)})
+def _time(document: dict[str, Any], right: dict[str, Way], at: Device) -> int:
+    """Rounds of all ways, with the tokens that they read and their first losses; returns the bytes that are free."""
+    settings, losses, first = document["settings"], {}, {}
+    bench = make_bench(settings, with_trl=_has_trl(right.values()))
 
     def draw(number: int):
         row = make_row(settings, bench, seed=number)
         return lambda name: bench.batch(right[name], row)
 
-    steps = {name: step(way) for name, way in right.items()}
-    for this in harness.interleave(steps, draw, settings["rounds"], at.clock, "step"):
-        skipped |= this.failed
-        done.append(this)
-        if len(done) == 1:  # all losses of the warm-up are there: those that differ at full size go no further
-            first, free = {name: loss.item() for name, loss in losses.items()}, at.free_bytes()
-            for name, sentence in _disagreeing(first, right, SAME_LOSS[settings["dtype"]]).items():
-                skipped[name] = sentence
-                del steps[name]
-    summary = {
-        "tokens": {name: right[name].tokens(settings["prompt"], settings["answer"]) for name in steps},
-        "loss": {name: first[name] for name in steps},
-        **harness.summarise(done[1:], {name: right[name].base for name in steps}, at.unit),
-    }
-    if at.unit == "gpu":  # what is free between steps, when nothing but weights and optimizer is held, less the peak
-        summary["peak"] = harness.peaks(summary["rounds"], steps)
-        summary["spare"] = {name: free - peak for name, peak in summary["peak"].items()}
-    return summary
+    def wrong() -> dict[str, str]:  # all losses of the warm-up are there: those that differ at full size go no further
+        first.update({name: loss.item() for name, loss in losses.items()}, free=at.free_bytes())
+        return _disagreeing({name: first[name] for name in losses}, right, SAME_LOSS[settings["dtype"]])
+
+    steps = {n: lambda batch, n=n: losses.update({n: bench.step(right[n], batch)}) for n in right}
+    harness.run_bench(document, steps, {name: way.base for name, way in right.items()}, draw, at.clock, wrong)
+    tokens = {name: right[name].tokens(settings["prompt"], settings["answer"]) for name in steps}
+    document |= {"tokens": tokens, "loss": {name: first[name] for name in steps}}
+    return first["free"]
 
 
 def _disagreeing(losses: dict[str, float], by_name: dict[str, Way], most: float) -> dict[str, str]:

@@ -44,21 +44,16 @@ class Target(NamedTuple):
 
 CONTRASTIVE = {
     "cpu": (
-        Target("ratio", "tiled", 0.85, 4096, "dense"),
-        Target("ratio", "tiled", 0.75, 8192, "dense"),
-        Target("ratio", "tiled", 0.60, 16384, "dense"),
+        *(Target("ratio", "tiled", x, b, "dense") for b, x in ((4096, 0.85), (8192, 0.75), (16384, 0.60))),
         Target("ratio", "tiled", 0.60, 8192, "open_clip ClipLoss"),
         Target("ratio", "tiled", 0.70, 8192, "F.linear_cross_entropy, twice"),
         Target("ratio", "tiled SigLIP", 0.66, 8192, "dense SigLIP", loss="siglip"),
         Target("ratio", "tiled, keep all, bf16 gradients", 0.42, 8192, "dense"),
         *(Target("ratio", "default", x, b, FASTEST) for b, x in ((4096, 0.95), (8192, 0.95), (16384, 0.85))),
-        *(
-            Target("ratio", "default", x, b, FASTEST, stretch=True)
-            for b, x in ((4096, 0.9), (8192, 0.88), (16384, 0.75))
-        ),
-        Target("bytes", "tiled", 80e6, 8192, part="peak"),
-        Target("bytes", "tiled", 32e6, 16384, part="besides"),
-        Target("bytes", "tiled", 250e6, 32768, part="peak"),
+        *(Target("ratio", "default", x, b, FASTEST, None, "clip", True)  # stretch
+          for b, x in ((4096, 0.9), (8192, 0.88), (16384, 0.75))),
+        *(Target("bytes", "tiled", x, b, part=part)
+          for x, b, part in ((80e6, 8192, "peak"), (32e6, 16384, "besides"), (250e6, 32768, "peak"))),
     ),
     "gpu": (
         Target("ratio", "fused bf16", 1 / 8, 65_536, "inf-cl"),
@@ -68,7 +63,7 @@ CONTRASTIVE = {
         *(Target("bytes", "fused bf16", 0.7e9, b, part="besides") for b in (16_384, 65_536, 262_144, 1_048_576)),
         Target("error", "fused fp32", 1e-4),
     ),
-}
+}  # fmt: skip
 FROZEN = "dense, frozen head"
 LOGPS = {("tiled", "dense"): 0.90, ("margin sweep", "dense"): 0.75, ("tiled, frozen head", FROZEN): 0.75}
 LOGPS_MEMORY = 1 / 15  # of dense, for every method of ours
@@ -77,14 +72,10 @@ LOGPS_GPU = {"must": 0.052, "stretch": 0.042}  # seconds of the margin sweep, wh
 PREFIX = 0.50
 
 
-def held(measured: float | None, limit: float, least: bool = False) -> bool | None:
-    """Whether the figure keeps to its limit, the most or the least that it may be; None when it was not measured."""
-    return None if measured is None else measured >= limit if least else measured <= limit
-
-
 def judged(claim: str, limit: float, measured: float | None, least: bool = False, **more: Any) -> dict[str, Any]:
-    """One target as a document keeps it."""
-    return {"claim": claim, **more, "limit": limit, "measured": measured, "held": held(measured, limit, least)}
+    """One target as a document keeps it: `limit` is the most that may be measured, or the least."""
+    held = None if measured is None else measured >= limit if least else measured <= limit
+    return {"claim": claim, **more, "limit": limit, "measured": measured, "held": held}
 
 
 def contrastive(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -102,37 +93,34 @@ def contrastive(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 def logps(document: dict[str, Any]) -> list[dict[str, Any]]:
     """The targets of the log-probabilities: ratios on a CPU, seconds at one size on a GPU."""
-    found = []
     if document.get("unit") == "gpu":
         at_size = all(document["settings"][name] == value for name, value in LOGPS_GPU_SIZE.items())
-        spent = document["gpu"].get("margin sweep") if at_size else None
-        for kind, limit in LOGPS_GPU.items():
-            found.append(judged(f"margin sweep, seconds ({kind})", limit, spent and spent["median"]))
-        return found
+        spent = _median(document["gpu"], "margin sweep") if at_size else None
+        return [judged(f"margin sweep, seconds ({kind})", limit, spent) for kind, limit in LOGPS_GPU.items()]
+    found = []
     for (name, base), limit in LOGPS.items():
-        ratio = document["ratio"].get(name)
         mine, dense = (document["memory"].get(way) for way in (name, base))
-        found.append(judged(f"{name} / {base}, time", limit, ratio and ratio["median"]))
+        found.append(judged(f"{name} / {base}, time", limit, _median(document["ratio"], name)))
         found.append(judged(f"{name} / {base}, extra memory", LOGPS_MEMORY, mine / dense if mine and dense else None))
     return found
 
 
 def step(document: dict[str, Any], at_size: bool) -> list[dict[str, Any]]:
     """The targets of a training step of this model; `at_size` says whether it ran at the size that they are set for."""
-    ratio = document["ratio"].get("shared, M = 2") if at_size else None
-    one, eight = (document["peak"].get(f"shared, M = {count}") if at_size else None for count in (1, 8))
-    spare = document.get("spare", {}).get("shared, M = 8") if at_size else None
-    most, least = {"sense": "at most"}, {"sense": "at least", "least": True}
+    peak, spare = (document.get(name, {}) if at_size else {} for name in ("peak", "spare"))
+    ratio = _median(document["ratio"], "shared, M = 2") if at_size else None
     if document["settings"]["model"] == "tiny":
-        figure = eight / one if one and eight else None
+        one, eight = (peak.get(f"shared, M = {count}") for count in (1, 8))
+        growth = eight / one if one and eight else None
         return [
-            judged("shared / concatenated, M = 2, time", 0.5, ratio and ratio["median"], **most),
-            judged("shared, extra peak at M = 8 / at M = 1", 1.5, figure, **most),
+            judged("shared / concatenated, M = 2, time", 0.5, ratio, sense="at most"),
+            judged("shared, extra peak at M = 8 / at M = 1", 1.5, growth, sense="at most"),
         ]
     if document["settings"]["model"] == "8b":
+        free, most = spare.get("shared, M = 8"), {"sense": "at least", "least": True}
         return [
-            judged("concatenated / shared, M = 2, time", 2.3, ratio and 1 / ratio["median"], **least),
-            judged("shared, M = 8, GB left free", 30.0, None if spare is None else spare / 1e9, **least),
+            judged("concatenated / shared, M = 2, time", 2.3, ratio and 1 / ratio, **most),
+            judged("shared, M = 8, GB left free", 30.0, None if free is None else free / 1e9, **most),
         ]
     return []
 
@@ -153,8 +141,7 @@ def _measured(document: dict[str, Any], target: Target, unit: str) -> float | No
         base = _fastest(timing)
         both = [r for r in timing.get("rounds", ()) if base in r and target.method in r]
         return statistics.median(r[target.method][unit] / r[base][unit] for r in both) if both else None
-    found = row.get(unit) if target.kind == "seconds" else row.get("ratios", {}).get(target.base)
-    return found and found["median"]
+    return _median(row, unit) if target.kind == "seconds" else _median(row.get("ratios", {}), target.base)
 
 
 def _fastest(timing: dict[str, Any]) -> str | None:
@@ -169,3 +156,7 @@ def _timing(document: dict[str, Any], batch: int | None) -> dict[str, Any]:
         if (timing["batch"], timing.get("dim", document["settings"].get("dim"))) == (batch, DIM):
             return timing
     return {"summary": {}}
+
+
+def _median(found: dict[str, Any], name: str | None) -> float | None:
+    return found[name]["median"] if found.get(name) else None

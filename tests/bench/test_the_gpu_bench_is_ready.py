@@ -383,7 +383,7 @@ def test_a_gpu_that_measured_nothing_breaks_no_bar():
 def test_the_bars_are_printed_in_their_own_units():
     document = document_with() | {"machine": {"gpu": GPU}}
     document["bars"] = targets.contrastive(document)
-    printed = report.targets_section(document, report.plain)
+    printed = report.section("contrastive_bars", document, report.plain)
     for figure in ("36.0 ms", "9,500.0 ms", "0.125", "700 MB", "1.0e-04"):
         assert figure in printed
 

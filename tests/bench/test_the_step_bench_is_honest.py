@@ -154,7 +154,8 @@ def test_a_gpu_is_read_in_the_rounds_and_what_it_leaves_free_is_told():
 
 def test_peak_memory_is_measured_in_a_process_of_its_own():
     tiny = step_models.SIZES["tiny"]._asdict() | step.QUICK | {"model": "tiny", "rejected": [1], "threads": 1}
-    peaks = step.memory([Way(SHARED, 1)], tiny)
+    document = {"unit": "cpu", "cpu": ["shared, M = 1"], "settings": tiny | {"memory": True}}
+    peaks = harness.peaks_of(document, lambda name: step.setup(Way(SHARED, 1), tiny), step.CALL)
     assert list(peaks) == ["shared, M = 1"]
     assert 10**5 < peaks["shared, M = 1"] < 10**8
 

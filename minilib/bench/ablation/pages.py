@@ -10,7 +10,6 @@ Differences and ratios are taken seed by seed, because a seed's haystacks are th
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from minilib.bench import report, targets
 from minilib.evals.longcontext import NeedleMap
 from minilib.models.tiny_lm import WINDOW
 from minilib.teaching import plots
-from minilib.teaching.memory import format_bytes
 
 BARS = {  # claim: (what is measured, limit, whether it is a least or a most)
     "LOGO beyond the window, above base": ("LOGO", "gain", 0.10, "least"),
@@ -29,7 +27,10 @@ BARS = {  # claim: (what is measured, limit, whether it is a least or a most)
     "LOGO in the window, perplexity to base": ("LOGO", "perplexity_ratio", 1.05, "most"),
 }
 MAIN = ("base", "SFT", "SFT, stretched positions", "LOGO")  # the arms of the curves
-Cells = tuple[list[str], list[list[str]]]
+WON = {"single detail": "beyond", "gained on base": "gain", "at the farthest": "farthest"}
+WON |= {"two details, recall": "multi_recall_beyond", "depths at 3 windows": "middle"}
+KEPT = {"single detail": "inside", "lost on base": "lost", "two details": "multi_inside"}
+KEPT |= {"perplexity / base": "perplexity_ratio"}
 
 
 def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -54,53 +55,34 @@ def write(output: Path, document: dict[str, Any]) -> None:
 
 def page(document: dict[str, Any]) -> str:
     """The tables and bars as Markdown."""
-    s, seeds = document["settings"], document["seeds"]
-    common = (
-        f"{len(seeds)} seeds ({', '.join(map(str, seeds))}). Every arm but the first two: {s['pairs']} pairs, "
-        f"{s['steps']} steps of {s['batch']}, AdamW with peak learning rate {s['lr']:g} falling as a cosine, LoRA of "
-        f"rank {s['rank']} on {' and '.join(s['modules'])}, target {s['target']:,} positions. Scores: {s['samples']} "
-        "haystacks at each length. Figures are means over seeds, with the smallest and the largest."
-    )
-    tables = {"What is won beyond the window": won, "What is kept in the window": kept, "What it costs": paid}
-    sections = [f"**{title}**\n\n{report.markdown(*t(document))}" for title, t in (tables | {"Bars": bars}).items()]
-    return report.joined(report.machine_section(document), common, *sections)
+    return report.whole("alignment", document | {"tables": tables(document)})
 
 
 def plain(document: dict[str, Any]) -> str:
     """The same tables for a terminal."""
-    return "\n\n".join(report.plain(*build(document)) for build in (won, kept, paid, bars))
+    return "\n\n".join(tables(document, report.plain).values())
 
 
-def won(document: dict[str, Any]) -> Cells:
-    """Accuracy beyond the window."""
-    header = ["arm", "single detail", "gained on base", "at the farthest", "two details, recall", "depths at 3 windows"]
-    return header, _rows(document, "beyond", "gain", "farthest", "multi_recall_beyond", "middle")
+def tables(document: dict[str, Any], table: report.Table = report.markdown) -> dict[str, str]:
+    """Accuracy beyond the window, what is kept in it, the costs of training, and the bars, by title."""
+    arms = [{"name": name} | found for name, found in document["arms"].items()]
+    trained = [arm for arm in arms if "tokens" in arm]  # the first two arms are not
+    costs = "{name} | {tokens[mean]:,.0f} | {cpu_seconds[mean]:.0f} | {added_memory[mean]:bytes}"
+    line = "{claim} | at {side} {limit:.2f} | {measured:.3f} | {held:verdict}"
+    return {
+        "What is won beyond the window": _spans(table, WON, arms),
+        "What is kept in the window": _spans(table, KEPT, arms),
+        "What it costs": report.build(table, "arm | tokens read | CPU seconds | memory added", costs, trained),
+        "Bars": report.build(table, "bar | limit | measured | verdict", line, document["bars"]),
+    }
 
 
-def kept(document: dict[str, Any]) -> Cells:
-    """Accuracy and perplexity within the window."""
-    header = ["arm", "single detail", "lost on base", "two details", "perplexity / base"]
-    return header, _rows(document, "inside", "lost", "multi_inside", "perplexity_ratio")
-
-
-def paid(document: dict[str, Any]) -> Cells:
-    """Tokens, time and memory of the training."""
-    rows = []
-    for arm, found in document["arms"].items():
-        if "tokens" in found:  # the first two arms are not trained
-            tokens, seconds, memory = (found[n]["mean"] for n in ("tokens", "cpu_seconds", "added_memory"))
-            rows.append([arm, f"{tokens:,.0f}", f"{seconds:.0f}", format_bytes(memory)])
-    return ["arm", "tokens read", "CPU seconds", "memory added"], rows
-
-
-def bars(document: dict[str, Any]) -> Cells:
-    """Each bar, what was measured, and whether it held."""
-    verdict = {True: "held", False: "missed", None: "not measured"}
-    rows = []
-    for bar in document["bars"]:
-        measured = "-" if bar["measured"] is None else f"{bar['measured']:.3f}"
-        rows.append([bar["claim"], f"at {bar['side']} {bar['limit']:.2f}", measured, verdict[bar["held"]]])
-    return ["bar", "limit", "measured", "verdict"], rows
+def _spans(table: report.Table, columns: dict[str, str], arms: list[dict[str, Any]]) -> str:
+    parts = ["{name}"]
+    for figure in columns.values():
+        form = ".3f" if figure == "perplexity_ratio" else ".2f"
+        parts.append("{0[mean]:1} ({0[min]:1} to {0[max]:1})".replace("0", figure).replace(":1", f":{form}"))
+    return report.build(table, " | ".join(["arm", *columns]), " | ".join(parts), arms)
 
 
 def figures(document: dict[str, Any]) -> dict[str, Any]:
@@ -121,16 +103,10 @@ def figures(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rows(document: dict[str, Any], *names: str) -> list[list[str]]:
-    rows = []
-    for arm, found in document["arms"].items():
-        rows.append([arm, *(report.span(found.get(n), "mean", 3 if n == "perplexity_ratio" else 2) for n in names)])
-    return rows
-
-
 def _arm(runs: dict[int, dict], base: dict[int, dict], sft: dict[int, dict] | None) -> dict[str, Any]:
     scores, start = ({seed: some[seed]["scores"] for seed in runs} for some in (runs, base))
-    lengths = list(next(iter(scores.values()))["single"])
+    first = next(iter(scores.values()))
+    lengths = list(first["single"])
     figures = {
         "beyond": lambda s: _mean(scores[s], "single", True),
         "farthest": lambda s: scores[s]["single"][lengths[-1]],
@@ -141,16 +117,16 @@ def _arm(runs: dict[int, dict], base: dict[int, dict], sft: dict[int, dict] | No
         "perplexity_ratio": lambda s: scores[s]["retention"]["perplexity"] / start[s]["retention"]["perplexity"],
         "middle": lambda s: statistics.mean(scores[s]["middle"]["accuracy"]),
     }
-    if any(int(length) > WINDOW for length in next(iter(scores.values()))["multi"]):
+    if any(int(length) > WINDOW for length in first["multi"]):
         figures["multi_beyond"] = lambda s: _mean(scores[s], "multi", True)
         figures["multi_recall_beyond"] = lambda s: _mean(scores[s], "multi_recall", True)
     if sft is not None:
         figures["over_sft"] = lambda s: _mean(scores[s], "single", True) - _mean(sft[s]["scores"], "single", True)
-    for name in ("tokens", "cpu_seconds", "added_memory"):
-        if all("costs" in run for run in runs.values()):
+    if all("costs" in run for run in runs.values()):
+        for name in ("tokens", "cpu_seconds", "added_memory"):
             figures[name] = lambda s, name=name: runs[s]["costs"][name]
-    curves = {length: _over(lambda s, n=length: scores[s]["single"][n], runs) for length in lengths}
-    return {name: _over(value, runs) for name, value in figures.items()} | {"single": curves}
+    curves = {length: _over([scores[s]["single"][length] for s in runs]) for length in lengths}
+    return {name: _over([value(seed) for seed in runs]) for name, value in figures.items()} | {"single": curves}
 
 
 def _mean(scores: dict[str, Any], kind: str, past: bool) -> float:
@@ -158,6 +134,5 @@ def _mean(scores: dict[str, Any], kind: str, past: bool) -> float:
     return statistics.mean(value for length, value in scores[kind].items() if (int(length) > WINDOW) == past)
 
 
-def _over(value: Callable[[int], float], seeds) -> dict[str, float]:
-    found = [value(seed) for seed in seeds]
+def _over(found: list[float]) -> dict[str, float]:
     return {"mean": statistics.mean(found), "min": min(found), "max": max(found)}
