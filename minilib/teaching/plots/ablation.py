@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.canvas import BLUE, GREY, VERMILLION, axes, canvas
+from minilib.teaching.plots.canvas import axes, canvas
+from minilib.teaching.plots.palette import BLUE, GREY, VERMILLION
 
 Spread = tuple[float, float, float]  # mean, smallest, largest over the seeds
 

@@ -15,12 +15,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.canvas import FONT, GREY, INK, LINES, axes, canvas, label, numbers, same_length
-from minilib.teaching.plots.costs import COUNT
-from minilib.teaching.plots.longcontext import _outline, in_reach
+from minilib.teaching.plots.canvas import axes, canvas, mark, numbers, same_length
+from minilib.teaching.plots.longcontext import draw_map, in_reach
+from minilib.teaching.plots.palette import COUNT, GREY, LINES, SHARE
 
 if TYPE_CHECKING:
     from minilib.evals.longcontext import NeedleMap
@@ -46,14 +45,11 @@ def needle_maps(maps: Mapping[str, NeedleMap], window: int, *, question: int = 1
     figure = canvas(title or f"Right beyond {window} positions: {told}", alt, size=(7.6, 0.9 + 2.5 * rows))
     panels = []
     for place, (name, found) in enumerate(maps.items()):
-        panel = axes(figure, rows, columns, place + 1, xlabel="tokens of the text")
-        mesh = _percents(panel, numbers(found.accuracy))
-        _outline(panel, inside)
-        panel.set_title(name, fontsize=FONT, color=INK)
-        panel.set_xticks(np.arange(len(lengths)) + 0.5, [f"{n:,}" for n in lengths])
-        named = place % columns == 0
-        panel.set_yticks(np.arange(len(depths)) + 0.5, [f"{d:.0%}" if named else "" for d in depths])
-        panel.set_ylabel("depth of the fact" if named else "", fontsize=FONT, color=INK)
+        ylabel = "" if place % columns else "depth of the fact"
+        panel = axes(figure, rows, columns, place + 1, xlabel="tokens of the text", ylabel=ylabel, title=name)
+        mesh = draw_map(panel, depths, lengths, numbers(found.accuracy), inside, sign="")
+        if not ylabel:
+            panel.set_yticklabels([""] * len(depths))
         panels.append(panel)
     bar = figure.colorbar(mesh, ax=panels, label="right answers (%)", fraction=0.04)
     bar.set_ticks(np.linspace(0, 1, 5), labels=["0", "25", "50", "75", "100"], fontsize=9)
@@ -68,10 +64,8 @@ def margin_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
         same_length(**{f"steps of {name}": steps, f"margins of {name}": margins})
     moves = {name: _move(numbers(margins)) for name, (_, margins) in curves.items()}
     first = max(curves, key=lambda name: float(curves[name][1][-1]))
-    alt = (
-        f"Curves of the margin between chosen and rejected answers against the training step for {', '.join(curves)}. "
-    )
-    alt += f"The margin {', '.join(f'{move} under {name}' for name, move in moves.items())}."
+    alt = "Curves of the margin between chosen and rejected answers against the training step for "
+    alt += f"{', '.join(curves)}. The margin {', '.join(f'{move} under {name}' for name, move in moves.items())}."
     still = set(moves.values()) == {"hardly moves"}
     figure = canvas(title or ("The margin hardly moves" if still else f"Under {first} the margin ends widest"), alt)
     panel = axes(figure, xlabel="training step", ylabel="margin (nats per token)")
@@ -85,11 +79,7 @@ def margin_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
 
 
 def accuracy_by_length(
-    lengths: Sequence[int],
-    accuracy: Mapping[str, Sequence[Sequence[float]]],
-    window: int,
-    *,
-    title: str | None = None,
+    lengths: Sequence[int], accuracy: Mapping[str, Sequence[Sequence[float]]], window: int, *, title: str | None = None
 ) -> Figure:
     """Right answers against the length of the text: `{name: shares (seeds, lengths)}`, means, with bands over seeds."""
     _few(accuracy)
@@ -109,24 +99,12 @@ def accuracy_by_length(
     for (name, runs), (colour, marker, line) in zip(shares.items(), LINES):
         panel.plot(lengths, runs.mean(0), color=colour, marker=marker, linestyle=line, label=name)
         panel.fill_between(lengths, runs.min(0), runs.max(0), color=colour, alpha=0.15, linewidth=0)
-    panel.axvline(window, color=GREY, linewidth=1, linestyle=":")
-    label(panel, "window", window, 0.04)
+    mark(panel, window, "window", 0.04)
     panel.legend(fontsize=9, frameon=False)
     panel.xaxis.set_major_formatter(COUNT)
-    panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    panel.yaxis.set_major_formatter(SHARE)
     panel.set_ylim(0, 1.05)
     return figure
-
-
-def _percents(panel: Axes, shares: np.ndarray):
-    """Squares coloured by a share, with the percents in each; narrower than with a sign, so that maps fit in a row."""
-    mesh = panel.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1.1, edgecolors="white", linewidth=1)
-    for (row, column), share in np.ndenumerate(shares):
-        ink = "white" if share > 0.6 else INK
-        label(panel, f"{100 * share:.0f}", column + 0.5, row + 0.5, xytext=(0, 0), ha="center", color=ink)
-    panel.set_ylim(len(shares), 0)
-    panel.tick_params(length=0)
-    return mesh
 
 
 def _mean(shares: np.ndarray, where: np.ndarray) -> float:
@@ -139,8 +117,7 @@ def _compared(far: Mapping[str, float]) -> str:
     (first, least), *others = far.items()
     if not others:
         return f"{first} is right {'in most' if least > 0.5 else 'in at most half of the'} cases"
-    words = [(name, share - least) for name, share in others]
-    return "; ".join(f"{name} is right {_degree(gain)} {first}" for name, gain in words)
+    return "; ".join(f"{name} is right {_degree(share - least)} {first}" for name, share in others)
 
 
 def _degree(gain: float) -> str:

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.canvas import BLUE, FONT, GREEN, INK, LINES, VERMILLION, axes, canvas, numbers, same_length
+from minilib.teaching.plots.canvas import axes, canvas, numbers, same_length
+from minilib.teaching.plots.palette import LINES
 
 Curve = tuple[Sequence[float], Sequence[float]]  # steps, values
-SIDES = ((BLUE, "o", "-"), (VERMILLION, "s", "--"), (GREEN, "^", "-."))
 CLEAR = 0.05  # nats per token; a smaller move is not called one
 
 
@@ -40,25 +40,21 @@ def margin_sides(runs: Mapping[str, Mapping[str, Curve]], *, title: str | None =
     same_length(runs=runs)
     names = list(next(iter(runs.values())))
     for run, sides in runs.items():
-        if list(sides) != names or not 1 <= len(names) <= len(SIDES):
+        if list(sides) != names or not 1 <= len(names) <= 3:
             raise ValueError(f"run {run!r} has the curves {list(sides)}: give {names} to every run, three at most")
         for name, (steps, values) in sides.items():
             same_length(**{f"steps of {run}, {name}": steps, f"values of {run}, {name}": values})
     moves = {run: {name: _move(curve[1]) for name, curve in sides.items()} for run, sides in runs.items()}
-    told = "; ".join(
-        f"{run}: {', '.join(f'{name} {move}' for name, move in sides.items())}" for run, sides in moves.items()
-    )
+    told = "; ".join(f"{run}: {', '.join(map(' '.join, sides.items()))}" for run, sides in moves.items())
     alt = f"Curves of the mean log-probability of {' and '.join(names)} answers over the training steps, a panel for "
     alt += f"each run. {told}. The gap between them is the margin."
     figure = canvas(title or told, alt, size=(max(6.4, 2.9 * len(runs)), 3.4))
     first = None
     for k, (run, sides) in enumerate(runs.items()):
-        named = {"xlabel": "training step", "ylabel": "nats per token" if k == 0 else ""}
-        panel = axes(figure, 1, len(runs), k + 1, **named)
-        panel.set_title(run, fontsize=FONT, color=INK)
+        ylabel = "" if k else "nats per token"
+        panel = axes(figure, 1, len(runs), k + 1, xlabel="training step", ylabel=ylabel, title=run, sharey=first)
         first = first or panel
-        panel.sharey(first)
-        for (name, curve), look in zip(sides.items(), SIDES):
+        for (name, curve), look in zip(sides.items(), LINES):
             _draw(panel, name, curve, look)
     handles = first.get_legend_handles_labels()
     figure.legend(*handles, fontsize=9, frameon=False, loc="outside lower center", ncols=len(names))

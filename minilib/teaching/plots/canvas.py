@@ -1,10 +1,7 @@
-"""What every figure is drawn on: colours, sizes, alt text, and how a figure is shown in a notebook.
+"""What every figure is drawn on: panels, labels, alt text, and how a figure is shown in a notebook.
 
 Figures are `matplotlib.figure.Figure` objects made directly, so there is no pyplot state to leak from one cell into the
 next and no display is needed. The canvas is white on purpose: it stays readable on a dark page.
-
-Two families of colour run through the course, Okabe and Ito's palette for colour-blind readers in both: PREDICTED is
-light, hatched or dashed, MEASURED is dark and solid. Methods have a marker of their own, too: colour is never alone.
 
 Alt text says what the picture shows, then what to notice. It becomes the text form of the output, which the notebook
 tests compare word for word: it therefore quotes no measured digits, only what a second run would find again.
@@ -16,17 +13,13 @@ import io
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
-INK, GREY = "#1a1a1a", "#8c8c8c"
-BLUE, SKY, VERMILLION, GREEN, ORANGE, PURPLE = "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#E69F00", "#CC79A7"
-PREDICTED, MEASURED = SKY, BLUE
-LINES = [(BLUE, "o", "-"), (VERMILLION, "s", "--"), (GREEN, "^", "-."), (PURPLE, "D", ":"), (ORANGE, "v", "-")]
-DENSE, TILED = (VERMILLION, "s"), (GREEN, "o")  # colour and marker of the two ways to compute one loss
+from minilib.teaching.plots.palette import FONT, GREY, INK
 
 DPI = 100  # one inch is 100 pixels on the page; the file holds twice as many
 LARGEST_PNG = 80_000  # bytes, so that a notebook with many figures stays light
-FONT = 9.5  # points; nothing is set smaller than 9
 
 
 def canvas(title: str, alt_text: str, *, size: tuple[float, float] = (6.4, 3.6)) -> Figure:
@@ -37,9 +30,11 @@ def canvas(title: str, alt_text: str, *, size: tuple[float, float] = (6.4, 3.6))
     return figure
 
 
-def axes(figure: Figure, *where: int, xlabel: str = "", ylabel: str = "") -> Axes:
+def axes(figure: Figure, *where, xlabel: str = "", ylabel: str = "", title: str = "", **shared) -> Axes:
     """One panel with labelled axes and quiet frame lines."""
-    panel = figure.add_subplot(*where)
+    panel = figure.add_subplot(*where, **shared)
+    if title:
+        panel.set_title(title, fontsize=FONT, color=INK)
     panel.set_xlabel(xlabel, fontsize=FONT, color=INK)
     panel.set_ylabel(ylabel, fontsize=FONT, color=INK)
     panel.tick_params(labelsize=9, colors=INK)
@@ -53,6 +48,20 @@ def label(panel: Axes, text: str, x: float, y: float, **options) -> None:
     panel.annotate(text, (x, y), **{**settings, **options})
 
 
+def box(panel: Axes, left: float, top: float, width: float, height: float, text: str = "", **look) -> None:
+    """A rectangle with `text` in its middle."""
+    panel.add_patch(Rectangle((left, top), width, height, **look))
+    if text:
+        inside = {"xytext": (0, 0), "ha": "center", "fontsize": 9, "zorder": 4}
+        label(panel, text, left + width / 2, top + height / 2, **inside)
+
+
+def mark(panel: Axes, x: float, text: str, height: float) -> None:
+    """A dotted line at `x`, named at `height`."""
+    panel.axvline(x, color=GREY, linewidth=1, linestyle=":")
+    label(panel, text, x, height)
+
+
 def to_png(figure: Figure) -> bytes:
     """The figure as PNG at double resolution, at most 80 kB; equal figures give equal bytes.
 
@@ -64,10 +73,8 @@ def to_png(figure: Figure) -> bytes:
     buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, format="png", dpi=2 * DPI)
     Image.open(buffer).convert("RGB").quantize(256).save(small, format="png", optimize=True)
-    if small.tell() > LARGEST_PNG:
-        raise ValueError(
-            f"figure takes {small.tell()} bytes as PNG, more than {LARGEST_PNG}: draw fewer or larger parts"
-        )
+    if (taken := small.tell()) > LARGEST_PNG:
+        raise ValueError(f"figure takes {taken} bytes as PNG, more than {LARGEST_PNG}: draw fewer or larger parts")
     return small.getvalue()
 
 

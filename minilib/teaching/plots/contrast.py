@@ -8,19 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.canvas import (
-    BLUE,
-    FONT,
-    GREY,
-    INK,
-    LINES,
-    VERMILLION,
-    axes,
-    canvas,
-    label,
-    numbers,
-    same_length,
-)
+from minilib.teaching.plots.canvas import axes, canvas, label, numbers, same_length
+from minilib.teaching.plots.palette import BLUE, COUNT, GREY, INK, LINES, VERMILLION
 
 WRITTEN = 8  # up to this many rows, the numbers are written into the cells
 
@@ -64,12 +53,9 @@ def pairs_seen(seen, *, title: str | None = None) -> Figure:
 
 
 def temperature_effect(
-    rows: Mapping[float, Sequence[float]],
-    captions: Sequence[str] | None = None,
-    *,
-    truth: int = 0,
+    rows: Mapping[float, Sequence[float]], captions: Sequence[str] | None = None, *, truth: int = 0,
     title: str | None = None,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """One softmax row at several scales, `{scale: probabilities}`, a panel each; the true text's bar is dark."""
     same_length(rows=rows)
     scales = list(rows)
@@ -77,21 +63,15 @@ def temperature_effect(
     told = ", ".join(f"{scale:g}" for scale in scales)
     alt = f"Bars of softmax probability over {len(rows[scales[0]])} texts at scales {told}. "
     alt += f"The true text goes from {first:.2f} to {last:.2f}: a larger scale makes the row more decided."
-    figure = canvas(
-        title or f"Scale {scales[0]:g} to {scales[-1]:g}: the true text goes from {first:.2f} to {last:.2f}",
-        alt,
-        size=(8.0, 2.9),
-    )
+    heading = f"Scale {scales[0]:g} to {scales[-1]:g}: the true text goes from {first:.2f} to {last:.2f}"
+    figure = canvas(title or heading, alt, size=(8.0, 2.9))
     for k, (scale, row) in enumerate(rows.items()):
-        panel = axes(
-            figure, 1, len(rows), k + 1, xlabel="" if captions else "text", ylabel="probability" if k == 0 else ""
-        )
+        names = {"xlabel": "" if captions else "text", "ylabel": "" if k else "probability"}
+        panel = axes(figure, 1, len(rows), k + 1, title=f"scale {scale:g}", **names)
         bars = panel.bar(range(len(row)), numbers(row), color=GREY)
         bars[truth].set(color=BLUE, hatch="//", edgecolor="white")
-        panel.set_title(f"scale {scale:g}", fontsize=FONT, color=INK)
-        panel.set(ylim=(0, 1.05))
+        panel.set(ylim=(0, 1.05), xticks=range(len(row)))
         panel.tick_params(labelleft=k == 0)
-        panel.set_xticks(range(len(row)))
         if captions:
             panel.set_xticklabels(captions, rotation=60, ha="right")
     return figure
@@ -109,18 +89,15 @@ def loss_vs_batch(batches: Sequence[int], losses: Mapping[str, Sequence[float]],
     for (name, values), (colour, marker, style) in zip(losses.items(), LINES, strict=False):
         panel.semilogx(batches, numbers(values), color=colour, marker=marker, linestyle=style, base=2)
         label(panel, name, batches[-1], float(values[-1]))
-    panel.xaxis.set_major_formatter(lambda n, _: f"{n:,.0f}")
+    panel.xaxis.set_major_formatter(COUNT)
     panel.margins(x=0.15)
     return figure
 
 
 def _frame_diagonal(panel, size: int) -> None:
     for k in range(size if size <= 4 * WRITTEN else 0):
-        panel.plot(
-            [k - 0.5, k + 0.5, k + 0.5, k - 0.5, k - 0.5],
-            [k - 0.5, k - 0.5, k + 0.5, k + 0.5, k - 0.5],
-            color=VERMILLION,
-        )
+        low, high = k - 0.5, k + 0.5
+        panel.plot([low, high, high, low, low], [low, low, high, high, low], color=VERMILLION)
 
 
 def _write_cells(panel, values: np.ndarray) -> None:

@@ -10,47 +10,28 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from minilib.teaching.memory import format_bytes
-from minilib.teaching.plots.canvas import (
-    DENSE,
-    GREY,
-    INK,
-    LINES,
-    MEASURED,
-    PREDICTED,
-    TILED,
-    axes,
-    canvas,
-    label,
-    numbers,
-    same_length,
-)
+from minilib.teaching.plots.canvas import axes, canvas, label, numbers, same_length
+from minilib.teaching.plots.palette import BYTES, COUNT, DENSE, GREY, INK, LINES, MEASURED, PREDICTED, TILED
 
-BYTES, COUNT = FuncFormatter(lambda n, _: format_bytes(n)), FuncFormatter(lambda n, _: f"{n:,.0f}")
 HATCHES = ["", "//", "..", "xx", "\\\\", "++", "oo", "--"]
 
 
 def memory_wall(
-    batches: Sequence[int],
-    dense_bytes: Sequence[float],
-    tiled_bytes: Sequence[float],
-    limit_bytes: float | None = None,
-    *,
-    measured: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+    batches: Sequence[int], dense_bytes: Sequence[float], tiled_bytes: Sequence[float],
+    limit_bytes: float | None = None, *, measured: Mapping[str, Sequence[tuple[int, float]]] | None = None,
     title: str | None = None,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Bytes against batch size, both axes logarithmic, dense against tiled; `limit_bytes` is the wall.
 
     `measured` adds points, `{"dense": [(batch, bytes), ...], "tiled": [...]}`, filled where the lines are hollow.
     """
     same_length(batches=batches, dense_bytes=dense_bytes, tiled_bytes=tiled_bytes)
     ratio = dense_bytes[-1] / tiled_bytes[-1]
-    figure = canvas(
-        title or f"At {batches[-1]:,} pairs, dense needs {ratio:,.0f} times the memory of tiled",
-        _wall_alt(batches, dense_bytes, limit_bytes),
-    )
+    heading = f"At {batches[-1]:,} pairs, dense needs {ratio:,.0f} times the memory of tiled"
+    figure = canvas(title or heading, _wall_alt(batches, dense_bytes, limit_bytes))
     panel = axes(figure, xlabel="batch size (pairs)", ylabel="extra memory")
     for name, values, (colour, marker) in (("dense", dense_bytes, DENSE), ("tiled", tiled_bytes, TILED)):
         panel.loglog(batches, values, marker=marker, linestyle="--", color=colour, markerfacecolor="white")
@@ -70,12 +51,10 @@ def memory_wall(
 
 
 def _wall_alt(batches: Sequence[int], dense_bytes: Sequence[float], limit_bytes: float | None) -> str:
-    shown = (
-        f"Log-log lines of extra memory against batch size, {batches[0]:,} to {batches[-1]:,} pairs, dense and tiled."
-    )
+    shown = f"Log-log lines of extra memory against batch size, {batches[0]:,} to {batches[-1]:,} pairs, "
     over = [b for b, size in zip(batches, dense_bytes, strict=True) if limit_bytes and size > limit_bytes]
     wall = f" Dense passes the memory limit at {over[0]:,} pairs." if over else ""
-    return f"{shown} Dense grows with the square of the batch, tiled in proportion to it.{wall}"
+    return f"{shown}dense and tiled. Dense grows with the square of the batch, tiled in proportion to it.{wall}"
 
 
 def predicted_vs_measured(
@@ -87,19 +66,9 @@ def predicted_vs_measured(
     alt = f"Bars of predicted and measured bytes for {', '.join(labels)}. {_agreement(ratios)}"
     figure = canvas(title or f"Measured over predicted: {ratios.min():.2f} to {ratios.max():.2f}", alt)
     panel = axes(figure, ylabel="memory")
-    for shift, values, colour, hatch, name in (
-        (-0.2, predicted, PREDICTED, "//", "predicted"),
-        (0.2, measured, MEASURED, "", "measured"),
-    ):
-        panel.bar(
-            [x + shift for x in range(len(labels))],
-            values,
-            0.38,
-            color=colour,
-            hatch=hatch,
-            edgecolor="white",
-            label=name,
-        )
+    places = np.arange(len(labels))
+    panel.bar(places - 0.2, predicted, 0.38, color=PREDICTED, hatch="//", edgecolor="white", label="predicted")
+    panel.bar(places + 0.2, measured, 0.38, color=MEASURED, edgecolor="white", label="measured")
     for x, ratio in enumerate(ratios):
         label(panel, f"x {ratio:.2f}", x, max(predicted[x], measured[x]), xytext=(0, 6), ha="center")
     panel.set_xticks(range(len(labels)), labels)
@@ -121,24 +90,14 @@ def memory_parts(parts: Mapping[str, Mapping[str, float]], *, title: str | None 
     largest = max(stacks, key=lambda name: sum(stacks[name].values()))
     alt = f"Stacked bars of predicted bytes for {', '.join(stacks)}. "
     alt += f"The longest is {largest}: {', '.join(stacks[largest])}."
-    figure = canvas(
-        title or f"{largest.capitalize()} holds {format_bytes(sum(stacks[largest].values()))}",
-        alt,
-        size=(6.4, 1.5 + 1.1 * len(stacks)),
-    )
+    heading = f"{largest.capitalize()} holds {format_bytes(sum(stacks[largest].values()))}"
+    figure = canvas(title or heading, alt, size=(6.4, 1.5 + 1.1 * len(stacks)))
     for row, (name, stack) in enumerate(stacks.items()):
         panel = axes(figure, len(stacks), 1, row + 1, xlabel="memory")
         left = 0.0
         for k, (part, size) in enumerate(stack.items()):
-            panel.barh(
-                name,
-                size,
-                left=left,
-                color=LINES[k % len(LINES)][0],
-                hatch=HATCHES[k % len(HATCHES)],
-                edgecolor="white",
-                label=f"{part}, {format_bytes(size)}",
-            )
+            look = {"color": LINES[k % len(LINES)][0], "hatch": HATCHES[k % len(HATCHES)], "edgecolor": "white"}
+            panel.barh(name, size, left=left, label=f"{part}, {format_bytes(size)}", **look)
             left += size
         panel.set_xlim(0, 1.02 * max(sum(s.values()) for s in stacks.values()))
         panel.xaxis.set_major_locator(MaxNLocator(4))
@@ -148,29 +107,19 @@ def memory_parts(parts: Mapping[str, Mapping[str, float]], *, title: str | None 
 
 
 def timing_ratios(
-    labels: Sequence[str],
-    ratios: Sequence[float],
-    low: Sequence[float] | None = None,
-    high: Sequence[float] | None = None,
-    *,
-    reference: str = "dense",
-    title: str | None = None,
-) -> Figure:
+    labels: Sequence[str], ratios: Sequence[float], low: Sequence[float] | None = None,
+    high: Sequence[float] | None = None, *, reference: str = "dense", title: str | None = None,
+) -> Figure:  # fmt: skip
     """Times over the time of `reference` in the same run, as horizontal bars; `low` and `high` span the rounds."""
     low, high = low if low is not None else ratios, high if high is not None else ratios
     same_length(labels=labels, ratios=ratios, low=low, high=high)
     fastest = min(range(len(ratios)), key=lambda k: ratios[k])
     alt = f"Bars of time relative to {reference} for {', '.join(labels)}; left of the line at 1 is faster."
-    figure = canvas(
-        title or f"{labels[fastest]} takes {ratios[fastest]:.2f} of the time of {reference}",
-        alt,
-        size=(6.4, 1.3 + 0.4 * len(labels)),
-    )
+    heading = f"{labels[fastest]} takes {ratios[fastest]:.2f} of the time of {reference}"
+    figure = canvas(title or heading, alt, size=(6.4, 1.3 + 0.4 * len(labels)))
     panel = axes(figure, xlabel=f"time / time of {reference}")
-    spread = [
-        [max(0.0, r - lo) for r, lo in zip(ratios, low, strict=True)],
-        [max(0.0, hi - r) for r, hi in zip(ratios, high, strict=True)],
-    ]
+    middle = numbers(ratios)
+    spread = np.maximum([middle - numbers(low), numbers(high) - middle], 0.0)
     panel.barh(labels, ratios, xerr=spread, color=MEASURED, ecolor=INK, capsize=3, height=0.6)
     for y, ratio in enumerate(ratios):
         label(panel, f"{ratio:.2f}", high[y], y)

@@ -7,24 +7,10 @@ Used in notebook 05.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from minilib.teaching.plots.canvas import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    axes,
-    canvas,
-    label,
-    numbers,
-    same_length,
-)
+from minilib.teaching.plots.canvas import axes, box, canvas, label, numbers, same_length
+from minilib.teaching.plots.palette import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, pale
 
 OWNERS = (SKY, ORANGE, GREEN, PURPLE, VERMILLION, BLUE)
 LARGEST_TABLE = 14  # entries in a line that can still be read
@@ -45,13 +31,10 @@ def program_map(
     panel = axes(figure, xlabel="text (column)", ylabel="image (row)")
     for program, i, j in visits:
         counts[program] += 1
-        colour = _pale(OWNERS[programs.index(program) % len(OWNERS)])
-        box = Rectangle((j.start, i.start), j.stop - j.start, i.stop - i.start, facecolor=colour, edgecolor="white")
-        panel.add_patch(box)
-        if len(visits) <= 64:
-            centre = ((j.start + j.stop) / 2, (i.start + i.stop) / 2)
-            told = f"{program[0]},{program[1]}\nvisit {counts[program]}"
-            label(panel, told, *centre, xytext=(0, 0), ha="center", fontsize=9)
+        colour = pale(OWNERS[programs.index(program) % len(OWNERS)])
+        told = f"{program[0]},{program[1]}\nvisit {counts[program]}" if len(visits) <= 64 else ""
+        place = j.start, i.start, j.stop - j.start, i.stop - i.start
+        box(panel, *place, told, facecolor=colour, edgecolor="white")
     panel.set(xlim=(0, cols), ylim=(rows, 0), aspect="equal")
     owned = len({(i.start, j.start) for _, i, j in visits}) == len(visits)
     told = "Every tile has one owner" if owned else "Some tiles are visited more than once"
@@ -82,9 +65,8 @@ def masked_pointers(tiles: Mapping[tuple[int, int], tuple], *, title: str | None
         offsets, inside = numbers(offsets), numbers(inside).astype(bool)
         for (m, n), offset in np.ndenumerate(offsets):
             on = inside[m, n]
-            box = Rectangle((n, m), 1, 1, facecolor=_pale(BLUE) if on else "white", edgecolor=GREY)
-            box.set_hatch(None if on else "////")
-            panel.add_patch(box)
+            look = {"facecolor": pale(BLUE)} if on else {"facecolor": "white", "hatch": "////"}
+            box(panel, n, m, 1, 1, edgecolor=GREY, **look)
             paper = None if on else {"facecolor": "white", "edgecolor": "none", "pad": 1}
             label(panel, f"{offset:.0f}", n + 0.5, m + 0.5, xytext=(0, 0), ha="center", fontsize=9, bbox=paper)
         panel.set(xlim=(0, offsets.shape[1]), ylim=(offsets.shape[0], 0), xticks=[], yticks=[])
@@ -101,23 +83,19 @@ def partial_tables(row_table, col_table, *, title: str | None = None) -> Figure:
         if table.ndim != 2 or table.shape[1] > LARGEST_TABLE:
             raise ValueError(f"the table of {name} has shape {table.shape}: pass (lines, at most {LARGEST_TABLE}).")
     lines = " and ".join(f"{len(table)} lines of {name}" for name, table in tables.items())
-    alt = (
-        f"Two tables of partial sums, {lines}, one entry per cell. The line below each table adds its lines: no entry "
-    )
-    alt += "was written by two programs, so nothing had to be locked."
+    alt = f"Two tables of partial sums, {lines}, one entry per cell. The line below each table adds its lines: "
+    alt += "no entry was written by two programs, so nothing had to be locked."
     height = 1.6 + 0.36 * sum(len(table) + 1 for table in tables.values())
-    figure = canvas(
-        title or "Each program writes its own line; the lines are added afterwards", alt, size=(7.4, height)
-    )
+    heading = "Each program writes its own line; the lines are added afterwards"
+    figure = canvas(title or heading, alt, size=(7.4, height))
     grid = figure.add_gridspec(2, 1, height_ratios=[len(table) + 1 for table in tables.values()])
     for where, (name, table), letter in zip(grid, tables.items(), ("gn", "gm")):
         panel = axes(figure, where, xlabel="image (row)" if letter == "gn" else "text (column)")
         every = np.vstack([table, table.sum(0)])
         for (line, entry), value in np.ndenumerate(every):
             total = line == len(table)
-            colour = _pale(GREY) if total else _pale(OWNERS[line % len(OWNERS)], 0.35)
-            panel.add_patch(Rectangle((entry, line), 1, 1, facecolor=colour, edgecolor="white"))
-            label(panel, f"{value:.1f}", entry + 0.5, line + 0.5, xytext=(0, 0), ha="center", fontsize=9)
+            colour = pale(GREY) if total else pale(OWNERS[line % len(OWNERS)], 0.35)
+            box(panel, entry, line, 1, 1, f"{value:.1f}", facecolor=colour, edgecolor="white")
         panel.axhline(len(table), color=GREY, linewidth=2)
         panel.set(xlim=(0, table.shape[1]), ylim=(len(every), 0), xticks=np.arange(table.shape[1]) + 0.5)
         panel.set_xticklabels(range(table.shape[1]))
@@ -148,11 +126,6 @@ def tile_film(frames: Mapping[str, object], *, title: str | None = None) -> Figu
         panel.imshow(matrix, cmap="RdBu_r", vmin=-abs(matrix).max(), vmax=abs(matrix).max(), interpolation="nearest")
         panel.set(xticks=[], yticks=[])
     return figure
-
-
-def _pale(colour: str, share: float = 0.5) -> tuple[float, float, float]:
-    """The colour mixed with white, so that ink stays readable on it."""
-    return tuple(1 - share * (1 - part) for part in to_rgb(colour))
 
 
 def _range(counts) -> str:

@@ -19,22 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.canvas import (
-    BLUE,
-    FONT,
-    GREY,
-    INK,
-    LINES,
-    ORANGE,
-    SKY,
-    VERMILLION,
-    axes,
-    canvas,
-    label,
-    numbers,
-    same_length,
-)
-from minilib.teaching.plots.costs import COUNT
+from minilib.teaching.plots.canvas import axes, canvas, label, mark, numbers, same_length
+from minilib.teaching.plots.palette import BLUE, COUNT, GREY, INK, LINES, ORANGE, SHARE, SKY, VERMILLION
 
 if TYPE_CHECKING:
     from minilib.evals.longcontext import Curve
@@ -50,14 +36,9 @@ def in_reach(depths: Sequence[float], lengths: Sequence[int], window: int, *, qu
 
 
 def needle_map(
-    depths: Sequence[float],
-    lengths: Sequence[int],
-    accuracy: Sequence[Sequence[float]],
-    window: int,
-    *,
-    question: int = 10,
-    title: str | None = None,
-) -> Figure:
+    depths: Sequence[float], lengths: Sequence[int], accuracy: Sequence[Sequence[float]], window: int, *,
+    question: int = 10, title: str | None = None,
+) -> Figure:  # fmt: skip
     """Share of right answers `(depths, lengths)`; the cells whose distance lies in the trained window are outlined."""
     shares, inside = numbers(accuracy), in_reach(depths, lengths, window, question=question)
     if shares.shape != inside.shape:
@@ -69,11 +50,7 @@ def needle_map(
     heading = f"Within {window} positions {shares[inside].mean():.0%} right, beyond {shares[~inside].mean():.0%}"
     figure = canvas(title or heading, alt, size=(6.8, 3.8))
     panel = axes(figure, xlabel="tokens of the text", ylabel="depth of the fact")
-    _cells(panel, shares)
-    _outline(panel, inside)
-    panel.set_xticks(np.arange(len(lengths)) + 0.5, [f"{n:,}" for n in lengths])
-    panel.set_yticks(np.arange(len(depths)) + 0.5, [f"{d:.0%}" for d in depths])
-    panel.set_ylim(len(depths), 0)
+    draw_map(panel, depths, lengths, shares, inside)
     # The two ends of the axis in words: which of them is next to the question is easily forgotten.
     for y, words in ((0, "beginning"), (1, "next to the question")):
         place = {"xycoords": "axes fraction", "rotation": 90, "va": "bottom" if y else "top", "ha": "left"}
@@ -92,11 +69,9 @@ def head_scores(scores: Mapping[str, Sequence[Sequence[float]]], *, title: str |
     heading = "Few heads fetch the fact" if clear <= 3 else "Many heads fetch the fact"
     figure = canvas(title or heading, alt, size=(6.8, 2.9))
     for column, (name, score) in enumerate(values.items()):
-        panel = axes(figure, 1, len(values), column + 1, xlabel="head", ylabel="" if column else "layer")
-        _cells(panel, score)
-        panel.set_title(name, fontsize=FONT, color=INK)
-        panel.set_xticks(np.arange(score.shape[1]) + 0.5, range(score.shape[1]))
-        panel.set_yticks(np.arange(score.shape[0]) + 0.5, range(score.shape[0]))
+        ylabel = "" if column else "layer"
+        panel = axes(figure, 1, len(values), column + 1, xlabel="head", ylabel=ylabel, title=name)
+        _cells(panel, score, *map(range, score.shape))
     return figure
 
 
@@ -113,10 +88,9 @@ def accuracy_by_distance(
     for (name, (x, shares)), (colour, marker, line) in zip(curves.items(), LINES):
         same_length(distances=x, shares=shares)
         panel.plot(x, shares, color=colour, marker=marker, linestyle=line, label=name)
-    panel.axvline(window, color=GREY, linewidth=1, linestyle=":")
-    label(panel, "window", window, 0.03)
+    mark(panel, window, "window", 0.03)
     panel.legend(fontsize=9, frameon=False)
-    panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    panel.yaxis.set_major_formatter(SHARE)
     panel.set_ylim(-0.05, 1.08)
     return figure
 
@@ -136,11 +110,11 @@ def lost_in_the_middle(curves: Mapping[str, Curve], *, title: str | None = None)
         reach = np.maximum([shares - low, high - shares], 0)
         style = {"color": colour, "marker": marker, "linestyle": line, "capsize": 3, "label": name}
         panel.errorbar(curve.depths, shares, yerr=reach, **style)
-    for height, words, below in ((first.closed_book, "no document", 7), (first.oracle, "only the facts", 7)):
+    for height, words in ((first.closed_book, "no document"), (first.oracle, "only the facts")):
         panel.axhline(height, color=GREY, linewidth=1, linestyle="--")
-        label(panel, words, 1.02, height, xytext=(0, below), ha="right")
+        label(panel, words, 1.02, height, xytext=(0, 7), ha="right")
     panel.legend(fontsize=9, frameon=False, loc="center right")
-    panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    panel.yaxis.set_major_formatter(SHARE)
     panel.set_ylim(-0.05, 1.15)
     return figure
 
@@ -153,17 +127,14 @@ def perplexity_by_position(buckets: Mapping[int, float], window: int, *, title: 
     width, inside = starts[1] - starts[0], starts < window
     worse = values[~inside].mean() > values[inside].mean() if (~inside).any() else False
     trend = "higher than" if worse else "no higher than"
-    alt = (
-        f"Bars of perplexity in {len(values)} buckets of positions up to {starts[-1] + width:,.0f}. Beyond the trained "
-    )
-    alt += f"window they are on average {trend} inside."
+    alt = f"Bars of perplexity in {len(values)} buckets of positions up to {starts[-1] + width:,.0f}. "
+    alt += f"Beyond the trained window they are on average {trend} inside."
     figure = canvas(title or f"Beyond the window perplexity is {trend} inside", alt)
     panel = axes(figure, xlabel="position in the text (tokens)", ylabel="perplexity")
     for mask, colour, hatch in ((inside, BLUE, ""), (~inside, VERMILLION, "//")):
         style = {"width": 0.9 * width, "align": "edge", "color": colour, "hatch": hatch, "edgecolor": "white"}
         panel.bar(starts[mask], values[mask], **style)
-    panel.axvline(window, color=GREY, linewidth=1, linestyle=":")
-    label(panel, "window ends", window, values.max() * 1.06)
+    mark(panel, window, "window ends", values.max() * 1.06)
     panel.set_ylim(0, values.max() * 1.13)
     panel.xaxis.set_major_formatter(COUNT)
     return figure
@@ -172,10 +143,9 @@ def perplexity_by_position(buckets: Mapping[int, float], window: int, *, title: 
 def found_and_right(counts: Mapping[str, Sequence[int]], *, title: str | None = None) -> Figure:
     """For each name how many answers were `OUTCOMES`: the fact found by a head or missed, the answer right or wrong."""
     same_length(counts=counts)
-    alt = f"Bars of answers for {', '.join(counts)}, cut into {'; '.join(OUTCOMES)}."
-    last = list(counts.values())[-1]
-    gap = "a part" if last[1] > 0 else "no part"
-    alt += f" In the last bar {gap} is found by a head and answered wrongly."
+    gap = "a part" if list(counts.values())[-1][1] > 0 else "no part"
+    alt = f"Bars of answers for {', '.join(counts)}, cut into {'; '.join(OUTCOMES)}. "
+    alt += f"In the last bar {gap} is found by a head and answered wrongly."
     figure = canvas(title or f"In the last bar {gap} is found and still wrong", alt, size=(6.8, 2.9))
     panel = axes(figure, xlabel="answers", ylabel="tokens of the text")
     for row, values in enumerate(counts.values()):
@@ -192,14 +162,25 @@ def found_and_right(counts: Mapping[str, Sequence[int]], *, title: str | None = 
     return figure
 
 
-def _cells(panel, shares: np.ndarray) -> None:
+def draw_map(panel, depths: Sequence[float], lengths: Sequence[int], shares: np.ndarray, inside, sign: str = "%"):
+    """The cells of a needle map, with the border of those `inside`; without a `sign`, maps fit in a row."""
+    mesh = _cells(panel, shares, [f"{d:.0%}" for d in depths], [f"{n:,}" for n in lengths], sign)
+    _outline(panel, inside)
+    panel.set_ylim(len(shares), 0)
+    return mesh
+
+
+def _cells(panel, shares: np.ndarray, rows: Sequence, columns: Sequence, sign: str = "%"):
     """Squares coloured by a share, with the share in percent written in each."""
-    panel.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1.1, edgecolors="white", linewidth=1)
+    mesh = panel.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1.1, edgecolors="white", linewidth=1)
     for (row, column), share in np.ndenumerate(shares):
         ink = "white" if share > 0.6 else INK
-        label(panel, f"{share:.0%}", column + 0.5, row + 0.5, xytext=(0, 0), ha="center", color=ink)
+        label(panel, f"{100 * share:.0f}{sign}", column + 0.5, row + 0.5, xytext=(0, 0), ha="center", color=ink)
     panel.set_ylim(len(shares), 0)
     panel.tick_params(length=0)
+    panel.set_xticks(np.arange(len(columns)) + 0.5, columns)
+    panel.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    return mesh
 
 
 def _outline(panel, inside: np.ndarray) -> None:

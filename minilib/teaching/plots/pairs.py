@@ -1,10 +1,8 @@
 """Pictures of preference data: which chunks each answer reads, how chunks are scored, where the answers went.
 
 Drawn from scores, from the plan that `minilib.preferences.chunking` made of them and from the counts of a quality
-report. Critical chunks are dark and hatched in all of them, irrelevant ones light and plain, what nobody reads is
-white.
-
-Drawn in notebook 11.
+report. Critical chunks are dark and hatched, irrelevant ones light and plain, what nobody reads is white. Drawn in
+notebook 11.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -13,21 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from minilib.teaching.plots.canvas import (
-    BLUE,
-    FONT,
-    GREEN,
-    GREY,
-    INK,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    axes,
-    canvas,
-    label,
-    same_length,
-)
+from minilib.teaching.plots.canvas import axes, canvas, label, same_length
+from minilib.teaching.plots.palette import BLUE, FONT, GREEN, GREY, INK, ORANGE, PURPLE, SHARE, SKY, VERMILLION
 
 CRITICAL = {"facecolor": ORANGE, "hatch": "////", "edgecolor": "white", "linewidth": 0}
 IRRELEVANT = {"facecolor": SKY, "edgecolor": "white", "linewidth": 0}
@@ -36,13 +21,9 @@ LARGEST_STRIP = 40  # chunks; more of them cannot carry their scores
 
 
 def context_strips(
-    scores: Sequence[float],
-    threshold: float,
-    reads: Mapping[str, Collection[int]],
-    says: Mapping[str, str] | None = None,
-    *,
-    title: str | None = None,
-) -> Figure:
+    scores: Sequence[float], threshold: float, reads: Mapping[str, Collection[int]],
+    says: Mapping[str, str] | None = None, *, title: str | None = None,
+) -> Figure:  # fmt: skip
     """The chunks of one document, and below them one strip for each reader in `reads` with the chunks that it is given.
 
     scores: of all chunks; those above `threshold` are critical and carry their score. says: what a reader answers.
@@ -79,12 +60,9 @@ def context_strips(
 
 
 def chunk_scores(
-    scores: Mapping[str, Sequence[float]],
-    thresholds: Mapping[str, float],
-    holds: Collection[int],
-    *,
+    scores: Mapping[str, Sequence[float]], thresholds: Mapping[str, float], holds: Collection[int], *,
     title: str | None = None,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Bars of the score of every chunk, a panel for each scorer, with its threshold; `holds` are chunks with a fact.
 
     A chunk that holds a piece of what is asked for is dark and hatched, so a light bar above the line is a false find.
@@ -123,11 +101,8 @@ def answers_kept(counts: Mapping[str, Mapping[str, int]], *, title: str | None =
         f"Bars of the rejected answers for {', '.join(counts)}, each cut into the share that is kept and the shares "
         "dropped for each reason. A bar with little dark at its left end offers little contrast."
     )
-    figure = canvas(
-        title or f"Kept most often: {most}, {shares[most]:.0%} of the answers",
-        alt,
-        size=(7.4, 1.7 + 0.45 * len(counts)),
-    )
+    heading = f"Kept most often: {most}, {shares[most]:.0%} of the answers"
+    figure = canvas(title or heading, alt, size=(7.4, 1.7 + 0.45 * len(counts)))
     panel = axes(figure, xlabel="share of the rejected answers")
     reasons = ["kept", *dict.fromkeys(reason for parts in counts.values() for reason in parts if reason != "kept")]
     looks = _looks(reasons)
@@ -139,9 +114,8 @@ def answers_kept(counts: Mapping[str, Mapping[str, int]], *, title: str | None =
             left += share
         label(panel, f"{totals[name]:,}", 1.0, name)
     _legend(figure, [Patch(label=reason, **looks[reason]) for reason in reasons], columns=2)
-    panel.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    panel.set_xlim(0, 1.08)
-    panel.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    panel.xaxis.set_major_formatter(SHARE)
+    panel.set(xlim=(0, 1.08), xticks=[0, 0.25, 0.5, 0.75, 1])
     panel.invert_yaxis()
     return figure
 

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.canvas import FONT, GREY, INK, LINES, SKY, axes, canvas, label, numbers, same_length
-from minilib.teaching.plots.costs import COUNT
+from minilib.teaching.plots.canvas import axes, canvas, label, numbers, same_length
+from minilib.teaching.plots.palette import COUNT, FONT, GREY, INK, LINES, SHARE, SKY
 
 LARGEST_MASK = 64  # tokens; a larger grid cannot be read
 
@@ -64,7 +64,7 @@ def coverage_curves(
     panel.legend(fontsize=9, frameon=False, loc="lower right")  # the curves end too close for labels of their own
     panel.set_xscale("log", base=2)
     panel.xaxis.set_major_formatter(COUNT)
-    panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    panel.yaxis.set_major_formatter(SHARE)
     panel.set_ylim(0, 1.05)
     return figure
 
@@ -74,11 +74,10 @@ def distances_seen(counts: Mapping[str, Sequence[int]], *, bins: int = 32, title
     same_length(counts=counts)
     target = len(next(iter(counts.values())))
     far = {name: np.flatnonzero(numbers(values)).max(initial=0) for name, values in counts.items()}
-    figure = canvas(
-        title or f"Farthest distance seen: {', '.join(f'{name} {d:,}' for name, d in far.items())}",
-        f"Outlines of how often each distance up to {target:,} is seen, for {', '.join(counts)}. "
-        f"The one that looks back farthest is {max(far, key=far.get)}.",
-    )
+    alt = f"Outlines of how often each distance up to {target:,} is seen, for {', '.join(counts)}. "
+    alt += f"The one that looks back farthest is {max(far, key=far.get)}."
+    told = ", ".join(f"{name} {distance:,}" for name, distance in far.items())
+    figure = canvas(title or f"Farthest distance seen: {told}", alt)
     panel = axes(figure, xlabel="distance (positions)", ylabel="share of all looks back")
     edges = np.linspace(0, target, bins + 1)
     for (name, values), (colour, _, line) in zip(counts.items(), LINES):
@@ -87,7 +86,7 @@ def distances_seen(counts: Mapping[str, Sequence[int]], *, bins: int = 32, title
         peak = int(height.argmax())
         label(panel, name, edges[peak + 1], height[peak])
     panel.xaxis.set_major_formatter(COUNT)
-    panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    panel.yaxis.set_major_formatter(SHARE)
     return figure
 
 
@@ -95,9 +94,8 @@ def who_sees_whom(mask, segment_ids: Sequence[int], *, title: str | None = None)
     """The attention mask of one pack as a grid: asking tokens down, seen tokens across, prompt and answers named."""
     seen, segments = numbers(mask).squeeze(), numbers(segment_ids).astype(int)
     if seen.shape != (len(segments), len(segments)) or len(segments) > LARGEST_MASK:
-        raise ValueError(
-            f"mask has shape {seen.shape} for {len(segments)} tokens: pass the mask of one pack, {LARGEST_MASK} at most"
-        )
+        told = f"mask has shape {seen.shape} for {len(segments)} tokens"
+        raise ValueError(f"{told}: pass the mask of one pack, {LARGEST_MASK} at most")
     parts = ["prompt", "chosen", *(f"rejected {s}" for s in range(1, segments.max()))]
     alt = f"A {len(segments)} by {len(segments)} grid, filled where the token of the row sees the token of the column: "
     alt += f"{seen.mean():.0%} of it. Rows of an answer are filled under the prompt and under their own past only."

@@ -6,21 +6,11 @@ notebook 09.
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.canvas import (
-    BLUE,
-    FONT,
-    GREY,
-    INK,
-    LINES,
-    VERMILLION,
-    axes,
-    canvas,
-    label,
-    numbers,
-    same_length,
-)
+from minilib.teaching.plots.canvas import axes, canvas, label, numbers, same_length
+from minilib.teaching.plots.palette import BLUE, GREY, INK, LINES, VERMILLION
 
 
 def answer_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], *, title: str | None = None) -> Figure:
@@ -39,9 +29,9 @@ def answer_curves(runs: Mapping[str, Mapping[str, Sequence[float]]], *, title: s
     figure = canvas(title or f"The {names[0]} answer {told}", alt, size=(max(6.4, 2.7 * len(runs)), 3.4))
     first = None
     for k, (run, curves) in enumerate(runs.items()):
-        panel = figure.add_subplot(1, len(runs), k + 1, sharey=first) if first else axes(figure, 1, len(runs), k + 1)
+        ylabel = "" if k else "mean log-probability"
+        panel = axes(figure, 1, len(runs), k + 1, xlabel="step", ylabel=ylabel, title=run, sharey=first)
         first = first or panel
-        _quiet(panel, run, "step", "mean log-probability" if k == 0 else "")
         for (name, values), (colour, marker, style) in zip(curves.items(), LINES, strict=False):
             every = max(1, (len(values) - 1) // 5)
             panel.plot(numbers(values), color=colour, marker=marker, linestyle=style, markevery=every, label=name)
@@ -65,21 +55,19 @@ def loss_vs_margin(
     same_length(margins=margins, **losses)
     same_length(margins=margins, **{f"push of {name}": values for name, values in pushes.items()})
     steepest = max(pushes, key=lambda name: max(pushes[name]))
-    alt = f"Two panels against the margin from {margins[0]:g} to {margins[-1]:g}, loss and push, for "
-    alt += f"{', '.join(losses)}, with a line at each target margin. All fall with the margin; "
+    alt = f"Two panels against the margin from {margins[0]:g} to {margins[-1]:g}, loss and push, "
+    alt += f"for {', '.join(losses)}, with a line at each target margin. All fall with the margin; "
     alt += f"{steepest} is the steepest."
     figure = canvas(title or f"{steepest.capitalize()} pushes hardest", alt, size=(8.0, 3.6))
     xlabel = "margin: chosen minus rejected (nats per token)"
     for place, (ylabel, curves) in enumerate((("loss", losses), ("push (slope of the loss)", pushes))):
         panel = axes(figure, 1, 2, place + 1, xlabel=xlabel, ylabel=ylabel)
         for (name, values), (colour, marker, style) in zip(curves.items(), LINES, strict=False):
-            every = max(1, len(margins) // 6)
-            panel.plot(margins, numbers(values), color=colour, linestyle=style, marker=marker, markevery=every,
-                       markersize=5, label=name)  # fmt: skip
+            look = {"color": colour, "linestyle": style, "marker": marker, "markersize": 5, "label": name}
+            panel.plot(margins, numbers(values), markevery=max(1, len(margins) // 6), **look)
             panel.axvline(targets[name], color=colour, linestyle=":", linewidth=1.2)
         panel.locator_params(axis="x", nbins=5)
-    handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, fontsize=9, frameon=False, loc="outside lower center", ncols=4)
+    figure.legend(*panel.get_legend_handles_labels(), fontsize=9, frameon=False, loc="outside lower center", ncols=4)
     return figure
 
 
@@ -97,8 +85,7 @@ def push_bars(pushes: Mapping[str, Mapping[str, float]], *, xlabel: str = "push"
     size = (max(6.4, 2.6 * len(pushes)), 1.5 + 0.32 * len(items))
     figure = canvas(title or f"{first} and the others push different items most", alt, size=size)
     for k, (name, bars) in enumerate(pushes.items()):
-        panel = axes(figure, 1, len(pushes), k + 1, xlabel=xlabel)
-        panel.set_title(name, fontsize=FONT, color=INK)
+        panel = axes(figure, 1, len(pushes), k + 1, xlabel=xlabel, title=name)
         for row, value in enumerate(bars.values()):
             up = value >= 0
             look = {"color": BLUE} if up else {"color": VERMILLION, "hatch": "//", "edgecolor": "white"}
@@ -121,8 +108,6 @@ def mean_inside(
     `pairs` is `{name: (margin, loss)}`. The upper mark is the mean of the pairs' losses; the lower one lies on the
     curve at the mean of their margins, read off by linear interpolation.
     """
-    import numpy as np
-
     same_length(margins=margins, losses=losses)
     same_length(pairs=pairs)
     x, after = numbers(list(pairs.values())).mean(0)
@@ -142,12 +127,3 @@ def mean_inside(
     label(panel, f"loss of the mean: {inside:.2f}", x, inside, xytext=(-10, -8), ha="right", va="top")
     panel.margins(x=0.12, y=0.15)
     return figure
-
-
-def _quiet(panel, name: str, xlabel: str, ylabel: str) -> None:
-    """Title, labels and frame as on any panel, also for one that shares its y axis."""
-    panel.set_title(name, fontsize=FONT, color=INK)
-    panel.set_xlabel(xlabel, fontsize=FONT, color=INK)
-    panel.set_ylabel(ylabel, fontsize=FONT, color=INK)
-    panel.tick_params(labelsize=9, colors=INK)
-    panel.spines[["top", "right"]].set_visible(False)

@@ -11,27 +11,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 
 from minilib.teaching.memory import format_bytes
-from minilib.teaching.plots.canvas import (
-    BLUE,
-    FONT,
-    GREEN,
-    GREY,
-    INK,
-    MEASURED,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    axes,
-    canvas,
-    label,
-    same_length,
-)
+from minilib.teaching.plots.canvas import axes, canvas, label, same_length
+from minilib.teaching.plots.palette import BLUE, FONT, GREEN, GREY, INK, MEASURED, ORANGE, PURPLE, SKY, VERMILLION, pale
 
 RANKS = (SKY, ORANGE, GREEN, PURPLE, VERMILLION, BLUE, GREY, "#F0E442")  # of rank 0, 1, 2, ...
 SWEEPS = {"sums": "forward", "gradients": "backward", "sigmoid": "both at once"}
@@ -45,9 +30,8 @@ def ring_chart(trace: Sequence, *, title: str | None = None) -> Figure:
     """
     sweeps = _sweeps(trace)
     ranks, columns = 1 + max(entry.rank for entry in trace), [(n, k) for n, steps in enumerate(sweeps) for k in steps]
-    figure = canvas(
-        title or f"Each of {ranks} ranks meets every block once per sweep", "", size=(8.0, 2.6 + 0.5 * ranks)
-    )
+    heading = f"Each of {ranks} ranks meets every block once per sweep"
+    figure = canvas(title or heading, "", size=(8.0, 2.6 + 0.5 * ranks))
     grid = figure.add_gridspec(2, 1, height_ratios=(ranks, 2.4))
     upper, lower = axes(figure, grid[0], ylabel="rank"), axes(figure, grid[1], ylabel="blocks held", xlabel="step")
     for x, (n, k) in enumerate(columns):
@@ -106,8 +90,8 @@ def ring_bytes(schemes: Mapping[str, Mapping[str, float]], per: float, *, title:
     least, most = min(totals, key=totals.get), max(totals, key=totals.get)
     alt = f"Bars of bytes sent per element for {', '.join(schemes)}, cut into texts and gradients. "
     alt += f"The longest bar is {most}, the shortest {least}."
-    figure = canvas(title or f"{least}: {totals[least]:.3g} bytes per element, {most}: {totals[most]:.3g}", alt,
-                  size=(6.4, 1.6 + 0.45 * len(schemes)))  # fmt: skip
+    heading = f"{least}: {totals[least]:.3g} bytes per element, {most}: {totals[most]:.3g}"
+    figure = canvas(title or heading, alt, size=(6.4, 1.6 + 0.45 * len(schemes)))
     panel = axes(figure, xlabel="bytes that a rank sends, per element of b x d")
     for name, kinds in schemes.items():
         left = 0.0
@@ -146,9 +130,8 @@ def ring_timeline(work: float, transfer: float, steps: int, *, title: str | None
             if k + 1 < steps:
                 _bar(panel, 0, posted, transfer, GREY, str(k + 1) if transfer > 0.03 * apart else "")
             start = max(start + work, posted + transfer)
-        panel.set(
-            xlim=(0, 1e3 * 1.02 * apart), ylim=(1.5, -0.5), yticks=[0, 1], yticklabels=["transfer", "work on block"]
-        )
+        panel.set(xlim=(0, 1e3 * 1.02 * apart), ylim=(1.5, -0.5))
+        panel.set_yticks([0, 1], ["transfer", "work on block"])
         panel.set_title(f"transfer posted {name} the work: {1e3 * end:.3g} ms", fontsize=FONT, color=INK, loc="left")
     return figure
 
@@ -199,10 +182,9 @@ def _draw_step(panel: Axes, x: float, ranks: int, step: Mapping[str, list]) -> N
         colour = _pale(RANKS[entry.owner % len(RANKS)])
         panel.add_patch(Rectangle((x - 0.4, entry.rank - 0.4), 0.8, 0.8, facecolor=colour))
         label(panel, f"texts {entry.owner}", x, entry.rank, xytext=(0, 0), ha="center")
-    short = {"texts": "texts", "gradients": "grads"}
-    sent = [f"{name} {format_bytes(step[kind][0].sent)}" for kind, name in short.items() if step[kind]]
-    options = {"xytext": (0, 0), "ha": "center", "va": "top", "fontsize": 9}
-    label(panel, "\n".join(sent) or "nothing", x, ranks - 0.45, **options)
+    kinds = (("texts", "texts"), ("gradients", "grads"))
+    sent = "\n".join(f"{name} {format_bytes(step[kind][0].sent)}" for kind, name in kinds if step[kind])
+    label(panel, sent or "nothing", x, ranks - 0.45, xytext=(0, 0), ha="center", va="top", fontsize=9)
 
 
 def _draw_held(panel: Axes, xs: list[float], sizes: list[int], sweep: Mapping[int, Mapping]) -> None:
@@ -221,4 +203,4 @@ def _bar(panel: Axes, lane: int, start: float, length: float, colour: str, name:
 
 
 def _pale(colour: str) -> tuple[float, ...]:
-    return tuple(0.45 + 0.55 * part for part in to_rgb(colour))
+    return pale(colour, 0.55)

@@ -1,8 +1,6 @@
 """Pictures of stretched positions: a score beyond its window, rotary frequencies, attention cut at a jump, accuracy.
 
-Drawn from scores, frequencies, attention weights and accuracies that were computed, never from a sketch of them.
-
-Drawn in notebook 12.
+All were computed, none is a sketch. Drawn in notebook 12.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,20 +9,8 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.canvas import (
-    FONT,
-    GREEN,
-    GREY,
-    INK,
-    LINES,
-    VERMILLION,
-    axes,
-    canvas,
-    label,
-    numbers,
-    same_length,
-)
-from minilib.teaching.plots.costs import COUNT
+from minilib.teaching.plots.canvas import axes, canvas, label, mark, numbers, same_length
+from minilib.teaching.plots.palette import COUNT, GREEN, INK, LINES, SHARE, VERMILLION
 
 LARGEST_MAP = 64  # tokens; a larger grid cannot be read
 FAINTEST = 1e-3  # attention weights below it look alike
@@ -72,8 +58,7 @@ def stretched_frequencies(
     for (name, values), (colour, marker, line) in zip(speeds.items(), LINES):
         same_length(turns=turns, **{name: values})
         panel.plot(turns, numbers(values), color=colour, linestyle=line, marker=marker, markersize=3, label=name)
-    panel.axvline(1, color=GREY, linewidth=1, linestyle=":")
-    label(panel, "one turn", 1, 1.04)
+    mark(panel, 1, "one turn", 1.04)
     panel.legend(fontsize=9, frameon=False, loc="center right")
     panel.set_xscale("log")
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
@@ -91,10 +76,8 @@ def attention_cut(
     told = []
     for name, values in maps.items():
         if numbers(values).shape != (total, total) or total > LARGEST_MAP:
-            raise ValueError(
-                f"map {name!r} has shape {numbers(values).shape} for {total} tokens: pass the square of them, "
-                f"{LARGEST_MAP} at most"
-            )
+            shape = f"map {name!r} has shape {numbers(values).shape} for {total} tokens"
+            raise ValueError(f"{shape}: pass the square of them, {LARGEST_MAP} at most")
         blind = (numbers(values)[own[:, None] > own] == 0).all()
         told.append(f"{name}: {'nothing' if blind else 'something'} is read across a border")
     alt = f"Maps of the attention of {total} tokens in {len(lengths)} chunks. {'; '.join(told)}."
@@ -102,13 +85,13 @@ def attention_cut(
     middles = [np.flatnonzero(own == c).mean() + 0.5 for c in range(len(lengths))]
     names = [f"chunk {c + 1}" for c in range(len(lengths))]
     for column, (name, values) in enumerate(maps.items()):
-        panel = axes(figure, 1, len(maps), column + 1, xlabel="seen", ylabel="" if column else "asking")
+        ylabel = "" if column else "asking"
+        panel = axes(figure, 1, len(maps), column + 1, xlabel="seen", ylabel=ylabel, title=name)
         seen = np.ma.masked_equal(numbers(values), 0)  # white is no weight at all
         panel.pcolormesh(seen, cmap="Blues", norm=LogNorm(FAINTEST / 10, 1), edgecolors="#dddddd", linewidth=0.2)
         for border in borders:
             panel.axhline(border, color=INK, linewidth=0.8)
             panel.axvline(border, color=INK, linewidth=0.8)
-        panel.set_title(name, fontsize=FONT, color=INK)
         panel.set(aspect="equal", ylim=(total, 0), xticks=middles, yticks=middles, xticklabels=names)
         panel.set_yticklabels([] if column else names)
         panel.tick_params(length=0)
@@ -128,11 +111,10 @@ def answers_by_length(
     for (name, values), (colour, marker, line) in zip(curves.items(), LINES):
         same_length(lengths=lengths, **{name: values})
         panel.plot(lengths, values, color=colour, linestyle=line, marker=marker, label=name)
-    panel.axvline(window, color=GREY, linewidth=1, linestyle=":")
-    label(panel, "trained length", window, 0.04)
+    mark(panel, window, "trained length", 0.04)
     panel.legend(fontsize=9, frameon=False, loc="lower right")
     panel.set_xscale("log", base=2)
     panel.xaxis.set_major_formatter(COUNT)
-    panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    panel.yaxis.set_major_formatter(SHARE)
     panel.set_ylim(0, 1.05)
     return figure

@@ -9,21 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from minilib.teaching.plots.canvas import (
-    BLUE,
-    FONT,
-    GREY,
-    INK,
-    ORANGE,
-    VERMILLION,
-    axes,
-    canvas,
-    label,
-    numbers,
-    same_length,
-)
+from minilib.teaching.plots.canvas import axes, box, canvas, label, numbers, same_length
+from minilib.teaching.plots.palette import BLUE, GREY, ORANGE, VERMILLION
 
 LARGEST_FILM = 8  # frames; a longer strip cannot be read
 
@@ -34,10 +22,8 @@ def running_max_film(blocks: Sequence, states: Sequence, *, title: str | None = 
     `blocks` are one-dimensional logits, at most eight blocks; `states[k]` is the state `(m, s)` after block k.
     """
     same_length(blocks=blocks, states=states)
-    if len(blocks) > LARGEST_FILM:
-        raise ValueError(
-            f"blocks has {len(blocks)} entries, but a film strip shows 8: pass the first 8 or larger blocks"
-        )
+    if (count := len(blocks)) > LARGEST_FILM:
+        raise ValueError(f"blocks has {count} entries, but a film strip shows 8: pass the first 8 or larger blocks")
     blocks, states = [numbers(b) for b in blocks], [(float(m), float(s)) for m, s in states]
     raised = [k + 1 for k in range(1, len(states)) if states[k][0] > states[k - 1][0]]
     alt = (
@@ -47,12 +33,12 @@ def running_max_film(blocks: Sequence, states: Sequence, *, title: str | None = 
     figure = canvas(title or "The maximum follows the largest logit; the sum is rescaled to it", alt, size=(8.0, 2.9))
     seen, width, every = np.empty(0), sum(map(len, blocks)), np.concatenate(blocks)
     for k, (block, (m, s)) in enumerate(zip(blocks, states, strict=True)):
-        panel = axes(figure, 1, len(blocks), k + 1, ylabel="logit" if k == 0 else "")
+        names = {"title": f"m = {m:.3g}\ns = {s:.3g}", "xlabel": f"block {k + 1}", "ylabel": "" if k else "logit"}
+        panel = axes(figure, 1, len(blocks), k + 1, **names)
         panel.bar(range(len(seen)), seen, color=GREY)
         panel.bar(range(len(seen), len(seen) + len(block)), block, color=BLUE, hatch="//", edgecolor="white")
         panel.axhline(m, color=ORANGE, linewidth=2)
-        panel.set_title(f"m = {m:.3g}\ns = {s:.3g}", fontsize=FONT, color=INK)
-        panel.set(xlim=(-0.6, width - 0.4), xticks=[], ylim=_span(every), xlabel=f"block {k + 1}")
+        panel.set(xlim=(-0.6, width - 0.4), xticks=[], ylim=_span(every))
         panel.tick_params(labelleft=k == 0)
         seen = np.concatenate([seen, block])
     return figure
@@ -72,25 +58,15 @@ def tile_order(
         f"A {rows} by {cols} matrix cut into {len(visits)} tiles, numbered in the order of their visit. "
         f"After {upto} visits {covered / (rows * cols):.0%} of the matrix has been seen, one tile at a time."
     )
-    figure = canvas(
-        title or f"{len(visits)} tiles, one in memory at a time", alt, size=(5.2, 0.9 + 4.3 * min(1.0, rows / cols))
-    )
+    size = (5.2, 0.9 + 4.3 * min(1.0, rows / cols))
+    figure = canvas(title or f"{len(visits)} tiles, one in memory at a time", alt, size=size)
     panel = axes(figure, xlabel="text (column)", ylabel="image (row)")
     for number, (i, j) in enumerate(visits):
         done, current = number < upto, number == upto - 1
         shade = colormaps["Blues"](0.15 + 0.4 * number / max(1, len(visits) - 1)) if done else "white"
-        box = Rectangle(
-            (j.start, i.start),
-            j.stop - j.start,
-            i.stop - i.start,
-            facecolor=shade,
-            edgecolor=VERMILLION if current else GREY,
-        )
-        box.set(linewidth=3 if current else 1, zorder=3 if current else 2)
-        panel.add_patch(box)
-        if len(visits) <= 100:
-            centre = ((j.start + j.stop) / 2, (i.start + i.stop) / 2)
-            label(panel, str(number + 1), *centre, xytext=(0, 0), ha="center", fontsize=9, zorder=4)
+        frame = {"edgecolor": VERMILLION, "linewidth": 3, "zorder": 3} if current else {"edgecolor": GREY, "zorder": 2}
+        place = j.start, i.start, j.stop - j.start, i.stop - i.start
+        box(panel, *place, str(number + 1) if len(visits) <= 100 else "", facecolor=shade, **frame)
     panel.set(xlim=(0, cols), ylim=(rows, 0), aspect="equal")
     return figure
 
@@ -102,21 +78,16 @@ def overflow_curve(
     same_length(scales=scales, naive=naive, stable=stable)
     scales, naive, stable = numbers(scales), numbers(naive), numbers(stable)
     broken = scales[~np.isfinite(naive)]
-    alt = "Log-sum-exp against logit scale, two curves, with and without subtracting the maximum. "
-    alt += (
-        f"They agree until the plain one overflows at scale {broken[0]:.3g}."
-        if len(broken)
-        else "They agree throughout."
-    )
-    figure = canvas(
-        title or (f"Without the shift, the sum is gone at scale {broken[0]:.3g}" if len(broken) else "Both agree here"),
-        alt,
-    )
+    heading, found = "Both agree here", "They agree throughout."
+    if len(broken):
+        heading = f"Without the shift, the sum is gone at scale {broken[0]:.3g}"
+        found = f"They agree until the plain one overflows at scale {broken[0]:.3g}."
+    alt = f"Log-sum-exp against logit scale, two curves, with and without subtracting the maximum. {found}"
+    figure = canvas(title or heading, alt)
     panel = axes(figure, xlabel="logit scale s", ylabel="log-sum-exp")
     panel.plot(scales, stable, color=BLUE, linewidth=2)
-    panel.plot(
-        scales, np.where(np.isfinite(naive), naive, np.nan), "s", color=VERMILLION, markersize=5, markerfacecolor="none"
-    )
+    plain = np.where(np.isfinite(naive), naive, np.nan)
+    panel.plot(scales, plain, "s", color=VERMILLION, markersize=5, markerfacecolor="none")
     corner = {"xycoords": "axes fraction", "xytext": (0, 0)}
     label(panel, "line: the maximum subtracted first", 0.03, 0.95, **corner)
     label(panel, "squares: exponentials alone", 0.03, 0.87, **corner)

@@ -3,12 +3,14 @@
 Used in notebooks 00 and 07 and by the tour.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.canvas import BLUE, FONT, GREY, INK, LINES, axes, canvas, label, numbers, same_length
+from minilib.teaching.plots.canvas import axes, canvas, label, numbers, same_length
+from minilib.teaching.plots.palette import BLUE, COUNT, FONT, GREY, INK, LINES
 
 
 def loss_curves(
@@ -28,11 +30,9 @@ def loss_curves(
     panel = axes(figure, xlabel="training step", ylabel="loss (nats)")
     for k, ((name, values), (colour, marker, style)) in enumerate(zip(curves.items(), LINES * 3, strict=False)):
         values, every = numbers(values), max(1, len(values) // 8)
-        look = (
-            {"linewidth": 5, "alpha": 0.5, "linestyle": "-"}
-            if k == 0 and len(curves) > 1
-            else {"linewidth": 1.8, "linestyle": style}
-        )
+        look = {"linewidth": 1.8, "linestyle": style}
+        if k == 0 and len(curves) > 1:
+            look = {"linewidth": 5, "alpha": 0.5, "linestyle": "-"}
         panel.plot(steps[: len(values)], values, color=colour, marker=marker, markevery=every, label=name, **look)
     panel.legend(fontsize=9, frameon=False)
     panel.xaxis.get_major_locator().set_params(integer=True)
@@ -44,25 +44,20 @@ def recall_vs_batch(
 ) -> Figure:
     """Recall against batch size, `{name: (mean, low, high)}`, three sequences of shares; the band spans the seeds."""
     for name, spread in recall.items():
-        same_length(
-            batches=batches,
-            **{f"{name} {part}": values for part, values in zip(("mean", "low", "high"), spread, strict=True)},
-        )
-    alt = (
-        f"Recall against batch size, {batches[0]:,} to {batches[-1]:,}, at equal pairs seen, for {', '.join(recall)}; "
-    )
-    alt += f"bands span the seeds. {_rise(recall)}"
+        parts = zip(("mean", "low", "high"), spread, strict=True)
+        same_length(batches=batches, **{f"{name} {part}": values for part, values in parts})
+    alt = f"Recall against batch size, {batches[0]:,} to {batches[-1]:,}, at equal pairs seen, for "
+    alt += f"{', '.join(recall)}; bands span the seeds. {_rise(recall)}"
     figure = canvas(title or "Recall against batch size, at equal pairs seen", alt)
     panel = axes(figure, xlabel="batch size (pairs)", ylabel="recall")
     for (name, (mean, low, high)), (colour, marker, style) in zip(recall.items(), LINES, strict=False):
-        panel.semilogx(batches, mean, color=colour, marker=marker, linestyle=style, base=2)
+        panel.semilogx(batches, mean, color=colour, marker=marker, linestyle=style, base=2, label=name)
         panel.fill_between(batches, numbers(low), numbers(high), color=colour, alpha=0.2)
-        panel.lines[-1].set_label(name)
     if chance is not None:
         panel.axhline(chance, color=GREY, linestyle=":")
         label(panel, "chance", batches[0], chance, xytext=(0, 6))
     panel.legend(fontsize=9, frameon=False)
-    panel.xaxis.set_major_formatter(lambda n, _: f"{n:,.0f}")
+    panel.xaxis.set_major_formatter(COUNT)
     panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}" if abs(share * 100 % 1) < 1e-6 else f"{share:.1%}")
     panel.set_ylim(bottom=0)
     panel.margins(x=0.18)
@@ -75,9 +70,8 @@ def image_grid(images, captions: Sequence[str], *, columns: int = 4, title: str 
     same_length(images=pictures, captions=captions)
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
-    alt = (
-        f"{len(pictures)} pictures with their captions, the first: {captions[0]}. Each caption is true of its picture."
-    )
+    alt = f"{len(pictures)} pictures with their captions, the first: {captions[0]}. "
+    alt += "Each caption is true of its picture."
     figure = canvas(title or "Each picture has one caption", alt, size=(2.0 * columns, 0.5 + 2.4 * rows))
     for k, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         panel = figure.add_subplot(rows, columns, k + 1)
@@ -124,20 +118,14 @@ def _pictures(images) -> np.ndarray:
 
 
 def _trend(curves: Mapping[str, Sequence[float]]) -> str:
-    falls = [float(v[-1]) < float(v[0]) for v in curves.values()]
-    return "Every curve ends lower than it starts." if all(falls) else "Not every curve ends lower than it starts."
+    falls = all(float(values[-1]) < float(values[0]) for values in curves.values())
+    return f"{'Every' if falls else 'Not every'} curve ends lower than it starts."
 
 
 def _rise(recall: Mapping[str, tuple]) -> str:
-    rises = [float(mean[-1]) > float(mean[0]) for mean, _, _ in recall.values()]
-    return (
-        "The largest batch does better than the smallest."
-        if all(rises)
-        else "The largest batch does not always do better than the smallest."
-    )
+    rises = all(float(mean[-1]) > float(mean[0]) for mean, _, _ in recall.values())
+    return f"The largest batch {'does' if rises else 'does not always do'} better than the smallest."
 
 
 def _folded(text: str, width: int) -> str:
-    import textwrap
-
     return "\n".join(textwrap.wrap(text, width))

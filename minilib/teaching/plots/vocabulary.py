@@ -8,25 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from minilib.teaching.memory import format_bytes
-from minilib.teaching.plots.canvas import (
-    BLUE,
-    FONT,
-    GREY,
-    INK,
-    LINES,
-    SKY,
-    VERMILLION,
-    axes,
-    canvas,
-    label,
-    numbers,
-    same_length,
-)
-from minilib.teaching.plots.costs import COUNT
+from minilib.teaching.plots.canvas import axes, box, canvas, label, numbers, same_length
+from minilib.teaching.plots.palette import BLUE, COUNT, GREY, INK, LINES, SKY, VERMILLION
 
 
 def logits_map(
@@ -42,25 +28,23 @@ def logits_map(
     alt = f"Two grids of logits to scale, tokens down and {vocabulary:,} vocabulary entries across. Left all "
     alt += f"{tokens:,} positions of {len(answers)} sequences, {every}, answers as thin bands. Right the {needed:,} "
     alt += f"answer rows alone, {few}, and in them one tile of {one}."
-    figure = canvas(
-        title or f"Of {every} of logits, {few} are needed and {one} are held at a time", alt, size=(7.6, 3.9)
-    )
-    left, right = (axes(figure, 1, 2, k, xlabel="vocabulary entry") for k in (1, 2))
-    left.set_ylabel("token", fontsize=FONT, color=INK)
+    heading = f"Of {every} of logits, {few} are needed and {one} are held at a time"
+    figure = canvas(title or heading, alt, size=(7.6, 3.9))
+    left = axes(figure, 1, 2, 1, xlabel="vocabulary entry", ylabel="token", title=every)
+    right = axes(figure, 1, 2, 2, xlabel="vocabulary entry", title=few)
     row, at = 0, 0
     for length in answers:
-        _box(left, 0, row, vocabulary, prompt, facecolor="white", edgecolor=SKY, hatch="//")
-        _box(left, 0, row + prompt, vocabulary, length, facecolor=VERMILLION)
-        _box(right, 0, at, vocabulary, length, facecolor=VERMILLION, edgecolor="white")
+        box(left, 0, row, vocabulary, prompt, facecolor="white", edgecolor=SKY, hatch="//", linewidth=0.5)
+        box(left, 0, row + prompt, vocabulary, length, facecolor=VERMILLION, linewidth=0.5)
+        box(right, 0, at, vocabulary, length, facecolor=VERMILLION, edgecolor="white", linewidth=0.5)
         row, at = row + prompt + length, at + length
-    _box(right, 0, 0, edge, edge, facecolor=INK, zorder=3)
+    box(right, 0, 0, edge, edge, facecolor=INK, zorder=3, linewidth=0.5)
     _say(left, "prompt tokens: not needed", (vocabulary / 2, max(prompt / 2, 0.07 * tokens)))
     _say(left, "answer tokens", (vocabulary / 2, prompt + answers[0] / 2), below=0.1 * tokens)
     told = f"answer rows alone: {needed:,} of {tokens:,}\none tile: {edge:,} x {edge:,}, black"
     _say(right, told, (edge / 2, edge), middle=vocabulary / 2, below=min(needed + 0.1 * tokens, 0.8 * tokens) - edge)
-    for panel, size in ((left, every), (right, few)):
+    for panel in (left, right):
         panel.set(xlim=(0, vocabulary), ylim=(tokens, 0))
-        panel.set_title(size, fontsize=FONT, color=INK)
         panel.xaxis.set_major_formatter(COUNT)
         panel.yaxis.set_major_formatter(COUNT)
         panel.locator_params(axis="x", nbins=4)
@@ -74,9 +58,8 @@ def products_by_visit(ways: Mapping[str, tuple[float, float]], *, title: str | N
     fewest = min(ways, key=lambda name: sum(ways[name]))
     alt = f"Bars of products, cut into forward and backward, for {', '.join(ways)}. "
     alt += f"The shortest is {fewest} with {sum(ways[fewest]):.0f}."
-    figure = canvas(
-        title or f"{fewest} takes {sum(ways[fewest]):.0f} products", alt, size=(6.8, 1.3 + 0.42 * len(ways))
-    )
+    heading = f"{fewest} takes {sum(ways[fewest]):.0f} products"
+    figure = canvas(title or heading, alt, size=(6.8, 1.3 + 0.42 * len(ways)))
     panel = axes(figure, xlabel="products of n x V x d (light, hatched: forward visit; dark: backward)")
     for row, (forward, backward) in enumerate(ways.values()):
         for k in range(round(forward) + round(backward)):
@@ -140,7 +123,3 @@ def _say(panel, text: str, at: tuple[float, float], *, middle: float | None = No
     arrow = {"arrowprops": {"arrowstyle": "->", "color": INK}, "va": "top"} if below else {}
     where = (at[0] if middle is None else middle, at[1] + below)
     label(panel, text, *at, xytext=where, textcoords="data", ha="center", bbox=look, **arrow)
-
-
-def _box(panel, left: float, top: float, width: float, height: float, **look) -> None:
-    panel.add_patch(Rectangle((left, top), width, height, **{"linewidth": 0.5, **look}))
