@@ -4,13 +4,8 @@
     batch       batch_size x gradient_accumulation_steps x ranks prompts for each step, each with its 1 + M answers
     precision   weights in `dtype` under LoRA, else fp32 with autocast to `dtype`
 
-`torchrun --nproc-per-node 4 -m minilib logo` and `accelerate launch -m minilib logo` take the same flags; transformers'
-Trainer then shares the work between the ranks. `settings` fills in what was left out, `pairs` finds or makes the pairs,
-`LogoTrainer` trains, with a bar instead of a flood. A checkpoint is written every `save_every` steps but the last, and
-the two newest are kept. Each step leaves one record.
-
-Departure from the paper: see `LogoTrainer`, which does the work.
-
+torchrun and `accelerate launch -m minilib logo` take the same flags; transformers' Trainer shares the work between the
+ranks. The two newest checkpoints are kept. `LogoTrainer` does the work and names its departure from the paper.
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 

@@ -4,11 +4,8 @@
     questions     a file with context, question, answer     -> pairs.jsonl in the run's folder (`build_pairs`)
     pairs         a file with prompt, chosen, rejected (a text or a list of texts), and chunks
 
-What a file holds is seen from its columns. Answering takes long, so it goes on after an interrupt; of several ranks the
-first one answers and the others wait for `pairs_report.json` next to the pairs, which they must be able to read. Every
-row becomes tokens and positions once before training: a bad row 11,999 would otherwise end the work hours later.
-
-Taught in notebooks/13_train_logo_end_to_end.ipynb.
+What a file holds is seen from its columns. Answering goes on after an interrupt; of several ranks the first one answers
+and the others wait for `pairs_report.json` next to the pairs. Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 
 from __future__ import annotations

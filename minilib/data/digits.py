@@ -3,14 +3,9 @@
     image    = k digits, each 8 x 8 pixels in 17 grey levels, enlarged to fill the width of a square RGB picture
     caption  = their names from left to right: "seven two nine"
 
-The 1,797 digits were written by many people and come with scikit-learn (`sklearn.datasets.load_digits`), so no
-download is needed. The first four fifths of the scans serve `split="train"`, the rest `split="test"`: a test strip
-shows no scan that a training strip has shown.
-
-Careful: k digits have only 10^k captions, 1,000 for the default of three. A large batch therefore holds the same
-caption many times, and the contrastive loss calls such pairs negatives. `unique=True` shows what that costs.
-
-Taught in notebooks/07_train_with_giant_batches.ipynb.
+The 1,797 scans come with scikit-learn, so nothing is downloaded; training and test strips share none of them. Careful:
+k digits have only 10^k captions, so a large batch holds the same caption many times, and the contrastive loss calls
+such pairs negatives. `unique=True` shows what that costs. Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 
 from __future__ import annotations
@@ -63,12 +58,9 @@ def render_digits(
     return _strips(scans, rows[:, 1:], image_size), captions
 
 
-def digits_dataset(
-    count: int, *, seed: int = 0, split: str = "train", digits: int = 3, image_size: int = 32, unique: bool = False
-) -> Dataset:
-    """The strips of `render_digits` as an in-memory `datasets.Dataset` with the columns `image` and `caption`."""
-    strips = render_digits(count, seed=seed, split=split, digits=digits, image_size=image_size, unique=unique)
-    return as_dataset(*strips)
+def digits_dataset(count: int, **settings) -> Dataset:
+    """The strips of `render_digits`, with its arguments, as a `datasets.Dataset` of columns `image` and `caption`."""
+    return as_dataset(*render_digits(count, **settings))
 
 
 @cache

@@ -5,13 +5,8 @@
     count    How many things does Lisbon keep?    two                  aggregation: a number that stands nowhere
     shared   What do Lisbon and Oslo both keep?   amber                aggregation: what two lists have in common
 
-A fact is a dict with `name`, `value` and `text`; `haystack.py` hides it in running English and adds where it lies. The
-64 names and 64 values are words that this prose does not use; within one document every name's values are different
-from every other name's, but for the one that two names share where a question needs it.
-
-The first three kinds follow LOGO's data (arXiv 2410.18533: single-detail and multi-detail questions, and a summary in
-place of the count); the fourth is its needle test of several lists with one value in common. Taught in
-notebooks/08_see_long_context_models_fail.ipynb.
+Within one document two names share a value only where a question needs it. The kinds follow LOGO's data and needle test
+(arXiv 2410.18533), with `count` in place of its summary. Taught in notebooks/08_see_long_context_models_fail.ipynb.
 """
 
 from __future__ import annotations

@@ -1,16 +1,11 @@
 """Your own pairs of images and captions, and your own questions about long texts, in the columns that minilib reads.
 
-Three kinds of source are read, all of them from this machine:
-
     a folder       images next to a metadata.jsonl whose lines hold `file_name` and the caption (pairs only)
     a file         JSON Lines (image paths relative to the file), Parquet or Arrow
     a Dataset      a `datasets.Dataset` that you have already loaded, from wherever you like; for questions a stream too
 
-Reading, decoding and caching are the work of `datasets` and pillow. What is added here is the promise that every row
-has its fields, and a sentence with the row number where one has not.
-
-Pairs are taught in notebooks/07_train_with_giant_batches.ipynb, questions in
-notebooks/11_make_chosen_and_rejected_answers.ipynb.
+`datasets` and pillow read, decode and cache; added here is a sentence with the row number where a row lacks a field.
+Taught in notebooks/07_train_with_giant_batches.ipynb and notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 
 from __future__ import annotations

@@ -1,19 +1,13 @@
 """Long documents of real English with small facts hidden at known places, and questions about them.
 
-The text around them (`running_text.py`) is prose as it runs, the same on every machine; the needles (`facts.py`) are
-sentences such as "Lisbon keeps amber.", put between two of its sentences. No name and no value of a needle occurs in
-that prose, so a found word is a found fact.
-
     depth = t / (T - n)
 
 where
     T      tokens of the context, counted by the tokenizer that you pass (words and punctuation marks without one)
     n, t   tokens of a fact's sentence, and the index of its first one: 0 is the very beginning, 1 the very end
 
-Row k of a seed depends on nothing but the arguments and k, so a stream can be stopped, resumed or shared out.
-
-LOGO (arXiv 2410.18533) cuts books into chunks of 512 tokens and must guess which of them matter; here a document has
-any length, and every fact says where it lies and, in tokens, so in which chunks. Taught in
+No name and no value of a fact occurs in the prose around it, so a found word is a found fact. LOGO (arXiv 2410.18533)
+must guess which chunks of a book matter; here every fact says. Taught in
 notebooks/08_see_long_context_models_fail.ipynb.
 """
 
@@ -60,7 +54,7 @@ def haystack(
 
     def rows() -> Iterator[dict]:
         for k in count(start):
-            rng = Random(f"{seed}/{k}")
+            rng = Random(f"{seed}/{k}")  # row k depends on nothing else, so a stream can be stopped and resumed
             asked, pairs = draw_facts(rng, kind, values, distractors)
             row = hide_facts(rng, pairs, asked=asked, length=length, depth=depth, measure=measure)
             settled = questions(row["facts"])
@@ -72,25 +66,13 @@ def haystack(
     return rows()
 
 
-def haystack_dataset(
-    rows: int,
-    *,
-    length: int = 224,
-    kind: str = "single",
-    depth: float | Sequence[float] | None = None,
-    values: int = 2,
-    distractors: int = 3,
-    seed: int = 0,
-    tokenizer: Callable | None = None,
-    chunk_size: int | None = None,
-    start: int = 0,
-    streaming: bool = False,
-) -> Dataset | IterableDataset:
-    """The next `rows` rows of `haystack` as a `datasets.Dataset`; with `streaming` they are made as they are read."""
+def haystack_dataset(rows: int, *, streaming: bool = False, **settings) -> Dataset | IterableDataset:
+    """The next `rows` rows of `haystack`, with its arguments as `settings`, as a `datasets.Dataset`.
+
+    streaming: they are made as they are read.
+    """
     from datasets import Dataset, IterableDataset
 
-    settings = {"length": length, "kind": kind, "depth": depth, "values": values, "distractors": distractors}
-    settings |= {"seed": seed, "tokenizer": tokenizer, "chunk_size": chunk_size, "start": start}
     rows = positive_int(rows, "rows")
     haystack(**settings)  # raises now what a stream would raise at its first row
     if streaming:

@@ -1,13 +1,8 @@
 """What every source of pairs shares: drawing rows without repeats, and keeping them as a `datasets` table.
 
-Drawing. Rows are drawn in blocks of fixed size, block number c from the generator seeded with (seed, c). Row k of a
-seed is therefore the same row whether ten rows or a million are asked for. Without repeats means: draw, and keep the
-first row of every caption.
-
-Keeping. An image is one run of 3 * H * W bytes in an Arrow column, and a transform turns the rows that are asked for
-into one tensor. Against the nested-list column that `datasets` offers for arrays (Array3D) this makes 512 rows some
-twenty times quicker to read, which matters when a step reads its batch twice.
-
+Rows are drawn in blocks of fixed size, block number c from the generator seeded with (seed, c), so row k of a seed is
+the same whether ten rows or a million are asked for. An image is one run of 3 * H * W bytes in an Arrow column, which
+reads 512 rows some twenty times quicker than the nested lists of `datasets` (Array3D).
 Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 

@@ -2,13 +2,10 @@
 
     text = sentence_i, sentence_i+1, ...        from a random i on, as long as it fits
 
-The topics are those of Python 3.11.7, stored in `text/` with their source and licence, since each release of Python
-words its help a little differently. Of them we keep whole sentences of 6 to 30 words, without tables, grammar and
-code, and without any word that a needle uses (`facts.py`); they stay in the order in which they were written, so that
-one follows from the other as far as nothing was left out in between.
-
-The paper (LOGO, arXiv 2410.18533) takes books and papers; these 22,000 words need no download. Taught in
-notebooks/08_see_long_context_models_fail.ipynb.
+The topics are those of Python 3.11.7, stored in `text/` with their source and licence. Of them we keep whole sentences
+of 6 to 30 words, without tables, grammar and code, and without any word that a needle uses (`facts.py`). The paper
+(LOGO, arXiv 2410.18533) takes books and papers; these 22,000 words need no download.
+Taught in notebooks/08_see_long_context_models_fail.ipynb.
 """
 
 from __future__ import annotations

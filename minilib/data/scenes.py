@@ -1,22 +1,13 @@
 """Rendered image-caption pairs: one to three coloured shapes, and a caption that says exactly what is seen.
 
-The picture comes first. It is a 3 x 3 board of cells, and each object stands in a cell of its own:
-
     object  = size x colour x shape           2 x 10 x 6 = 120 kinds
-    scene   = objects in different cells      named in reading order, row by row
-
+    scene   = objects in different cells      of a 3 x 3 board, named in reading order, row by row
     caption = kind_1  relation(cell_1, cell_2)  kind_2  relation(cell_2, cell_3)  kind_3
             "a small red circle above and left of a large blue square left of a small green ring"
 
-where a relation is one of four, read off the two cells: above, left of, above and left of, above and right of. It
-speaks of the object named before it and the one named after it. Because the order is fixed, **one picture has exactly
-one caption**; with another order "a ring below a square" would compete with "a square above a ring" and a perfect model
-would be punished for it. (One caption has many pictures: cells and small shifts are left unsaid.)
-
-There are 120 + 120^2 * 4 + 120^3 * 16 = 27,705,720 captions of one to three objects. Each object more is drawn four
-times as often as one less, because there are so many more such captions to draw from.
-
-Taught in notebooks/07_train_with_giant_batches.ipynb.
+The order is fixed, so **one picture has exactly one caption**: else "a ring below a square" would compete with "a
+square above a ring", and a perfect model would be punished. (One caption has many pictures: cells are left unsaid.)
+There are 120 + 120^2 * 4 + 120^3 * 16 = 27,705,720 captions. Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 
 from __future__ import annotations
@@ -78,11 +69,9 @@ def render_scenes(
     return _paint(rows, image_size), _captions(rows)
 
 
-def scenes_dataset(
-    count: int, *, seed: int = 0, image_size: int = 32, objects: tuple[int, int] = (1, 3), unique: bool = True
-) -> Dataset:
-    """The scenes of `render_scenes` as an in-memory `datasets.Dataset` with the columns `image` and `caption`."""
-    return as_dataset(*render_scenes(count, seed=seed, image_size=image_size, objects=objects, unique=unique))
+def scenes_dataset(count: int, **settings) -> Dataset:
+    """The scenes of `render_scenes`, with its arguments, as a `datasets.Dataset` of columns `image` and `caption`."""
+    return as_dataset(*render_scenes(count, **settings))
 
 
 def number_of_captions(objects: tuple[int, int] = (1, 3)) -> int:

@@ -2,11 +2,8 @@
 
     right = " gold words " is a part of " answer words "          (Lost in the Middle's rule)
 
-where
-    words      lower case, no punctuation, no articles, single blanks
-
-What would be empty by these rules ("+", or "A" where answers are letters) is looked for as it is written.
-
+Normalised are lower case, no punctuation, no articles, single blanks; what would be empty by these rules ("+", or "A"
+where answers are letters) is looked for as it is written.
 Taught in notebooks/08_see_long_context_models_fail.ipynb and notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 

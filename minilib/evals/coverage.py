@@ -1,19 +1,12 @@
 """What synthesised positions leave out: how often each position, and each distance between two tokens, was seen.
 
-    count(p)      = sum over samples of [p is among the sample's positions]
-    distances(d)  = sum over samples of the number of token pairs (i, j) with pos_i - pos_j = d
+    count(p)      = sum over samples of [p is among the sample's positions]                         0 <= p < K
+    distances(d)  = sum over samples of the number of token pairs (i, j) with pos_i - pos_j = d     0 <= d < K
     share(counts) = part of the counts above zero
 
-where
-    p   an absolute position, 0 <= p < K
-    d   a distance that causal attention looks back over, 0 <= d < K
-
-A sample is a set of positions, so its distances are the autocorrelation of its indicator function, which a Fourier
-transform gives in K log K steps instead of k^2: exact, because the counts are small integers.
-
-With `query`, only distances from that token (such as -1, the last) are counted: what the question sees.
-
-Taught in notebooks/12_stretch_positions_without_long_inputs.ipynb.
+A sample's distances are the autocorrelation of its indicator function, which a Fourier transform gives in K log K steps
+instead of k^2: exact, because the counts are small integers. With `query`, only distances from that token (such as -1,
+the last) are counted: what the question sees. Taught in notebooks/12_stretch_positions_without_long_inputs.ipynb.
 """
 
 from collections.abc import Iterable

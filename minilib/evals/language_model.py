@@ -5,9 +5,7 @@
     lost in the middle   right answers by depth within the window, with intervals and anchors
     perplexity           of running text within the window: what alignment must not cost
 
-All of it is asked about made haystacks, the same ones for every model (`minilib.evals`). The texts are half a window to
-four windows long, less room for the question, and no longer than LONGEST unless lengths are given.
-
+All of it is asked about made haystacks, the same ones for every model (`minilib.evals`).
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 

@@ -6,11 +6,9 @@
 where
     gold_i, answer_i   what haystack i hides, and what the model says (greedy, a few tokens, so that it cannot ramble)
 
-At every place the same facts stand in the same text and the same question is asked: only the place differs, so that a
-curve over places is no noise between questions. Intervals are Wilson's at 95 %. The paper (LOGO, arXiv 2410.18533)
-scores ROUGE recall on real documents; with facts of one word the share of right answers says the same.
-
-Any causal model and tokenizer of transformers will do. Taught in notebooks/08_see_long_context_models_fail.ipynb.
+The same facts in the same text are asked for at every place, so that a curve over places is no noise between questions.
+Intervals are Wilson's at 95 %. The paper (LOGO, arXiv 2410.18533) scores ROUGE recall on real documents.
+Taught in notebooks/08_see_long_context_models_fail.ipynb.
 """
 
 from __future__ import annotations

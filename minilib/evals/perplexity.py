@@ -1,15 +1,10 @@
 """Perplexity of running text by position: how surprised a model is, early in a long text and late in it.
 
-    ppl(B) = exp( - mean_{t in B} log p(x_t | x_<t) )
+    ppl(B) = exp( - mean_{t in B} log p(x_t | x_<t) ),      B: a bucket of neighbouring positions
 
-where
-    B      a bucket of neighbouring positions, the same for all documents
-    p      the model, which reads every document once from its beginning, with nothing cut off and no window sliding
-
-A model within its window grows surer with more context; past it, the curve turns up. The paper (LOGO, arXiv 2410.18533)
-slides a window over PG-19 and gives one figure for each length; a figure for each position shows where it breaks.
-
-Taught in notebooks/08_see_long_context_models_fail.ipynb.
+p reads every document once from its beginning, with nothing cut off and no window sliding. Past a model's window the
+curve turns up. The paper (LOGO, arXiv 2410.18533) slides a window over PG-19 and gives one figure for each length; a
+figure for each position shows where it breaks. Taught in notebooks/08_see_long_context_models_fail.ipynb.
 """
 
 from __future__ import annotations

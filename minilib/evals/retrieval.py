@@ -1,25 +1,18 @@
 """Recall at k: how often the right partner is among the k most similar ones, in both directions.
 
-    recall@k = mean_i [ rank_i < k ],      rank_i = #{j : x_ij > x_i+}, and ties as said below
+    recall@k = mean_i [ rank_i < k ],      rank_i = #{j : x_ij > x_i+}
 
 where
     x_ij    = <img_i, txt_j>, one row of similarities
     x_i+    the largest x_ij over the correct j: the pair's own, and any j of the same group
-    rank_i  how many wrong candidates stand before the best correct one, counted from 0
 
-Ties. With g wrong candidates strictly better, t wrong and c correct ones exactly equal to x_i+, every order of the
-t + c equals is as likely as any other. The chance that one of the c correct ones lands among the first k - g places is
+Where t wrong and c correct candidates equal x_i+ behind g better ones, we count the chance that a correct one lands
+among the first k, so that collapsed features score k / b and not 100 %:
 
     1 - C(t, k - g) / C(t + c, k - g)        (0 where k <= g; the fraction is 0 where k - g > t)
 
-and that chance is what we count. So collapsed features, all alike, score k / b and not 100 %, and features without ties
-score the plain 0 or 1.
-
-The ranks are counts over a row, so they are folded tile by tile and the (b, b) matrix never exists: one visit finds
-x_i+, a second one counts. The same inner product may round differently in tiles of different shape, which would break
-ties by chance; so similarities closer than eight roundings, 8 eps |a| |b|, are equal to us.
-
-Taught in notebooks/07_train_with_giant_batches.ipynb.
+The (b, b) matrix never exists: one visit of its tiles finds x_i+, a second one counts. Tiles of different shape round
+differently, so similarities within 8 eps |a| |b| are equal. Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 
 from __future__ import annotations

@@ -1,22 +1,15 @@
-"""Which attention heads fetch the needle, by two measures that must not be confused.
-
-While the model is led through the right answer, token by token, head h of the last row of attention looks most at
-context position j(h, x) when x is the token to come.
+"""Which attention heads fetch the needle, by two measures that differ by a factor of several.
 
     copy_score(h) = | distinct needle tokens x with  j(h, x) in needle  and  context[j(h, x)] = x | / | needle tokens |
     hit_share     = mean over answer tokens x of the share of heads with  j(h, x) in needle
 
 where
+    j(h, x)   the position of the context (what stands before the question) that head h looks at most before token x
     needle    the tokens of the asked facts' values; with needle="fact" those of their whole sentences
-    context   what stands before the question; the rest of the prompt cannot be the most looked at
 
-The first is the retrieval score of Wu et al. 2024, as the paper (LOGO, arXiv 2410.18533, Appendix B) defines it; a
-model's score is the mean of its ten best heads above 0.1. The second is what the authors' plotting code counts, and it
-does not mind which token was hit. They differ by a factor of several, and the paper's Figure 1b is named after the
-first: compare neither with it blindly. We lead the model through the gold answer instead of its own, so that a model
-that fails is measured at the same places.
-
-The prompt is read with the model's own kernel into a cache; only the answer's rows of attention are ever written down.
+The first is the retrieval score of Wu et al. 2024, as in LOGO (arXiv 2410.18533, Appendix B) and the name of its Figure
+1b; the second is what the authors' plotting code counts. Departure: the model is led through the gold answer instead of
+its own, so that one that fails is measured at the same places.
 Taught in notebooks/08_see_long_context_models_fail.ipynb.
 """
 
@@ -32,7 +25,7 @@ from minilib.data.facts import as_prompt
 
 
 class HeadScores(NamedTuple):
-    """`copy_score` (layers, heads), its model-wide mean over the ten best, and the `hit_share`, all from 0 to 1."""
+    """`copy_score` (layers, heads), its mean over the ten best heads above 0.1, and the `hit_share`, all from 0 to 1."""
 
     copy_score: Tensor
     best_ten: float

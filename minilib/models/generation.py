@@ -2,13 +2,10 @@
 
     answer(prompts)_i = the tokens that greedy decoding adds to prompt i, up to <eos> or `max_new_tokens`
 
-Prompts of unlike length share a batch by padding on the left; the attention mask hides the padding and `generate`
-counts positions from the first real token, so an answer does not depend on who else was asked. Batches are cut by
-tokens, not by rows: one long prompt weighs as much as many short ones.
-
-`minilib.build_pairs` takes such a function; the evaluations of `minilib.evals` use it too. The paper (LOGO, arXiv
-2410.18533) lets the model to be aligned answer the same way; its released code draws at temperature 0.7, and so does
-this one when asked to. Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
+Prompts of unlike length share a batch by padding on the left, which the attention mask hides, so an answer does not
+depend on who else was asked. Batches are cut by tokens: one long prompt weighs as much as many short ones. The released
+code of LOGO (arXiv 2410.18533) draws at temperature 0.7, and so does this one when asked to.
+Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 
 from __future__ import annotations

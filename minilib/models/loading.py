@@ -3,11 +3,9 @@
     name        "tiny", a folder of transformers, or a name on the hub
     run folder  adapter_config.json (LoRA: the base model with the adapter on it) or config.json (all weights)
 
-A model of 7 billion parameters is kept in bf16 on a GPU, where adapters of fp32 train next to frozen weights; whoever
-trains the weights themselves needs fp32, because steps of 1e-7 vanish in eight bits of mantissa. Positions may be
-stretched while loading (`minilib.longcontext.rope`); the window that is reported is the one from before.
-
-Taught in notebooks/13_train_logo_end_to_end.ipynb.
+Under LoRA a GPU keeps the frozen weights in bf16; weights that are trained themselves need fp32, because steps of 1e-7
+vanish in eight bits of mantissa. Positions may be stretched while loading (`minilib.longcontext.rope`); the window that
+is reported is the one from before. Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """Any dual encoder of transformers under the names that our trainers use: `encode_image`, `encode_text`, `logit_scale`.
 
-CLIPModel and SiglipModel keep their temperature as we do, as the logarithm of s, and SiglipModel its bias, so the
-parameters are handed through and not copied: training the adaptor trains the model. Features are normalised here,
-because transformers leaves that to its own loss.
-
-Nothing is downloaded: build or load the model and its processor yourself and pass both.
-
+CLIPModel and SiglipModel keep their temperature as we do, as the logarithm of s, so the parameters are handed through
+and not copied: training the adaptor trains the model. Features are normalised here, because transformers leaves that to
+its own loss. Nothing is downloaded: build or load the model and its processor yourself and pass both.
 Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 
@@ -16,6 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from minilib.models.towers import TwoTowers, check_captions
 
 
 class HFTowers(nn.Module):
@@ -50,11 +49,7 @@ class HFTowers(nn.Module):
         """The bias of the sigmoid loss, the model's own parameter, or None where the model has none."""
         return getattr(self.model, "logit_bias", None)
 
-    def forward(self, images: Tensor | None = None, captions: Sequence[str] | None = None) -> tuple:
-        """Features of whichever side is given, `(img or None, txt or None)`: one entry point for wrappers."""
-        img = None if images is None else self.encode_image(images)
-        txt = None if captions is None else self.encode_text(captions)
-        return img, txt
+    forward = TwoTowers.forward
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Unit features `(k, dim)` of uint8 images `(k, 3, H, W)`; the processor resizes and rescales them."""
@@ -68,8 +63,7 @@ class HFTowers(nn.Module):
 
     def encode_text(self, captions: Sequence[str]) -> Tensor:
         """Unit features `(k, dim)` of k captions, cut at the length that the tokenizer knows."""
-        if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
-            raise TypeError(f"captions must be a list of strings, got {type(captions).__name__}: pass one per image.")
+        check_captions(captions)
         inputs = self.processor.tokenizer(list(captions), padding=self.padding, truncation=True, return_tensors="pt")
         return self._unit(self.model.get_text_features(**inputs.to(self.logit_scale.device)))
 

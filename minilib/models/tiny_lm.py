@@ -2,24 +2,14 @@
 
     p(x_t | x_<t) = softmax(E h_t),     h = Llama(E[x])        three layers, four heads over two keys and values,
                                                                rotary positions, no trick for length
-
 where
     E    (V, d) the embedding, tied to the output: V = 2,048 pieces of text, d = 128
     h_t  (d,) the last hidden state at token t
 
-It is the shape of every open Llama at toy size, built from transformers' own classes, so whatever works on it works on
-a large one. It was trained by `python -m minilib.teaching.tiny_lm.training` on haystacks that fit its window, and it
-lies next to this file with the record of that run (`training.json`): the command, the curve, and what it scores inside
-and outside its window over three seeds. Nothing is downloaded. Of single details it finds all in its window, 0.85 at
-two windows and 0.43 at four; what it loses is what lies far back. It names two values of one name in 0.85 of the cases,
-and it has not learned to count or to compare lists: about 0.5 and 0.46, where guessing between two gives 0.5.
-
-The tokenizer splits words into byte pairs (BPE), every word alike at the beginning and inside of a text, so "amber" and
-" amber" are the same single token; names and values of the haystack are one token each. It adds no token of its own:
-end an answer with `tokenizer.eos_token_id`.
-
-The paper (LOGO, arXiv 2410.18533) aligns models of 7 and 8 billion parameters; this one stands in for them in minutes.
-Taught in notebooks/08_see_long_context_models_fail.ipynb.
+`python -m minilib.teaching.tiny_lm.training` trained it on haystacks; the record of that run lies next to its weights
+(`training.json`). It finds all single details in its window, 0.85 at two windows and 0.43 at four, and names two values
+of one name in 0.85 of the cases; it has not learned to count or to compare lists: about 0.5 and 0.46, where guessing
+between two gives 0.5. Taught in notebooks/08_see_long_context_models_fail.ipynb.
 """
 
 from __future__ import annotations
@@ -78,7 +68,10 @@ def new_model(vocab_size: int, *, dim: int = 128, layers: int = 3, heads: int = 
 
 
 def new_tokenizer(vocab_size: int = 2048) -> PreTrainedTokenizerFast:
-    """Byte pairs learned on the running text and on the haystack's facts and questions, in seconds."""
+    """Byte pairs learned on the running text and on the haystack's facts and questions, in seconds.
+
+    A word is split alike at the beginning and inside of a text. No token is added: end an answer with `eos_token_id`.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

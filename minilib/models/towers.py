@@ -1,22 +1,12 @@
 """Two small encoders, one for pictures and one for sentences, that end in the same space.
 
-    img_i = normalise(image_tower(picture_i)),    txt_j = normalise(text_tower(caption_j)),    logits = s <img_i, txt_j>
+    img_i = normalise(image_tower(picture_i)),    txt_j = normalise(text_tower(caption_j))
+    logits = s <img_i, txt_j> + b                 s = exp(logit_scale), b = logit_bias (of the sigmoid loss only)
 
-where
-    img, txt      unit vectors of `dim` numbers
-    s             exp(logit_scale), the inverse temperature 1 / tau, learned through its logarithm
-    logit_bias    b of the sigmoid loss: logits = s <img_i, txt_j> + b
-
-The image tower cuts the picture into patches and looks at neighbouring patches; the text tower looks at neighbouring
-words, so that "red circle" is not "red ... circle". Both end in an average, which tells what is there, and the image
-tower adds a view of the places, which tells where. They are sized for a laptop: one pair costs about 4 million
-floating-point operations forward.
-
-**No batch normalisation.** It would make the features of one picture depend on the other pictures of its micro-batch.
-The gradient cache runs every micro-batch twice and must get the same features both times, and a loss over a batch must
-not depend on how the batch was cut. Group normalisation over one picture at a time is safe. For the same reason padding
-is masked: a caption gives the same features whatever stands next to it.
-
+Both towers look at neighbours ("red circle" is not "red ... circle") and end in an average; the image tower adds a view
+of the places. One pair costs about 4 million floating-point operations forward. **No batch normalisation**: the
+gradient cache runs every micro-batch twice and must get the same features, however the batch was cut. Group
+normalisation over one picture is safe, and padding is masked for the same reason.
 Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 
@@ -84,8 +74,7 @@ class TwoTowers(nn.Module):
 
     def encode_text(self, captions: Sequence[str]) -> Tensor:
         """Unit features `(k, dim)` of k captions; words outside the vocabulary share one embedding."""
-        if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
-            raise TypeError(f"captions must be a list of strings, got {type(captions).__name__}: pass one per image.")
+        check_captions(captions)
         return F.normalize(self.text_tower(self.tokenize(captions)), dim=-1)
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
@@ -136,6 +125,11 @@ class TextTower(nn.Module):
         length = real.sum(2).clamp(min=1)  # (k, 1)
         both = torch.cat([x.sum(2), y.sum(2)], dim=1) / length  # (k, 2 width)
         return self.out(self.dropout(both))  # (k, dim)
+
+
+def check_captions(captions: Sequence[str]) -> None:
+    if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
+        raise TypeError(f"captions must be a list of strings, got {type(captions).__name__}: pass one per image.")
 
 
 def _words(vocabulary: Iterable[str] | None) -> Iterable[str]:

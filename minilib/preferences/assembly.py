@@ -5,8 +5,6 @@
     drafts -> rejected      one call for the M answers of all drafts; then one for each round of replacements
     drafts -> pairs         those with M rejected answers; a batch is committed as a whole, then handed out
 
-Every row and every answer that is left behind is counted under its reason.
-
 Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 
@@ -48,10 +46,10 @@ class Pairs:
     the pairs that are already there.
     """
 
-    def __init__(self, examples, answer_fn, scorer, tokenizer, prompt_fn, is_right, settings, log, progress):
+    def __init__(self, examples, answer_fn, scorer, tokenizer, prompt_fn, is_right, config, log, progress):
         self.examples, self.answer_fn, self.scorer = examples, answer_fn, scorer
         self.count = count_words if tokenizer is None else token_counter(tokenizer)
-        self.prompt_fn, self.is_right, self.settings = prompt_fn, is_right, settings
+        self.prompt_fn, self.is_right, self.config = prompt_fn, is_right, config
         self.log, self.progress = log, progress
         self.report = self._fresh_report()
         self._read = False
@@ -65,13 +63,13 @@ class Pairs:
     def __iter__(self) -> Iterator[dict]:
         inputs.check_rereading(self.examples, self._read)
         self._read = True
-        self.report, size = self._fresh_report(), self.settings["batch_size"]
+        self.report = self._fresh_report()
         if self.log:
             yield from map(json.loads, self.log.lines())
         rows = inputs.rows_from(self.examples, self.report.rows, self.log.last if self.log else None, self.is_right)
         total = len(self.examples) if hasattr(self.examples, "__len__") else None
         with tqdm(total=total, initial=self.report.rows, desc="pairs", unit="row", disable=not self.progress) as bar:
-            while batch := list(islice(rows, size)):
+            while batch := list(islice(rows, self.config.batch_size)):
                 report = deepcopy(self.report)  # so that an interrupted batch leaves no half counts
                 lines = [json.dumps(pair) for pair in self._build(batch, report)]
                 if self.log:
@@ -95,11 +93,11 @@ class Pairs:
 
     def _draft(self, number: int, row: dict, report: QualityReport) -> _Draft | None:
         """Chunk and score one row and plan who reads what; None, and one more skipped row, where that cannot be."""
-        chunks = chunk_text(row["context"], self.settings["chunk_size"], self.count)
+        config, rng = self.config, Random(f"{self.config.seed}/{number}")  # its own, so that a row depends on no other
+        chunks = chunk_text(row["context"], config.chunk_size, self.count)
         scores = [inputs.checked_score(self.scorer(chunk, row["question"], row), number) for chunk in chunks]
-        choose = {"paper": paper_rule, "released": released_rule}[self.settings["rule"]]
-        rng = Random(f"{self.settings['seed']}/{number}")
-        plan = choose(scores, *(self.settings[name] for name in ("threshold", "num_chunks", "num_rejected")), rng)
+        choose = {"paper": paper_rule, "released": released_rule}[config.rule]
+        plan = choose(scores, config.threshold, config.num_chunks, config.num_rejected, rng)
         if isinstance(plan, str):
             report.skip(plan)
             return None
@@ -114,7 +112,7 @@ class Pairs:
             report.answered.add_chosen(right)
             if not answer.strip():
                 report.skip("empty chosen answer")
-            elif self.settings["require_right"] and not right:
+            elif self.config.require_right and not right:
                 report.skip("wrong chosen answer")
             else:
                 draft.chosen = answer
@@ -123,13 +121,13 @@ class Pairs:
 
     def _answer_rejected(self, drafts: list[_Draft], report: QualityReport) -> None:
         """Answer from the wrong chunks, and anew in place of what is dropped, until every draft has M or gives up."""
-        clean, similarity, wanted = (self.settings[name] for name in ("clean", "similarity", "num_rejected"))
-        for _ in range(self.settings["tries"]):
+        config, wanted = self.config, self.config.num_rejected
+        for _ in range(config.tries):
             asked = [(d, *draw) for d in drafts for draw in islice(d.plan.rejected, wanted - len(d.rejected))]
             answers = self._ask([(draft, chunks) for draft, _, chunks in asked])
             for (draft, kind, _), answer in zip(asked, answers):
                 right = self.is_right is not None and self._right(answer, draft)
-                verdict = judge(answer, draft.chosen, draft.rejected, right, similarity, only_empty=not clean)
+                verdict = judge(answer, draft.chosen, draft.rejected, right, config.similarity, not config.clean)
                 report.answered.add_rejected(verdict)
                 if verdict.fault:
                     report.drop(verdict.fault)
@@ -146,7 +144,7 @@ class Pairs:
         return inputs.checked_answers(self.answer_fn(prompts), len(prompts)) if prompts else []
 
     def _is_full(self, draft: _Draft, report: QualityReport) -> bool:
-        full = len(draft.rejected) == self.settings["num_rejected"]
+        full = len(draft.rejected) == self.config.num_rejected
         if not full:
             report.skip("too few rejected answers")
             report.drop(ABANDONED, len(draft.rejected))

@@ -1,7 +1,6 @@
 """Preference data for long contexts: one prompt, one chosen answer, M rejected ones, all by the model to be aligned.
 
-    chunk      the context is cut into n chunks of equal size
-    score      s_i = scorer(chunk i, question, row)
+    score      s_i = scorer(chunk i, question, row)             the context is cut into chunks of equal size
     answer     y_w = pi(N critical chunks, question)
                y_l = pi(N irrelevant chunks, question)  or  pi(a mixture of both, question)
     assemble   the prompt of all 1 + M answers: the critical chunks among irrelevant ones, N together
@@ -11,16 +10,9 @@ where
     N, M      chunks that are read at a time, and rejected answers: 16 and 2 in LOGO
     critical  a chunk that scores above a threshold; `chunking.py` has the paper's rule and the released code's
 
-The model thus learns, on a prompt full of distractors, to prefer what it says when it sees the right place.
-
-Departures from the paper, which takes answers as they come: an answer that is empty, nearly the chosen one, right, or
-given before, is no rejected answer; it is dropped, counted, and asked for anew from other irrelevant chunks. A prompt
-without contrast or with fewer than M rejected answers is skipped and counted. `clean=False` keeps what comes.
-
-The work itself is in `assembly.py`. Row k draws from its own generator, seeded with (seed, k), and a batch is committed
-as a whole (`resumable_jsonl.py`), so work that was interrupted goes on as if it had not been.
-
-Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
+Departures from the paper, which takes answers as they come: a rejected answer that is empty, nearly the chosen one,
+right, or given before is dropped, counted, and asked for anew from other irrelevant chunks; a prompt without contrast
+or with fewer than M of them is skipped and counted. Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 
 from collections.abc import Callable, Iterable
@@ -67,11 +59,11 @@ class PairsConfig:
     batch_size: int = 8
 
     def __post_init__(self):
-        inputs.check_settings(self.rule, self.num_rejected, self.similarity, self.tries, self.batch_size, self.seed)
+        inputs.check_rule(self.rule)
         for name, value in RULES[self.rule].items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        inputs.check_cut(self.chunk_size, self.threshold, self.num_chunks)
+        inputs.check_numbers(self)
 
 
 def build_pairs(
@@ -113,7 +105,7 @@ def build_pairs(
     inputs.check_tokenizer(tokenizer)
     config = replace(config, **settings) if config else PairsConfig(**settings)
     inputs.check_judge(config.require_right, is_right)
-    settings = asdict(config)
     names = {"scorer": scorer, "prompt_fn": prompt_fn, "is_right": is_right, "tokenizer": tokenizer}
-    log = LineLog(path, settings | {name: inputs.name_of(given) for name, given in names.items()}) if path else None
-    return Pairs(examples, answer_fn, scorer, tokenizer, prompt_fn, is_right, settings, log, progress)
+    names = {name: inputs.name_of(given) for name, given in names.items()}
+    log = LineLog(path, asdict(config) | names) if path else None
+    return Pairs(examples, answer_fn, scorer, tokenizer, prompt_fn, is_right, config, log, progress)

@@ -1,27 +1,18 @@
 """Cut a context into chunks, and choose by their scores what the chosen and the rejected answers may read.
 
-The paper's rule (LOGO, section 3 of our facts), for the scores s_1 .. s_n of a context's chunks:
+The paper's rule (LOGO), for scores s_1 .. s_n, threshold delta and N chunks (6 and 16; 3 and 6 in the released code):
 
     critical    C = {i : s_i > delta}            irrelevant    I = {i : s_i <= delta}
     y_w         reads the N best of C            prompt        the N best of C, filled up to N from I
     y_l         "irrelevant": N of I             "mixed": half of the best of C, filled up to N from I
 
-The released code's rule:
+The released code's rule, whose prompt holds no distractor, which is why the paper's is the default:
 
     kept        K = the N best chunks; the sample is dropped unless s_i >= delta for every one
     y_w, prompt both read K                      y_l           "half": the best N/2 of K; "wrong": the last N/2 of K
 
-where
-    delta, N    threshold and number of chunks: 6 and 16 in the paper, 3 and 6 in the released code
-
-Whoever reads chunks reads them in the order of the document. Equal scores are ranked by place.
-
-Departures. The paper says neither what happens at s_i = delta (irrelevant here), nor what a mixture is (half of the
-critical chunks, at least one, so that the answer is incomplete where it needs two), nor what to do with more than N
-critical chunks (the best N stay, the rest is counted). The released "wrong" chunks are still among the best of the
-document, and its prompt holds no distractor: that is why the paper's rule is the default.
-Equal chunks of tokens would cut words in two; ours hold whole words, as many as fit.
-
+Departures: the paper leaves open s_i = delta (irrelevant here), what a mixture is (half of the critical chunks, at
+least one), and more than N critical chunks (the best N stay, the rest is counted). Chunks hold whole words here.
 Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 

@@ -7,11 +7,8 @@ where
     u, v              words of a rejected and of the chosen answer, in lower case, without punctuation and articles
     m                 words that both have in the same order (the matching blocks of difflib)
 
-LOGO filters nothing and names the missing judge as its limitation; the released code stores right answers and never
-uses them. So two answers of a pair may be the same, and a rejected answer may be right. Here both are seen, dropped by
-default, and counted. Beware: at 0.9, two long answers that differ in one year are near-duplicates as well; raise
-`similarity` where such pairs are wanted.
-
+LOGO filters nothing and names the missing judge as its limitation. Here bad answers are dropped by default, and
+counted. Beware: at 0.9, two long answers that differ in one year are near-duplicates as well.
 Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 

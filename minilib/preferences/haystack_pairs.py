@@ -1,15 +1,11 @@
 """Preference pairs about haystacks, answered by the model that is to be aligned: LOGO's data at toy size, offline.
 
     question k   a long haystack with one asked name among `distractors` others; every fourth asks for two details
-    pair k       `build_pairs` on it: 8 chunks of 28 tokens where the paper has 16 of 512
+    pair k       `build_pairs` on it: 8 chunks of 28 tokens, which fill `tiny_lm`'s window as 16 of 512 fill 8K tokens
 
-The window of `tiny_lm` is 256 tokens as 8K is that of Llama-3, so 224 tokens of chunks fill it as 16 x 512 do there,
-and a haystack of 960 tokens is four windows long. Answers are drawn at temperature 0.7, as in the released code, from a
-generator that depends on the prompts alone: the same pairs come out after any interruption.
-
-Departure from the paper, which keeps whatever the model answers: pairs whose chosen answer is wrong are left out and
-counted (`require_right`), as a judge did in the authors' experiments. A toy model is too often wrong otherwise.
-
+Answers are drawn at temperature 0.7, as in the released code, from a generator that depends on the prompts alone: the
+same pairs come out after any interruption. Departure from the paper, which keeps whatever the model answers: pairs
+whose chosen answer is wrong are left out and counted (`require_right`), since a toy model is too often wrong.
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 

@@ -7,14 +7,9 @@
 where
     q, n_w, T         words of the question but function words; how often w stands in the context, of T words in all
 
-exact_entities needs a row whose facts are known, as those of `minilib.data.haystack`. rare_words needs nothing, counts
-in nats (a word that stands once in 400 words is worth 6) and is ours. spacy_entities needs spaCy and one of its models;
-with lemmas and with_answer it matches as the released code does: nouns and verbs too, and against the question or the
-right answer. A threshold belongs to its scorer: the paper's 6 is meant for entities of a long question.
-
-Any function of the same three arguments will do as well, an encoder's cosine for instance.
-
-Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
+exact_entities needs rows with `facts`. rare_words needs nothing, counts in nats (a word that stands once in 400 words
+is worth 6) and is ours. A threshold belongs to its scorer: the paper's 6 is meant for entities of a long question. Any
+other function will do as well. Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 
 import math

@@ -1,16 +1,11 @@
 """A file of JSON Lines that grows batch by batch and can be taken up again, byte for byte, after any interruption.
 
-Next to `pairs.jsonl` lies `pairs.jsonl.state`, which says how far the work is: rows read, bytes of whole lines, a
-fingerprint of the last row, counts, settings. A batch is committed in two steps:
+    1. append a batch's lines to `pairs.jsonl`, and wait until they are on the disk
+    2. write `pairs.jsonl.state` (rows read, bytes of whole lines, a fingerprint of the last row, counts, settings) next
+       to the old one and move it over it, which either happens or does not
 
-    1. append its lines to the file, and wait until they are on the disk
-    2. write the new state next to the old one and move it over it, which either happens or does not
-
-Killed before step 2 has ended, the file may hold lines, or half a line, that the state does not know: the next start
-cuts them off and makes them again. Since a batch depends on nothing but its rows, the file comes out as if nothing had
-happened.
-
-Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
+Killed before step 2 has ended, the file may hold lines that the state does not know: the next start cuts them off and
+makes them again. Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 
 import hashlib

@@ -15,31 +15,29 @@ def check_callables(**given) -> None:
             raise TypeError(f"{name} is {_short(function)}: give a function.")
 
 
-def check_settings(rule, num_rejected, similarity, tries, batch_size, seed) -> None:
+def check_rule(rule) -> None:
     if rule not in RULES:
         raise ValueError(f"rule {rule!r} is unknown: choose one of {', '.join(map(repr, RULES))}.")
-    whole = {"num_rejected": num_rejected, "tries": tries, "batch_size": batch_size}
-    for name, value in whole.items():
-        _whole(name, value, 1)
-    _whole("seed", seed, 0)
-    if rule == "released" and num_rejected > 2:
+
+
+def check_numbers(config) -> None:
+    """The numbers of a `PairsConfig` whose gaps are filled."""
+    least = {"num_rejected": 1, "tries": 1, "batch_size": 1, "seed": 0, "chunk_size": 1, "num_chunks": 2}
+    for name, smallest in least.items():
+        _whole(name, getattr(config, name), smallest)
+    if config.rule == "released" and config.num_rejected > 2:
         raise ValueError(
-            f"num_rejected is {num_rejected}: the released rule makes at most 2, use the paper's for more."
+            f"num_rejected is {config.num_rejected}: the released rule makes at most 2, use the paper's for more."
         )
-    if not isinstance(similarity, Real) or not 0 < similarity <= 1:
-        raise ValueError(f"similarity is {similarity!r}: give a share of common words, above 0 and at most 1.")
+    if not isinstance(config.similarity, Real) or not 0 < config.similarity <= 1:
+        raise ValueError(f"similarity is {config.similarity!r}: give a share of common words, above 0 and at most 1.")
+    if not _is_number(config.threshold):
+        raise ValueError(f"threshold is {config.threshold!r}: give a finite number on the scale of the scorer.")
 
 
 def check_judge(require_right: bool, is_right: Callable | None) -> None:
     if require_right and is_right is None:
         raise ValueError("require_right is True and is_right is None: give a function that tells right answers.")
-
-
-def check_cut(chunk_size, threshold, num_chunks) -> None:
-    _whole("chunk_size", chunk_size, 1)
-    _whole("num_chunks", num_chunks, 2)
-    if not _is_number(threshold):
-        raise ValueError(f"threshold is {threshold!r}: give a finite number on the scale of the scorer.")
 
 
 def check_tokenizer(tokenizer) -> None:
