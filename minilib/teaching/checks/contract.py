@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Case = Callable[[Callable], str | None]
+MISSING = "the function returned None: is a return statement missing?"
 
 
 def run(learner: Callable, cases: Mapping[str, Case], insight: str) -> None:
@@ -54,8 +55,7 @@ def compare(got: Any, want: Any, suspects: Mapping[str, Any] | None = None, tol:
 
     `suspects` maps a hint to the answer that a typical mistake gives: the first one that `got` equals is named.
     """
-    wrong = _shape_hint(got, want)
-    if wrong:
+    if wrong := _shape_hint(got, want):
         return wrong
     if close(got, want, tol):
         return None
@@ -109,7 +109,7 @@ def _shape_hint(got: Any, want: Any) -> str | None:
             return f"the function returned {type(got).__name__} and should return a tuple of {len(want)} tensors"
         return next(filter(None, (_shape_hint(g, w) for g, w in zip(got, want, strict=True))), None)
     if got is None:
-        return "the function returned None: is a return statement missing?"
+        return MISSING
     shape, wanted = tuple(as_tensor(got).shape), tuple(as_tensor(want).shape)
     return None if shape == wanted else f"the shape is {shape} and should be {wanted}"
 

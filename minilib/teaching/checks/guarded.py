@@ -41,9 +41,7 @@ def table(count: int, length: int) -> tuple[Tensor, Callable[[], bool]]:
     """
     buffer = torch.cat([torch.zeros(count * length), torch.full((ROOM,), -0.0)])
     behind = buffer[count * length :]
-    return buffer[: count * length].view(count, length), lambda: bool(
-        torch.signbit(behind).all() and (behind == 0).all()
-    )
+    return buffer[: count * length].view(count, length), lambda: bool((behind.signbit() & (behind == 0)).all())
 
 
 def _inside(rows: int, cols: int, extra: int, fill: float) -> tuple[Tensor, Tensor]:

@@ -103,11 +103,8 @@ def _merge_random(fn: Callable) -> str | None:
 def _merge_far_apart(fn: Callable) -> str | None:
     low, high = _state(-1000, 3), _state(1000, 2)
     overflow = "exp(2000) overflowed: shift both by the larger maximum, whoever has it"
-    for got in (_values(fn(low, high)), _values(fn(high, low))):
-        hint = not_finite(got, overflow) or compare(got, high)
-        if hint:
-            return hint
-    return None
+    both = (_values(fn(*pair)) for pair in ((low, high), (high, low)))
+    return next(filter(None, (not_finite(got, overflow) or compare(got, high) for got in both)), None)
 
 
 def _merge_identity(fn: Callable) -> str | None:

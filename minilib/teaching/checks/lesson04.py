@@ -121,16 +121,14 @@ def _gradients(fn: Callable, b: int, tile: int) -> str | None:
     full = (torch.logsumexp(logits, 1) + torch.logsumexp(logits, 0) - 2 * logits.diagonal()).sum() / (2 * b)
     g = torch.autograd.grad(full, logits)[0] * SCALE  # (b, b)
     last = slice((b - 1) // tile * tile, b)
+    replaced = g[:, last] @ txt[last].detach(), g[last].T @ img[last].detach()
     suspects = {
         "the scale is missing: the logits are scale times the cosines": tuple(w / SCALE for w in want),
         "the text gradient takes G, not G transposed": (want[0], g @ img.detach()),
-        "only the last tile of each row and column is left: add to the gradient, do not replace it": (
-            g[:, last] @ txt[last].detach(), g[last].T @ img[last].detach()
-        ),
+        "only the last tile of each row and column is left: add to the gradient, do not replace it": replaced,
         "it is averaged over the tile: divide by the size of the batch": tuple(w * b / tile for w in want),
-    }  # fmt: skip
-    got = fn(img.detach(), txt.detach(), SCALE, tile)
-    return compare(got, want, suspects)
+    }
+    return compare(fn(img.detach(), txt.detach(), SCALE, tile), want, suspects)
 
 
 def _holds_no_matrix(fn: Callable) -> str | None:

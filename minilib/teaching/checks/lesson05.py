@@ -86,8 +86,7 @@ def _blocks(fn: Callable, n: int, block: int) -> str | None:
         "program p starts at number p: it should start at p * block": starts,
     }
     got = fn(x, block)
-    short = isinstance(got, Tensor) and got.shape == (n // block,) and n % block
-    if short:
+    if isinstance(got, Tensor) and got.shape == (n // block,) and n % block:
         return "the last block is missing: round the number of programs up, as triton.cdiv does"
     if isinstance(got, Tensor) and got.isnan().any():
         return "NaN came in: a lane behind the end was read, so give the load a mask and other=0.0"
@@ -140,6 +139,7 @@ def _tables(fn: Callable, rows: int, cols: int, gm: int, gn: int) -> str | None:
     twice = (rounds[0] + 1).clamp(max=gm)[:, None], (rounds[1] + 1).clamp(max=gn)  # visits, with steps of one tile
     rows_again = "row blocks are visited more than once: step by tl.num_programs(0) * tile"
     cols_again = "column blocks are visited more than once: step by tl.num_programs(1) * tile"
+    both_again = "blocks of both kinds are visited more than once: step by tl.num_programs(axis) * tile"
     every = "every program visits all tiles: start at its own block and step by the number of programs"
     suspects = {
         "both tables are still zero: does the function launch the kernel?": (0 * exps, 0 * exps),
@@ -147,11 +147,9 @@ def _tables(fn: Callable, rows: int, cols: int, gm: int, gn: int) -> str | None:
         "the shift is missing: give it to logits_tile": (torch.exp(logits),) * 2,
         rows_again: (exps, exps * twice[0]),
         cols_again: (exps * twice[1],) * 2,
-        "blocks of both kinds are visited more than once: step by tl.num_programs(axis) * tile": (
-            exps * twice[1], exps * twice[0] * twice[1]
-        ),
+        both_again: (exps * twice[1], exps * twice[0] * twice[1]),
         every: (exps * gn, exps * gm * gn),
-    }  # fmt: skip
+    }
     suspects = {hint: (for_rows.sum(1), for_cols.sum(0)) for hint, (for_rows, for_cols) in suspects.items()}
     want = _split(exps, rounds, gm, gn)
     replaced = _split(exps, rounds, gm, gn, last=True)
@@ -161,9 +159,8 @@ def _tables(fn: Callable, rows: int, cols: int, gm: int, gn: int) -> str | None:
         "the row sums are still zero": _sums(0 * want[0], want[1]),
         "the column sums are still zero": _sums(want[0], 0 * want[1]),
     }
-    wrong_sum = compare(_sums(*got), _sums(*want), suspects, TOL)
-    in_place = close(got, want, TOL)
-    return wrong_sum or (None if in_place else "the sums are right, but rows go to line gn and columns to line gm")
+    misplaced = None if close(got, want, TOL) else "the sums are right, but rows go to line gn and columns to line gm"
+    return compare(_sums(*got), _sums(*want), suspects, TOL) or misplaced
 
 
 def _split(exps: Tensor, rounds: tuple, gm: int, gn: int, last: bool = False) -> tuple[Tensor, Tensor]:

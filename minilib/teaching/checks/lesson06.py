@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from minilib import clip_loss
-from minilib.teaching.checks.contract import compare, not_finite, run
+from minilib.teaching.checks.contract import MISSING, compare, not_finite, run
 from minilib.teaching.repro import random_features
 
 SCALE = 10.0
@@ -81,7 +81,7 @@ def _schedule(fn: Callable, ranks: int, steps: int) -> str | None:
     }
     got = [[fn(r, s, ranks) for s in range(steps)] for r in range(ranks)]
     if any(entry is None for row in got for entry in row):
-        return "the function returned None: is a return statement missing?"
+        return MISSING
     got = torch.stack([torch.stack([torch.as_tensor(entry) for entry in row]) for row in got])
     return compare(got, (rank - step) % ranks, suspects)
 
@@ -107,7 +107,7 @@ def _rows(fn: Callable, counts: list[int]) -> str | None:
         "the last block is missing: a round has as many steps as ranks": lse(want * last),
         "only the own block is there: let the texts travel": lse(own * want),
         "you summed down the columns: reduce along the row": tuple((want * logits.exp()).sum(0).log().split(counts)),
-    }  # fmt: skip
+    }
     return compare(_shards(fn(img.split(counts), txt.split(counts), SCALE)), lse(want), suspects)
 
 

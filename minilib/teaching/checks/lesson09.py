@@ -14,6 +14,7 @@ from minilib.losses import preference
 from minilib.teaching.checks.contract import compare, not_finite, run
 
 BETA, GAMMA = 2.5, 0.6
+ZERO = "the loss is not finite: the sigmoid is 0 before its logarithm is taken, use F.logsigmoid or F.softplus"
 FLAT = "the loss has no gradient: keep to torch operations, without .item() or .detach()"
 
 
@@ -29,10 +30,9 @@ def check_simpo_loss(learner: Callable[..., Tensor]) -> None:
 
 def check_logo_loss(learner: Callable[..., Tensor]) -> None:
     """Exercise: `logo_loss(chosen, rejected, beta, gamma)` from mean log-probabilities, `(b,)` and `(b, M)`."""
+    hand = torch.tensor([-1.0]), torch.tensor([[-4.5, -1.5]])
     cases = {
-        "for one example with rejected answers -4.5 and -1.5": lambda fn: _logo(
-            fn, torch.tensor([-1.0]), torch.tensor([[-4.5, -1.5]]), 2.0, 1.0
-        ),
+        "for one example with rejected answers -4.5 and -1.5": lambda fn: _logo(fn, *hand, 2.0, 1.0),
         "for four examples with two rejected answers": lambda fn: _logo(fn, *_means(4, 2), BETA, GAMMA),
         "for three examples with five rejected answers": lambda fn: _logo(fn, *_means(3, 5), BETA, GAMMA),
         "for one rejected answer, where it is SimPO": lambda fn: _logo(fn, *_means(3, 1), BETA, GAMMA),
@@ -66,10 +66,9 @@ def _simpo(fn: Callable, chosen, chosen_lengths, rejected, rejected_lengths, bet
         return F.softplus(-z(c, r)).mean()
 
     c, r = chosen.sum(1) / chosen_lengths, rejected.sum(1) / rejected_lengths
+    summed, chance = answer(chosen.sum(1), rejected.sum(1)), torch.sigmoid(beta * (c - r) - gamma).mean()
     suspects = {
-        "the log-probabilities are summed: divide each sum by the length of its answer": answer(
-            chosen.sum(1), rejected.sum(1)
-        ),
+        "the log-probabilities are summed: divide each sum by the length of its answer": summed,
         "the sums are divided by the padded length: padding counts as tokens": answer(chosen.mean(1), rejected.mean(1)),
         "both answers are divided by one length: each has its own": answer(c, rejected.sum(1) / chosen_lengths),
         "gamma is multiplied by beta: it is the margin itself": answer(c, r, lambda c, r: beta * (c - r - gamma)),
@@ -78,9 +77,7 @@ def _simpo(fn: Callable, chosen, chosen_lengths, rejected, rejected_lengths, bet
         "gamma is missing": answer(c, r, lambda c, r: beta * (c - r)),
         "beta is missing": answer(c, r, lambda c, r: c - r - gamma),
         "the sign is turned: -log sigmoid(z) is softplus(-z)": answer(c, r, lambda c, r: gamma - beta * (c - r)),
-        "it is the mean of the sigmoids: take their logarithm, with a minus": torch.sigmoid(
-            beta * (c - r) - gamma
-        ).mean(),
+        "it is the mean of the sigmoids: take their logarithm, with a minus": chance,
         "the batch is summed: return its mean": answer(c, r) * len(c),
         "it is the logarithm of the sigmoid: the loss is minus that": -answer(c, r),
     }
@@ -92,13 +89,9 @@ def _simpo(fn: Callable, chosen, chosen_lengths, rejected, rejected_lengths, bet
 
 
 def _simpo_far(fn: Callable) -> str | None:
-    tokens, lengths = (torch.full((1, 2), value) for value in (-1000.0, 0.0)), torch.tensor([2])
-    chosen, rejected = tokens
+    (chosen, rejected), lengths = (torch.full((1, 2), value) for value in (-1000.0, 0.0)), torch.tensor([2])
     got = fn(chosen, lengths, rejected, lengths, 10.0, 3.0)
-    return not_finite(got, _ZERO) or compare(got, 10_003.0, tol=1e-6)
-
-
-_ZERO = "the loss is not finite: the sigmoid is 0 before its logarithm is taken, use F.logsigmoid or F.softplus"
+    return not_finite(got, ZERO) or compare(got, 10_003.0, tol=1e-6)
 
 
 def _logo(fn: Callable, chosen: Tensor, rejected: Tensor, beta: float, gamma: float) -> str | None:
@@ -108,6 +101,7 @@ def _logo(fn: Callable, chosen: Tensor, rejected: Tensor, beta: float, gamma: fl
         return F.softplus(shift - beta * (chosen.detach()[:, None] - against)).mean()
 
     inside = rejected.mean(1, keepdim=True)
+    square = F.softplus(gamma - beta * (chosen.detach() - inside)).mean()
     suspects = {
         "the M pairs are averaged after the loss: LOGO averages inside the sigmoid": answer(rejected),
         "the rejected answers are summed: their mean is meant": answer(rejected.sum(1, keepdim=True)),
@@ -118,9 +112,7 @@ def _logo(fn: Callable, chosen: Tensor, rejected: Tensor, beta: float, gamma: fl
         "gamma has the wrong sign: it makes the task harder": answer(inside, -gamma),
         "gamma is missing": answer(inside, 0.0),
         "chosen and rejected are exchanged": F.softplus(gamma + beta * (chosen.detach()[:, None] - inside)).mean(),
-        "chosen (b,) met the means (b, 1), and torch made (b, b) of them: mind the shapes": F.softplus(
-            gamma - beta * (chosen.detach() - inside)
-        ).mean(),
+        "chosen (b,) met the means (b, 1), and torch made (b, b) of them: mind the shapes": square,
     }
     if rejected.shape[1] == 2:
         released = {"beta": beta, "gamma": gamma, "sft_weight": 0.0, "released": {"negatives"}}
@@ -133,7 +125,7 @@ def _logo(fn: Callable, chosen: Tensor, rejected: Tensor, beta: float, gamma: fl
 
 def _logo_far(fn: Callable) -> str | None:
     got = fn(torch.tensor([-1000.0]), torch.zeros(1, 2), 10.0, 3.0)
-    return not_finite(got, _ZERO) or compare(got, 10_003.0, tol=1e-6)
+    return not_finite(got, ZERO) or compare(got, 10_003.0, tol=1e-6)
 
 
 def _shares(fn: Callable, chosen: Tensor, rejected: Tensor) -> str | None:
@@ -146,19 +138,15 @@ def _shares(fn: Callable, chosen: Tensor, rejected: Tensor) -> str | None:
     def share(pushes):
         return pushes / pushes.sum(1, keepdim=True)
 
+    pushes, softmax = torch.sigmoid(x), torch.softmax(BETA * rejected, 1)
     suspects = {
-        "all shares are 1/M: that is LOGO; here each pair has a loss of its own": torch.full_like(
-            rejected, 1 / rejected.shape[1]
-        ),
+        "all shares are 1/M: that is LOGO; here each pair has a loss of its own": share(torch.ones_like(rejected)),
         "the settled pairs push most: the sign inside the sigmoid is turned": share(torch.sigmoid(-x)),
-        "it is a softmax of the log-probabilities: the slope of softplus is a sigmoid": torch.softmax(
-            BETA * rejected, 1
-        ),
+        "it is a softmax of the log-probabilities: the slope of softplus is a sigmoid": softmax,
         "the losses are shared out: take their slopes": share(F.softplus(x)),
-        "the pushes are not divided by their sum": torch.sigmoid(x),
-        "the pushes are not divided by their sum, and beta is a factor of all": BETA * torch.sigmoid(x),
-        "the shares of a column add up to one: divide each row by its own sum": torch.sigmoid(x)
-        / torch.sigmoid(x).sum(0, keepdim=True),
+        "the pushes are not divided by their sum": pushes,
+        "the pushes are not divided by their sum, and beta is a factor of all": BETA * pushes,
+        "the shares of a column add up to one: divide each row by its own sum": pushes / pushes.sum(0, keepdim=True),
         "gamma is missing": share(torch.sigmoid(x - GAMMA)),
         "gamma has the wrong sign": share(torch.sigmoid(x - 2 * GAMMA)),
         "beta is missing inside the sigmoid": share(torch.sigmoid(GAMMA - (chosen[:, None] - rejected))),

@@ -72,19 +72,16 @@ def _by_hand() -> Rows:
 def _fold(fn: Callable, rows: Rows, chunk: int) -> str | None:
     hidden, weight, labels = rows
     logits = hidden @ weight.T  # (n, V)
-    want, picked = (
-        torch.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0],
-        logits.gather(1, labels[:, None])[:, 0],
-    )
+    want, picked = (x.gather(1, labels[:, None])[:, 0] for x in (torch.log_softmax(logits, 1), logits))
     full = len(weight) // chunk * chunk  # the entries of the whole chunks
+    only_last = picked - torch.logsumexp(logits[:, (len(weight) - 1) // chunk * chunk :], 1)
     suspects = {
         "that is the log-sum-exp: subtract it from the label's logit": picked - want,
         "that is the label's logit: subtract the log-sum-exp": picked,
         "the sign is turned round: that is the loss, the label's logit comes first": -want,
         "that is the probability: leave the logarithm on": want.exp(),
         "the last, narrower chunk is missing from the sum": picked - torch.logsumexp(logits[:, :full], 1),
-        "the sum holds the last chunk only: update the pair, do not begin a new one": picked
-        - torch.logsumexp(logits[:, (len(weight) - 1) // chunk * chunk :], 1),
+        "the sum holds the last chunk only: update the pair, do not begin a new one": only_last,
         "the largest logit stands for the sum: the pair has s as well": picked - logits.amax(1),
     }
     return compare(fn(hidden, weight, labels, chunk), want, suspects)
@@ -131,18 +128,15 @@ def _one_visit(fn: Callable, rows: Rows, size: int) -> str | None:
         "the gradient is divided by the number of tokens: each token has its own": grad / len(hidden),
     }
     got = fn(hidden, weight, labels, size)
-    wrong = compare(got, want, tol=math.inf)  # its form alone
-    if wrong:
+    if wrong := compare(got, want, tol=math.inf):  # its form alone
         return wrong
-    return compare(got[0], want[0], {"that is the loss: turn its sign round": -want[0]}) or compare(
-        got[1], want[1], suspects
-    )
+    loss = {"that is the loss: turn its sign round": -want[0]}
+    return compare(got[0], want[0], loss) or compare(got[1], want[1], suspects)
 
 
 def _two_products(fn: Callable) -> str | None:
     rows = hidden, weight, labels = _random(32, 64)
-    hint = _one_visit(fn, rows, 4)
-    if hint:
+    if hint := _one_visit(fn, rows, 4):
         return hint
     with FlopCounterMode(display=False) as counter:
         fn(hidden, weight, labels, 4)
@@ -158,7 +152,9 @@ def _weights(fn: Callable, lengths: list[int], num_rejected: int) -> str | None:
     place = torch.arange(len(lengths)) % (1 + num_rejected)
     sign = torch.where(place == 0, 1.0, -1.0 / num_rejected).double()
     examples = place.eq(0).cumsum(0) - 1
-    pooled = torch.stack([sizes[(examples == e) & (place > 0)].sum() for e in examples])
+    rejected = torch.stack([sizes[(examples == e) & (place > 0)].sum() for e in examples])  # tokens of each example
+    together = torch.where(place == 0, 1 / sizes, -1 / rejected)[answer]
+    once = torch.where(torch.arange(len(lengths)) == 0, 1.0, -1.0 / num_rejected)
     suspects = {
         "the rejected answers push up: their weights are negative": (sign.abs() / sizes)[answer],
         "the signs are turned round: the chosen answer is to rise": (-sign / sizes)[answer],
@@ -166,12 +162,8 @@ def _weights(fn: Callable, lengths: list[int], num_rejected: int) -> str | None:
         "the lengths are missing: each answer counts by its mean": sign[answer],
         "all answers are divided by the longest: each has a length of its own": (sign / sizes.max())[answer],
         "all answers are divided by the number of all tokens": (sign / sizes.sum())[answer],
-        "the rejected tokens are thrown together: first the mean of each answer, then the mean of these": torch.where(
-            place == 0, 1 / sizes, -1 / pooled
-        )[answer],
-        "only answer 0 is chosen: each example of 1 + M answers has a chosen one": (
-            torch.where(torch.arange(len(lengths)) == 0, 1.0, -1.0 / num_rejected) / sizes
-        )[answer],
+        "the rejected tokens are thrown together: first the mean of each answer, then the mean of these": together,
+        "only answer 0 is chosen: each example of 1 + M answers has a chosen one": (once / sizes)[answer],
     }
     return compare(fn(answer, num_rejected), (sign / sizes)[answer], suspects, tol=1e-6)
 
@@ -184,17 +176,16 @@ def _layout(fn: Callable, prompt: list[int], lengths: list[int]) -> str | None:
     own, prompts = segment[:, None] == segment, (segment == 0).expand(len(segment), -1)
     want = torch.tensor([*prompt, *(last + 1 + within)]), past & (own | prompts)
     got = fn(torch.tensor(prompt), lengths)
-    wrong = compare(got, want, tol=math.inf)  # its form alone
-    if wrong:
+    if wrong := compare(got, want, tol=math.inf):  # its form alone
         return wrong
+    counted_on = last + 1 + torch.arange(sum(lengths))
     positions = {
-        "the answers are counted on one behind the other: each starts at the position behind the prompt": [
-            *prompt, *(last + 1 + torch.arange(sum(lengths)))],
-        "the answers start at 0: they continue the prompt": [*prompt, *within],
-        "the answers start on the prompt's last position: go one further": [*prompt, *(last + within)],
-        "the answers start at the number of prompt tokens: the prompt's positions jump": [
-            *prompt, *(size + within)],
-    }  # fmt: skip
+        "the answers are counted on one behind the other: each starts at the position behind the prompt": counted_on,
+        "the answers start at 0: they continue the prompt": within,
+        "the answers start on the prompt's last position: go one further": last + within,
+        "the answers start at the number of prompt tokens: the prompt's positions jump": size + within,
+    }
+    positions = {hint: torch.tensor([*prompt, *answers]) for hint, answers in positions.items()}
     masks = {
         "an answer sees the answers before it: only the prompt and itself": past,
         "the answers do not see the prompt": past & own,
@@ -203,6 +194,4 @@ def _layout(fn: Callable, prompt: list[int], lengths: list[int]) -> str | None:
         "the mask is turned over: True is where a token may look": ~want[1],
         "rows and columns are exchanged: the asking token is the row": want[1].T,
     }
-    return compare(got[0], want[0], {hint: torch.tensor(ids) for hint, ids in positions.items()}) or compare(
-        got[1], want[1], masks
-    )
+    return compare(got[0], want[0], positions) or compare(got[1], want[1], masks)

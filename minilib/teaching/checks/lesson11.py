@@ -13,27 +13,23 @@ from minilib.evals.answers import contains_answer
 from minilib.preferences.chunking import paper_rule
 from minilib.preferences.filtering import QualityReport, Tally, judge
 from minilib.preferences.importance import FUNCTION_WORDS, rare_words
-from minilib.teaching.checks.contract import compare, run
+from minilib.teaching.checks.contract import MISSING, compare, run
 
 STORY = (
     "Boats come up the slow river. Lisbon keeps amber. Nobody counts it. The market opens early in May. "
     "Oslo keeps salt. Rain is rare. Lisbon keeps silk. Trams of Lisbon are yellow. Nobody counts trams in the rain."
 )
-MISSING = "the function returned None: is a return statement missing?"
 
 
 def check_rare_overlap(learner: Callable[[str, str, str], float]) -> None:
     """Exercise: `rare_overlap(chunk, question, context)`, the sum of log(T / n_w) over the shared words."""
+    salt = "Oslo keeps salt. Rain is rare.", "Who is in Oslo?"
+    silk = "Lisbon keeps silk. Trams of Lisbon are yellow.", "What does LISBON keep? Lisbon, where trams run?"
+    amber = "Lisbon keeps amber. Nobody counts it.", "Who counts the amber of Lisbon?"
     cases = {
-        "for a chunk that shares one word": lambda fn: _overlap(
-            fn, "Oslo keeps salt. Rain is rare.", "Who is in Oslo?"
-        ),
-        "for a chunk that shares a rare and a common word": lambda fn: _overlap(
-            fn, "Lisbon keeps amber. Nobody counts it.", "Who counts the amber of Lisbon?"
-        ),
-        "for a chunk that has a shared word twice": lambda fn: _overlap(
-            fn, "Lisbon keeps silk. Trams of Lisbon are yellow.", "What does LISBON keep? Lisbon, where trams run?"
-        ),
+        "for a chunk that shares one word": lambda fn: _overlap(fn, *salt),
+        "for a chunk that shares a rare and a common word": lambda fn: _overlap(fn, *amber),
+        "for a chunk that has a shared word twice": lambda fn: _overlap(fn, *silk),
         "for a chunk that shares nothing": lambda fn: _overlap(fn, "The market opens early in May.", "Where is Oslo?"),
     }
     run(learner, cases, "a rare word that both have says more than many common ones")
@@ -108,24 +104,19 @@ def _critical(fn: Callable, scores: list[float], threshold: float, num_chunks: i
     every, best = range(len(scores)), sorted(range(len(scores)), key=lambda i: -scores[i])
     above = [i for i in every if scores[i] > threshold]
     late = sorted(above, key=lambda i: (-scores[i], -i))
+    filled = sorted(best[:num_chunks])
+    equal, unsorted = [i for i in best if scores[i] >= threshold], [i for i in best if i in above][:num_chunks]
     suspects = {
-        "a score that equals the threshold is not above it": sorted(
-            [i for i in best if scores[i] >= threshold][:num_chunks]
-        ),
+        "a score that equals the threshold is not above it": sorted(equal[:num_chunks]),
         "those are the irrelevant chunks": [i for i in every if scores[i] <= threshold][:num_chunks],
         "those are the first ones of the document: take the best when there are more than N": above[:num_chunks],
         "more than N are returned": above,
-        "the places are right and the order is not: chunks are read in the order of the document": [
-            i for i in best if i in above
-        ][:num_chunks],
-        "it is filled up to N with chunks below the threshold: the chosen answer reads critical ones only": sorted(
-            best[:num_chunks]
-        ),
+        "the places are right and the order is not: chunks are read in the order of the document": unsorted,
+        "it is filled up to N with chunks below the threshold: the chosen answer reads critical ones only": filled,
         "of equal scores the later chunk is taken: take the earlier one": sorted(late[:num_chunks]),
         "those are the scores: return the numbers of the chunks": [scores[i] for i in want],
     }
-    got = fn(list(scores), threshold, num_chunks)
-    return _same_chunks(got, want, suspects)
+    return _same_chunks(fn(list(scores), threshold, num_chunks), want, suspects)
 
 
 def _same_chunks(got, want: list[int], suspects: dict[str, list]) -> str | None:
@@ -170,9 +161,8 @@ def _mixed_hint(got: list[int], critical: list[int], irrelevant: list[int], num_
     if count != half:
         return f"it holds {count} critical chunks and should hold {half}: half of those given, rounded down, at least 1"
     if len(got) != wanted:
-        return (
-            f"it holds {len(got)} chunks and should hold {wanted}: fill up to N with irrelevant ones, if there are any"
-        )
+        told = f"it holds {len(got)} chunks and should hold {wanted}"
+        return f"{told}: fill up to N with irrelevant ones, if there are any"
     return None if got == sorted(got) else "the chunks are not in the order of the document: sort them"
 
 
@@ -192,18 +182,16 @@ def _recount(fn: Callable, pairs: list[dict]) -> str | None:
     equal = [sum(answer == pair["answer"] for pair, answer in every) / len(every)]
     equal.append(sum(pair["chosen"] != pair["answer"] for pair in pairs) / len(pairs))
     per_pair = len(every) / len(pairs)
+    by_prompt = want[0] * per_pair, want[1] * per_pair, want[2]
+    by_rejected = *want[:2], want[2] / per_pair
     suspects = {
         "identical is taken letter by letter: compare plain_words of both": (raw, *want[1:]),
         "right is taken letter by letter: ask contains_answer": (want[0], *equal),
         "both are taken letter by letter: use plain_words and contains_answer": (raw, *equal),
-        "negatives are divided by the number of prompts: divide by the number of rejected answers": (
-            want[0] * per_pair, want[1] * per_pair, want[2],
-        ),
-        "wrong positives are divided by the number of rejected answers: divide by that of chosen ones": (
-            *want[:2], want[2] / per_pair,
-        ),
+        "negatives are divided by the number of prompts: divide by the number of rejected answers": by_prompt,
+        "wrong positives are divided by the number of rejected answers: divide by that of chosen ones": by_rejected,
         "the third is the share of right positives: count the wrong ones": (*want[:2], 1 - want[2]),
         "the second is the share of wrong negatives: count the right ones": (want[0], 1 - want[1], want[2]),
         "those are counts: divide by the number of answers": (tally.identical, tally.right, tally.wrong),
-    }  # fmt: skip
+    }
     return compare(fn([dict(pair) for pair in pairs]), want, suspects)

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from minilib.longcontext import synthesize_positions
-from minilib.teaching.checks.contract import as_tensor, compare, run
+from minilib.teaching.checks.contract import MISSING, as_tensor, compare, run
 
 DRAWS = 600
 PROMISES = ("length", "target", "order", "slot", "chunk")
@@ -75,7 +75,7 @@ def _draws(fn: Callable, lengths: list[int], target: int) -> str | None:
     for _ in range(DRAWS):
         got = fn(lengths, target, generator)
         if got is None:
-            return "the function returned None: is a return statement missing?"
+            return MISSING
         got = as_tensor(got)
         if got.shape != (total,):
             return f"the shape is {tuple(got.shape)} and should be ({total},)"
@@ -120,11 +120,8 @@ def _repeats(fn: Callable) -> str | None:
 def _promise(fn: Callable, positions: Tensor, want: str | None, target: int = 20) -> str | None:
     got = fn(positions, [3, 3], target)
     if got is None or got in PROMISES:
-        if got == want:
-            return None
-        if want is None:
-            return f"the answer is {got!r}, but nothing is broken"
-        return f"the answer is {got!r} and should be {want!r}"
+        told = ", but nothing is broken" if want is None else f" and should be {want!r}"
+        return None if got == want else f"the answer is {got!r}{told}"
     return f"the answer is a {type(got).__name__}: return None or one of {', '.join(map(repr, PROMISES))}"
 
 

@@ -13,9 +13,8 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from minilib.teaching.checks.contract import LargestTensor, compare, run
+from minilib.teaching.checks.contract import MISSING, LargestTensor, compare, run
 
-MISSING = "the function returned None: is a return statement missing?"
 MOVES = ("no gain", "chosen fell", "both rose", "parted")
 
 
@@ -34,19 +33,15 @@ def check_adapter_norm(learner: Callable[[Sequence[tuple[Tensor, Tensor, float]]
 def check_pair_metrics(learner: Callable[..., tuple[float, float]]) -> None:
     """Exercise: `pair_metrics(chosen, rejected, beta, gamma)`, the reward margin and the accuracy."""
     hand = torch.tensor([-1.0, -2.0]), torch.tensor([[-4.5, -1.5], [-1.0, -7.0]])
+    tie = torch.tensor([-1.0]), torch.tensor([[-1.0, -3.0, -0.5]])
     cases = {
         "for two examples with two rejected answers": lambda fn: _metrics(fn, *hand, 2.0, 3.0),
         "for six examples with three rejected answers": lambda fn: _metrics(fn, *_means(6, 3), 10.0, 3.0),
         "for one rejected answer each": lambda fn: _metrics(fn, *_means(5, 1), 2.5, 0.25),
-        "for an answer that is as likely as the chosen one": lambda fn: _metrics(
-            fn, torch.tensor([-1.0]), torch.tensor([[-1.0, -3.0, -0.5]]), 2.0, 0.5
-        ),
+        "for an answer that is as likely as the chosen one": lambda fn: _metrics(fn, *tie, 2.0, 0.5),
     }
-    run(
-        learner,
-        cases,
-        "the margin is what there is, gamma is what is asked for; accuracy counts single answers, a tie half",
-    )
+    insight = "the margin is what there is, gamma is what is asked for; accuracy counts single answers, a tie half"
+    run(learner, cases, insight)
 
 
 def check_who_moved(learner: Callable[[Sequence[float], Sequence[float]], str]) -> None:
@@ -98,17 +93,15 @@ def _norm(fn: Callable, adapters: list[tuple[Tensor, Tensor, float]]) -> str | N
     sizes = [(s, (b @ a).square().sum().item()) for a, b, s in adapters]  # scale and |B A|^2
     squares = [s * s * size for s, size in sizes]
     want = math.sqrt(sum(squares))
+    bound = sum(s * s * a.square().sum() * b.square().sum() for a, b, s in adapters)
+    matrices = sum(s * s * ((b.T @ b) @ (a @ a.T)).sum().clamp(min=0) for a, b, s in adapters)
     suspects = {
         "that is the square of the norm: take its root": sum(squares),
         "the norms are added up: add their squares and take one root": sum(map(math.sqrt, squares)),
         "the scale is missing: what is added is alpha / r times B A": math.sqrt(sum(size for _, size in sizes)),
         "the scale is not squared: under the root it counts twice": math.sqrt(sum(s * size for s, size in sizes)),
-        "that is the product of the norms of A and B, which is only a bound": math.sqrt(
-            sum(s * s * a.square().sum() * b.square().sum() for a, b, s in adapters)
-        ),
-        "the two r x r products are multiplied as matrices and summed: multiply entry by entry": math.sqrt(
-            sum(s * s * ((b.T @ b) @ (a @ a.T)).sum().clamp(min=0) for a, b, s in adapters)
-        ),
+        "that is the product of the norms of A and B, which is only a bound": math.sqrt(bound),
+        "the two r x r products are multiplied as matrices and summed: multiply entry by entry": math.sqrt(matrices),
         "that is the mean over the adapters: add them up": want / len(adapters),
     }
     return compare(fn(list(adapters)), want, suspects)
@@ -133,30 +126,25 @@ def _metrics(fn: Callable, chosen: Tensor, rejected: Tensor, beta: float, gamma:
     chosen, rejected = chosen.double(), rejected.double()
     margins = chosen[:, None] - rejected
     margin, accuracy = beta * margins.mean().item(), _share(margins)
-    per_example = _share(margins.mean(1))
+    above, reached = (won.double().mean().item() for won in (margins > 0, beta * margins > gamma))
+    summed, first, likeliest = chosen - rejected.sum(1), margins[:, 0], margins.amin(1)
     suspects = {
         "accuracy counts ties as won: a tie counts half": (margin, (margins >= 0).double().mean().item()),
-        "accuracy counts ties as lost: a tie counts half": (margin, (margins > 0).double().mean().item()),
+        "accuracy counts ties as lost: a tie counts half": (margin, above),
         "gamma is taken off the margin: it is what the loss asks for, no part of what there is": (
             margin - gamma, accuracy,
         ),
-        "gamma is taken off the margin, and accuracy counts who has reached it": (
-            margin - gamma, (beta * margins > gamma).double().mean().item(),
-        ),
-        "accuracy counts who has reached gamma: the chosen answer wins as soon as it is likelier": (
-            margin, (beta * margins > gamma).double().mean().item(),
-        ),
+        "gamma is taken off the margin, and accuracy counts who has reached it": (margin - gamma, reached),
+        "accuracy counts who has reached gamma: the chosen answer wins as soon as it is likelier": (margin, reached),
         "beta is missing: a reward is beta times the mean log-probability": (margin / beta, accuracy),
-        "the rejected answers are summed: the margin is against their mean": (
-            beta * (chosen - rejected.sum(1)).mean().item(), accuracy,
-        ),
-        "the margin is against the first rejected answer: take the mean of all": (
-            beta * margins[:, 0].mean().item(), accuracy,
-        ),
+        "the rejected answers are summed: the margin is against their mean": (beta * summed.mean(), accuracy),
+        "the margin is against the first rejected answer: take the mean of all": (beta * first.mean(), accuracy),
         "the margin is against the likeliest rejected answer: take the mean of all": (
-            beta * margins.amin(1).mean().item(), accuracy,
+            beta * likeliest.mean(), accuracy,
         ),
-        "accuracy compares with the mean of the rejected answers: count every answer by itself": (margin, per_example),
+        "accuracy compares with the mean of the rejected answers: count every answer by itself": (
+            margin, _share(margins.mean(1)),
+        ),
         "accuracy counts examples in which all are beaten: count every answer by itself": (
             margin, (margins > 0).all(1).double().mean().item(),
         ),
