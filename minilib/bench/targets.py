@@ -12,16 +12,19 @@ rounds, ratios taken within a round; memory is the peak next to what lay there b
 
 import math
 import statistics
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 DIM = 512
 FASTEST = "fastest peer"
 
 
 class Target(NamedTuple):
-    """A figure of `method` that is at most `limit`."""
+    """A figure of `method` that is at most `limit`; those of the contrastive losses stand in `targets.yaml`."""
 
-    kind: str  # "ratio" of seconds to those of `base`, "bytes" in column `part`, "seconds", or "error" against fp64
+    kind: str  # "ratio", "bytes", "seconds" or "error"
     method: str
     limit: float
     batch: int | None = None
@@ -42,28 +45,8 @@ class Target(NamedTuple):
         return f"b = {self.batch:,}: {words}" if self.batch else words
 
 
-CONTRASTIVE = {
-    "cpu": (
-        *(Target("ratio", "tiled", x, b, "dense") for b, x in ((4096, 0.85), (8192, 0.75), (16384, 0.60))),
-        Target("ratio", "tiled", 0.60, 8192, "open_clip ClipLoss"),
-        Target("ratio", "tiled", 0.70, 8192, "F.linear_cross_entropy, twice"),
-        Target("ratio", "tiled SigLIP", 0.66, 8192, "dense SigLIP", loss="siglip"),
-        Target("ratio", "tiled, keep all, bf16 gradients", 0.42, 8192, "dense"),
-        *(Target("ratio", "default", x, b, FASTEST) for b, x in ((4096, 0.95), (8192, 0.95), (16384, 0.85))),
-        *(Target("ratio", "default", x, b, FASTEST, None, "clip", True)  # stretch
-          for b, x in ((4096, 0.9), (8192, 0.88), (16384, 0.75))),
-        *(Target("bytes", "tiled", x, b, part=part)
-          for x, b, part in ((80e6, 8192, "peak"), (32e6, 16384, "besides"), (250e6, 32768, "peak"))),
-    ),
-    "gpu": (
-        Target("ratio", "fused bf16", 1 / 8, 65_536, "inf-cl"),
-        Target("seconds", "fused bf16", 36e-3, 65_536),
-        Target("seconds", "fused SigLIP bf16", 28e-3, 65_536),
-        Target("seconds", "fused bf16", 9.5, 1_048_576),
-        *(Target("bytes", "fused bf16", 0.7e9, b, part="besides") for b in (16_384, 65_536, 262_144, 1_048_576)),
-        Target("error", "fused fp32", 1e-4),
-    ),
-}  # fmt: skip
+_LISTED = yaml.safe_load(Path(__file__).with_name("targets.yaml").read_text())
+CONTRASTIVE = {unit: [Target(**fields) for fields in listed] for unit, listed in _LISTED.items()}
 FROZEN = "dense, frozen head"
 LOGPS = {("tiled", "dense"): 0.90, ("margin sweep", "dense"): 0.75, ("tiled, frozen head", FROZEN): 0.75}
 LOGPS_MEMORY = 1 / 15  # of dense, for every method of ours
