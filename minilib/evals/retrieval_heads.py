@@ -25,7 +25,7 @@ from minilib.data.facts import as_prompt
 
 
 class HeadScores(NamedTuple):
-    """`copy_score` (layers, heads), its mean over the ten best heads above 0.1, and the `hit_share`, all from 0 to 1."""
+    """`copy_score` (layers, heads), their mean over the ten best above 0.1, and the `hit_share`, all from 0 to 1."""
 
     copy_score: Tensor
     best_ten: float

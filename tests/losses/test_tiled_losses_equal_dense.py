@@ -78,13 +78,13 @@ def test_half_precision_features_accumulate_in_fp32(dtype, scale):
     assert abs(fp32_scale.item() - judge.item()) <= 1e-5 * judge.item()  # only the inputs are rounded, no sum is
 
 
-@pytest.mark.parametrize("keep", [0, math.inf])
+@pytest.mark.parametrize("cache_bytes", [0, math.inf])
 @pytest.mark.parametrize("scale", [14.3, 100.0])
-def test_bf16_gradient_products_stay_within_a_hundredth(keep, scale):
+def test_bf16_gradient_products_stay_within_a_hundredth(cache_bytes, scale):
     img = unit_rows(300, 64, 1)
     noisy = [img, torch.nn.functional.normalize(img + 0.2 * unit_rows(300, 64, 2)), torch.tensor(scale).double()]
     judge = value_and_grads(clip("dense"), *noisy)
-    options = {"tile_size": 64, "keep": keep, "grad_dtype": torch.bfloat16}
+    options = {"tile_size": 64, "cache_bytes": cache_bytes, "grad_dtype": torch.bfloat16}
     got = value_and_grads(clip("tiled", **options), *(x.float() for x in noisy))
     assert_close(got, judge, 1e-2)
     assert abs(got[0].item() - judge[0].item()) < 1e-6 * (1 + judge[0].item())  # the loss itself is not rounded
