@@ -62,7 +62,7 @@ def test_fp32_features_are_multiplied_as_three_tf32_products(compiled):
             assert record["instructions"]["HGMMA"] == 4, record
 
 
-def test_every_tile_fits_into_the_shared_memory_of_a_card(compiled):
+def test_every_tile_fits_into_the_shared_memory_of_a_gpu(compiled):
     assert all(record["shared"] <= LARGEST_SHARED for record in compiled)
 
 

@@ -81,11 +81,11 @@ def test_the_prompt_holds_its_chunks_in_order_and_an_answer_and_fits_the_window(
 
 def test_the_trainer_takes_them(built, lm):
     pairs = built[0]
-    trainer = make_trainer(pairs, model=lm[0], tokenizer=lm[1], num_rejected=2, target=1000)
-    batch = trainer.pack(trainer.data_collator([trainer.train_dataset[k] for k in range(len(pairs))])["rows"])
+    trainer = make_trainer(pairs, model=lm[0], tokenizer=lm[1], num_rejected=2, target_length=1000)
+    batch = trainer.pack(trainer.data_collator([trainer.train_dataset[k] for k in range(len(pairs))]))
     assert batch.position_ids[batch.segment_ids >= 0].max() < 1000
     for number, pair in enumerate(pairs):
-        head, sizes, tail = trainer.data_collator.row(pair | {"number": number}).sizes
+        head, sizes, tail = trainer.data_collator.tokenize(pair | {"number": number}).sizes
         assert len(sizes) == len(pair["chunks"])
         assert max(sizes) <= CHUNK
         assert head == 0
