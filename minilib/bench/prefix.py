@@ -20,7 +20,7 @@ from torch import Tensor
 
 from minilib.bench import correctness, harness, report, targets
 from minilib.bench.device import named
-from minilib.bench.step_models import Shape, random_llama
+from minilib.bench.step_models import random_llama
 from minilib.longcontext import Packed, answer_hidden, pack_answers, synthesize_positions
 
 BASE = "1 + M passes, one batch"
@@ -62,8 +62,7 @@ def measure(settings: dict[str, Any], output: str | None = None) -> dict[str, An
     harness.run_bench(document, steps, dict.fromkeys(METHODS, BASE), lambda number: lambda name: None)
     for name, sentence in document["skipped"].items():  # all are ours: one that breaks ends the run
         raise RuntimeError(f"{name}: {sentence}")
-    spent = {name: [r[name]["spent"] for r in document["rounds"]] for name in METHODS}
-    each = {name: [a / b for a, b in zip(values, spent[ONE_BY_ONE])] for name, values in spent.items()}
+    each = {n: [r[n]["spent"] / r[ONE_BY_ONE]["spent"] for r in document["rounds"]] for n in METHODS}
     document["ratio_one_by_one"] = {name: harness.spread(ratios) for name, ratios in each.items()}
     claim = f"cache / {BASE}, time"
     document["bars"] = [targets.judged(claim, targets.PREFIX, document["ratio"]["cache"]["median"])]
@@ -83,7 +82,7 @@ def equality(settings: dict[str, Any], pack: Packed) -> dict[str, float]:
 
 def _model(settings: dict[str, Any]):
     width = settings["width"]
-    shape = Shape(1024, width, 3 * width, settings["layers"], width // 32, width // 64, tied=False)
+    shape = (1024, width, 3 * width, settings["layers"], width // 32, width // 64, False)
     return random_llama(shape, 8 * settings["prompt"])
 
 
@@ -111,24 +110,22 @@ def _rows(pack: Packed) -> tuple[Tensor, Tensor, int]:
 
 def _one_by_one(model, pack: Packed) -> Tensor:
     ids, positions, size = _rows(pack)
-    each = (_full(model, i[None], p[None]).last_hidden_state for i, p in zip(ids, positions))
-    return torch.cat([hidden[0, size - 1 : -1] for hidden in each])
+    each = (_full(model, i[None], p[None]) for i, p in zip(ids, positions))
+    return torch.cat([found.last_hidden_state[0, size - 1 : -1] for found in each])
 
 
 def _copied(model, pack: Packed) -> Tensor:
     ids, positions, size = _rows(pack)
     prompt = _full(model, ids[:1, :size], positions[:1, :size], use_cache=True)
     prompt.past_key_values.batch_repeat_interleave(len(ids))
-    rest = model.get_decoder()(
-        input_ids=ids[:, size:-1], position_ids=positions[:, size:-1], attention_mask=torch.ones_like(ids[:, :-1]),
-        past_key_values=prompt.past_key_values, use_cache=True,
-    ).last_hidden_state  # fmt: skip
+    seen = {"past_key_values": prompt.past_key_values, "attention_mask": torch.ones_like(ids[:, :-1])}
+    rest = _full(model, ids[:, size:-1], positions[:, size:-1], use_cache=True, **seen).last_hidden_state
     return torch.cat([prompt.last_hidden_state[:, -1:].expand(len(ids), -1, -1), rest], 1).flatten(0, 1)
 
 
-def _full(model, ids: Tensor, positions: Tensor, use_cache: bool = False):
-    mask = torch.ones_like(ids)
-    return model.get_decoder()(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=use_cache)
+def _full(model, ids: Tensor, positions: Tensor, **options):
+    options = {"attention_mask": torch.ones_like(ids), "use_cache": False} | options
+    return model.get_decoder()(input_ids=ids, position_ids=positions, **options)
 
 
 METHODS = {

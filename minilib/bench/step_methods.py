@@ -5,10 +5,9 @@
     concatenated     1 + M full sequences as a batch       the same: what sharing is compared with
     TRL CPOTrainer   2 full sequences (M = 1)              SimPO and an SFT term from the logits of all tokens
 
-The first two are what `LogoTrainer` computes, by its own objective. The third is the `compute_loss` of TRL's trainer on
-a row that its collator has padded: for one prompt the mean of its cross entropy is the mean over the chosen answer, so
-its loss is ours. TRL knows no stretched positions and counts plain ones, which costs the same. AdamW has learning rate
-0: all work is done, and every way meets the same weights in every round.
+The first two are `LogoTrainer`'s objective, the third `compute_loss` of TRL's trainer, whose loss is ours for one pair:
+the mean of its cross entropy is that over the chosen answer. TRL counts plain positions, which cost the same. AdamW has
+learning rate 0: all work is done, and every way meets the same weights in every round.
 """
 
 from __future__ import annotations
@@ -64,12 +63,11 @@ class Row(NamedTuple):
 
 def available(rejected: Sequence[int]) -> tuple[list[Way], dict[str, str]]:
     """The methods that run here, and a sentence for each of the others."""
-    found = [Way(way, count) for count in rejected for way in (CONCATENATED, SHARED)]
+    found, trl = [Way(way, count) for count in rejected for way in (CONCATENATED, SHARED)], Way(TRL, 1)
     if 1 not in rejected:
         return found, {}
-    if importlib.util.find_spec("trl"):
-        return [Way(TRL, 1), *found], {}
-    return found, {Way(TRL, 1).name: "trl is not installed: pip install trl."}
+    there = importlib.util.find_spec("trl")
+    return ([trl, *found], {}) if there else (found, {trl.name: "trl is not installed: pip install trl."})
 
 
 def make_row(vocab: int, prompt: int, answer: int, target: int, *, count: int, seed: int = 0, uneven=False) -> Row:
@@ -132,8 +130,7 @@ def gate(route: str, device: str, checkpointing: bool, with_trl: bool) -> tuple[
     bench = Bench(step_models.build("toy", device=device, checkpointing=checkpointing), route, with_trl)
     row = make_row(bench.vocab, **GATE, count=1 + max(GATE_REJECTED), uneven=True)
     errors, complaints = {}, {}
-    methods = [*(Way(SHARED, count) for count in GATE_REJECTED), *([Way(TRL, 1)] if with_trl else [])]
-    for method in methods:
+    for method in [*(Way(SHARED, count) for count in GATE_REJECTED), *[Way(TRL, 1)] * with_trl]:
         judge, plain = Way(CONCATENATED, method.rejected), method.kind == TRL
         try:
             error = correctness.largest(*(bench.outcome(m, bench.batch(m, row, plain)) for m in (method, judge)))
@@ -154,14 +151,19 @@ def _trl_trainer(model):
     from minilib.models.tiny_lm import tiny_lm
 
     disable_progress_bars()
-    settings = {"beta": LOSS["beta"], "simpo_gamma": LOSS["gamma"], "cpo_alpha": LOSS["sft_weight"]}
+    settings = {
+        "loss_type": "simpo",
+        "beta": LOSS["beta"],
+        "simpo_gamma": LOSS["gamma"],
+        "cpo_alpha": LOSS["sft_weight"],
+    }
+    settings |= {"max_length": 2**20, "remove_unused_columns": False, "report_to": []}
     # The model brings its precision and its checkpointing with it.
-    settings |= {"bf16": False, "gradient_checkpointing": False, "remove_unused_columns": False}
-    on_cpu = model.device.type == "cpu"
+    settings |= {"bf16": False, "gradient_checkpointing": False, "use_cpu": model.device.type == "cpu"}
     rows = Dataset.from_list([{"prompt": "a", "chosen": " b", "rejected": " c"}])  # asked for, and never read
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        args = CPOConfig(folder, loss_type="simpo", max_length=2**20, report_to=[], use_cpu=on_cpu, **settings)
+        args = CPOConfig(folder, **settings)
         return CPOTrainer(model=model, args=args, train_dataset=rows, processing_class=tiny_lm()[1])
 
 
@@ -171,5 +173,4 @@ def _trl_batch(trainer, prompt: list[int], answers: list[list[int]]) -> dict[str
         ids = prompt + answer
         row |= {f"{name}_input_ids": ids, f"{name}_attention_mask": [1] * len(ids)}
         row[f"{name}_labels"] = [-100] * len(prompt) + answer
-    batch = trainer.data_collator([row])
-    return {name: value.to(trainer.args.device) for name, value in batch.items()}
+    return {name: value.to(trainer.args.device) for name, value in trainer.data_collator([row]).items()}

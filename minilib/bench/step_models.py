@@ -33,27 +33,15 @@ class Size(NamedTuple):
     checkpointing: bool = False
 
 
-class Shape(NamedTuple):
-    """A Llama: entries of the vocabulary, widths, layers, heads, heads of keys and values, whether its head is tied."""
-
-    vocab: int
-    width: int
-    inner: int
-    layers: int
-    heads: int
-    groups: int
-    tied: bool = True
-
-
 SIZES = {
     "tiny": Size(2048, 128, 16_384, rounds=5),
     "100m": Size(512, 32, 4096, rounds=3),
     "8b": Size(8192, 300, 65_536, rounds=5, device="cuda", dtype="bfloat16", route="flex", checkpointing=True),
 }
-SHAPES = {
-    "toy": Shape(512, 64, 128, 2, 4, 2),
-    "100m": Shape(32_000, 768, 2048, 12, 12, 4),
-    "8b": Shape(128_256, 4096, 14_336, 32, 32, 8, tied=False),
+SHAPES = {  # entries of the vocabulary, widths, layers, heads, heads of keys and values; 8b has a head of its own
+    "toy": (512, 64, 128, 2, 4, 2),
+    "100m": (32_000, 768, 2048, 12, 12, 4),
+    "8b": (128_256, 4096, 14_336, 32, 32, 8, False),
 }
 
 
@@ -87,16 +75,15 @@ def build(model: str, *, device: str = "cpu", dtype: str = "float32", checkpoint
     return adapted.train()
 
 
-def random_llama(shape: Shape, positions: int, device: str = "cpu", dtype: str = "float32"):
-    """A Llama with random weights, made on its device."""
+def random_llama(shape: tuple[int, ...], positions: int, device: str = "cpu", dtype: str = "float32"):
+    """A Llama with random weights, made on its device; `shape` as in `SHAPES`, its head tied unless that ends False."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    config = LlamaConfig(
-        vocab_size=shape.vocab, hidden_size=shape.width, intermediate_size=shape.inner, num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads, num_key_value_heads=shape.groups, tie_word_embeddings=shape.tied,
-        max_position_embeddings=max(positions, 2048),
-        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
-    )  # fmt: skip
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    names += ("num_key_value_heads", "tie_word_embeddings")
+    options = {"tie_word_embeddings": True} | dict(zip(names, shape))
+    rope = {"rope_type": "default", "rope_theta": 500_000.0}
+    config = LlamaConfig(**options, max_position_embeddings=max(positions, 2048), rope_parameters=rope)
     torch.manual_seed(0)
     with torch.device(device):  # eight billion numbers are drawn where they stay
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")

@@ -103,13 +103,13 @@ def _pairs(output: Path, seed: int) -> Path:
 
 def _line_by_line(document: dict[str, Any]) -> str:
     """JSON with a line for each entry, and for each of theirs where they are many: small, and it can be read."""
-    parts = []
-    for name, value in document.items():
+
+    def lines(value: Any, depth: int) -> str:
         text = json.dumps(value)
-        if len(text) > 200 and isinstance(value, (list, dict)):  # broken after each of its own entries
-            items = map(json.dumps, value)
-            if isinstance(value, dict):
-                items = (f"{json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
-            text = text[0] + "\n" + ",\n".join(items) + "\n" + text[-1]
-        parts.append(f"{json.dumps(name)}: {text}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
+        if depth == 0 or len(text) <= 200 or not isinstance(value, (list, dict)):
+            return text
+        pairs = value.items() if isinstance(value, dict) else (("", item) for item in value)
+        items = (f"{json.dumps(name)}: " * bool(name) + lines(item, depth - 1) for name, item in pairs)
+        return text[0] + "\n" + ",\n".join(items) + "\n" + text[-1]
+
+    return lines(document, 2) + "\n"

@@ -68,10 +68,9 @@ def scores(model, tokenizer, seed: int, settings: dict[str, Any]) -> dict[str, A
 
 
 def _pairs(model, tokenizer, seed: int, settings: dict[str, Any], path: Path):
-    drawn = {"temperature": 1.0, "tries": 16, "distractors": 16}  # eight different wrong answers take some drawing
-    return haystack_pairs(
-        model, tokenizer, rows=settings["rows"], num_rejected=8, seed=seed, path=path, progress=False, **drawn
-    )
+    # Eight different wrong answers take some drawing.
+    drawn = {"num_rejected": 8, "temperature": 1.0, "tries": 16, "distractors": 16, "rows": settings["rows"]}
+    return haystack_pairs(model, tokenizer, seed=seed, path=path, progress=False, **drawn)
 
 
 def _train(arm: Arm, seed: int, settings: dict[str, Any], path: Path, model, tokenizer):
@@ -109,8 +108,7 @@ def _trainer(folder: str, arm: Arm, seed: int, settings: dict[str, Any], model, 
     return trainer
 
 
-def _stretched(model, method: str, target: int):
-    """The same weights under stretched rotary angles, without any training."""
+def _stretched(model, method: str, target: int):  # the same weights under stretched rotary angles
     from transformers import LlamaForCausalLM
 
     from minilib.longcontext import stretch_config
