@@ -58,7 +58,7 @@ def read(path: Path) -> str:
 
 
 PLACES = {
-    "library and commands": ("minilib/**/*.py", "minilib/**/*.html"),
+    "library and commands": ("minilib/**/*.py", "minilib/**/*.html", "minilib/**/*.jinja", "minilib/**/*.yaml"),
     "tests": ("tests/**/*.py",),
     "lessons": ("notebooks/**/*.ipynb",),
     "book": ("book/**/*.md", "README.md"),
