@@ -4,6 +4,7 @@ A rule takes a notebook and its file name and returns its offences, each as a sh
 """
 
 import base64
+import importlib.util
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -279,3 +280,24 @@ def a_lesson_has_30_to_60_cells_of_at_most_25_lines(lesson, name):
 def no_word_makes_the_reader_feel_slow(lesson, name):
     slighting = re.compile(r"\b(simply|just|obviously|trivially)\b", re.IGNORECASE)
     return [f"the word {found[0]!r}" for text in prose(lesson) for found in slighting.finditer(plain(text))]
+
+
+@rule
+def every_import_from_minilib_finds_its_name(lesson, name):
+    pattern, offences = r"^\s*from (minilib[\w.]*) import (?:\(([^)]*)\)|([\w, ]+))", []
+    cells = [cell.source for cell in code(lesson)]
+    folds = [block for text in prose(lesson) for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)]
+    for source in cells + folds:
+        for module, several, names in re.findall(pattern, source, flags=re.MULTILINE):
+            for imported in (part.split(" as ")[0].strip() for part in (several or names).split(",")):
+                if imported and not found(module, imported):
+                    offences.append(f"from {module} import {imported}")
+    return offences
+
+
+def found(module, name):
+    """Whether `from module import name` works, a module below a package included."""
+    try:
+        return hasattr(importlib.import_module(module), name) or bool(importlib.util.find_spec(f"{module}.{name}"))
+    except ModuleNotFoundError:
+        return False

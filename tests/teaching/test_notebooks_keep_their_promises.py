@@ -189,6 +189,12 @@ WAYS_TO_BREAK = [
     ),
     ("a_lesson_has_30_to_60_cells_of_at_most_25_lines", replace("plots.show(figure)", "x\n" * 26)),
     ("no_word_makes_the_reader_feel_slow", add_prose("Simply run it.")),
+    (
+        "every_import_from_minilib_finds_its_name",
+        replace("plots.show(figure)", "from minilib.distributed.ring_comm import LocalRing, VirtualRing"),
+    ),
+    ("every_import_from_minilib_finds_its_name", replace("plots.show(figure)", "from minilib.gone import LocalRing")),
+    ("every_import_from_minilib_finds_its_name", add_prose("```python\nfrom minilib.lse import gone\n```")),
 ]
 
 
