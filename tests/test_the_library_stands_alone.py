@@ -99,11 +99,11 @@ def test_nothing_private_leaves_its_folder():
     assert private_imports(SOURCES) == []
 
 
-def test_the_library_has_at_most_36_files_and_5000_lines():
+def test_the_library_has_at_most_42_files_and_5800_lines():
     inits = {f"minilib.{name}" for name in LAYERS}
     files = {module: source for module, source in LIBRARY_SOURCES.items() if module not in inits}
-    assert len(files) <= 36
-    assert lines(files) <= 5_000
+    assert len(files) <= 42
+    assert lines(files) <= 5_800
 
 
 def test_the_evening_path_is_ten_files_of_the_library_and_at_most_1850_lines():
@@ -117,8 +117,8 @@ def test_the_readme_counts_the_evening_path_as_it_is():
     assert evening_path.updated(readme) == readme, "run python -m minilib.teaching.evening_path"
 
 
-def test_the_whole_package_has_at_most_18500_lines():
-    assert lines(SOURCES) <= 18_500
+def test_the_whole_package_has_at_most_22000_lines():
+    assert lines(SOURCES) <= 22_000
 
 
 def test_no_public_function_has_more_than_15_parameters():

@@ -7,7 +7,7 @@ many ranks, and keeps whole checkpoints (`checkpoint`). `LogoTrainer` aligns a l
 
 from importlib import import_module
 
-from minilib.trainers.contrastive import ContrastiveTrainer
+from minilib.trainers.contrastive import ContrastiveConfig, ContrastiveTrainer
 from minilib.trainers.grad_cache import cached_backward
 
 LATER = {  # these import transformers, which contrastive training can do without
@@ -17,7 +17,7 @@ LATER = {  # these import transformers, which contrastive training can do withou
     "lora_config": "minilib.trainers.lora",
     "remove_unfinished_checkpoints": "minilib.trainers.trainer_utils",
 }
-__all__ = ["ContrastiveTrainer", "cached_backward", *LATER]
+__all__ = ["ContrastiveConfig", "ContrastiveTrainer", "cached_backward", *LATER]
 
 
 def __getattr__(name: str):

@@ -13,6 +13,8 @@ Source: Inf-CL, section 4.1 (its set-up). Taught in notebooks/07_train_with_gian
 
 import math
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +31,42 @@ LARGEST_LOG_SCALE = math.log(100)
 WEIGHT_DECAY = 0.01  # of matrices; biases, norms and the scale have none
 
 
+@dataclass
+class ContrastiveConfig:
+    """The settings of one training, all plain values.
+
+    batch_size: pairs that are compared with each other in one step, of all ranks together.
+    steps: steps of the whole run, from which the learning rate is scheduled.
+    micro_batch_size: pairs that the encoders of a rank see at a time; their memory depends on this alone.
+    loss, backend: "clip" or "siglip"; as in `clip_loss`.
+    lr, warmup: peak learning rate of AdamW, and the steps until it is reached.
+    frozen: "image" or "text" keeps that tower as it is (its gradient work is skipped), None trains both.
+    seed: data order and random draws.
+    output_dir, save_every: where `checkpoint.pt` is kept, on a disk that all ranks see (None: nowhere), and the
+        steps between checkpoints.
+    progress: show a tqdm bar, on rank 0; a text stands before the bar.
+    """
+
+    batch_size: int
+    steps: int
+    micro_batch_size: int = 512
+    loss: str = "clip"
+    backend: str = "auto"
+    lr: float = 1e-3
+    warmup: int = 0
+    frozen: str | None = None
+    seed: int = 0
+    output_dir: str | Path | None = None
+    save_every: int = 10
+    progress: bool | str = True
+
+    def to_compare(self) -> dict:
+        """What must be the same for a run to go on, and on all ranks."""
+        elsewhere = ("backend", "output_dir", "save_every", "progress")
+        kept = {name: value for name, value in asdict(self).items() if name not in elsewhere}
+        return kept | {"weight_decay": WEIGHT_DECAY}
+
+
 class ContrastiveTrainer:
     """Trains `model` on `dataset` with a contrastive loss over batches of `batch_size` pairs.
 
@@ -37,16 +75,9 @@ class ContrastiveTrainer:
             `logit_scale` (log s) and, for the sigmoid loss, `logit_bias`; see `minilib.models.TwoTowers`. On several
             ranks all start from the weights of rank 0; a DistributedDataParallel around it is taken off.
         dataset: rows by a list of indices, `dataset[[3, 1]]` -> `{"image": ..., "caption": ...}`, as `datasets` does.
-        batch_size: pairs that are compared with each other in one step, of all ranks together.
-        micro_batch_size: pairs that the encoders of a rank see at a time; their memory depends on this alone.
-        steps: steps of the whole run, from which the learning rate is scheduled.
-        loss, backend: "clip" or "siglip"; as in `clip_loss`.
-        lr, warmup: peak learning rate of AdamW, and the steps until it is reached.
-        frozen: "image" or "text" keeps that tower as it is (its gradient work is skipped), None trains both.
-        seed: data order and random draws.
-        output_dir, save_every: where `checkpoint.pt` is kept, on a disk that all ranks see (None: nowhere), and the
-            steps between checkpoints.
-        progress: show a tqdm bar, on rank 0; a text stands before the bar.
+        config: a ContrastiveConfig. settings: its fields by name instead, or some that replace those of `config`.
+        callbacks: functions of (trainer, record), called on every rank after each step, before the checkpoint; what
+            they add to the record is kept with it.
         group: process group of the ranks that train together; None takes the default group where there is one.
 
     Raises:
@@ -57,36 +88,24 @@ class ContrastiveTrainer:
         self,
         model: nn.Module,
         dataset,
+        config: ContrastiveConfig | None = None,
         *,
-        batch_size: int,
-        steps: int,
-        micro_batch_size: int = 512,
-        loss: str = "clip",
-        backend: str = "auto",
-        lr: float = 1e-3,
-        warmup: int = 0,
-        frozen: str | None = None,
-        seed: int = 0,
-        output_dir: str | Path | None = None,
-        save_every: int = 10,
-        progress: bool | str = True,
+        callbacks: Sequence[Callable[["ContrastiveTrainer", dict], None]] = (),
         group=None,
+        **settings,
     ):
-        self.settings = {
-            "batch_size": batch_size, "steps": steps, "micro_batch_size": micro_batch_size, "loss": loss,
-            "lr": lr, "weight_decay": WEIGHT_DECAY, "warmup": warmup, "frozen": frozen, "seed": seed,
-            "dataset_rows": len(dataset),
-        }  # fmt: skip
+        config = replace(config, **settings) if config else ContrastiveConfig(**settings)
+        self.config, self.settings = config, config.to_compare() | {"dataset_rows": len(dataset)}
         self.model, self.group = ranks.unwrap(model, group)
         self.rank, self.ranks = ranks.place(self.group)
         ranks.agree(self.group, self.settings)
-        _check_settings(self.settings, save_every, backend, self.ranks)
+        _check_settings(self.settings, config.save_every, config.backend, self.ranks)
         ranks.share_weights(self.group, self.model)
-        self.dataset = dataset
-        self.loss_options = {"backend": backend, "group": self.group}
-        self.save_every, self.progress = save_every, progress if self.rank == 0 else False
-        self.path = Path(output_dir) / "checkpoint.pt" if output_dir is not None else None
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, frozen), lr=lr)
+        self.dataset, self.callbacks = dataset, callbacks
+        self.loss_options = {"backend": config.backend, "group": self.group}
+        self.progress = config.progress if self.rank == 0 else False
+        self.path = Path(config.output_dir) / "checkpoint.pt" if config.output_dir is not None else None
+        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, config.frozen), lr=config.lr)
         self.records: list[dict] = []
 
     def train(self, *, resume: bool = True) -> list[dict]:
@@ -100,9 +119,11 @@ class ContrastiveTrainer:
         with tqdm(total=steps, initial=first, desc=text, disable=not self.progress) as bar:
             for step in range(first, steps):
                 self.records.append(self.step(step))
+                for callback in self.callbacks:
+                    callback(self, self.records[-1])
                 bar.set_postfix(loss=f"{self.records[-1]['loss']:.3f}")
                 bar.update()
-                if self.path is not None and ((step + 1) % self.save_every == 0 or step + 1 == steps):
+                if self.path is not None and ((step + 1) % self.config.save_every == 0 or step + 1 == steps):
                     self.save()
         return self.records
 
