@@ -4,11 +4,13 @@ Building it (`make book`, warnings as errors) proves that Sphinx understands the
 pages claim about the repository is true, without building anything.
 """
 
+import ast
 import importlib
 import json
 import re
 import struct
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,23 @@ def test_every_exported_name_is_described(package):
 def test_described_modules_and_members_exist(module):
     imported = importlib.import_module(module)
     assert all(hasattr(imported, name) for name in documented()[module] or [])
+
+
+def test_described_functions_and_classes_exist():
+    names = re.findall(
+        r"auto(?:function|class):: ([\w.]+)", "\n".join(page.read_text() for page in (BOOK / "api").glob("*.md"))
+    )
+    assert names
+    for name in names:
+        module, _, member = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), member), name
+
+
+def test_the_list_under_a_formula_begins_a_paragraph():
+    for path in (ROOT / "minilib").rglob("*.py"):
+        lines = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()
+        for before, line in pairwise(lines):
+            assert line != "where" or not before, f"{path}: put an empty line before 'where'"
 
 
 def test_docstrings_become_text_that_sphinx_can_read():

@@ -116,10 +116,18 @@ def run(trainer: LogoTrainer, output: Path) -> list[dict]:
     records = [entry for entry in trainer.state.log_history if "loss" in entry]
     if trainer.is_world_process_zero():
         run_folder.write_json(output / run_folder.RECORDS, records)
-    trainer.accelerator.wait_for_everyone()
     if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+        _leave()
     return records
+
+
+def _leave() -> None:
+    """The ranks meet once more, then part."""
+    last = dist.barrier(async_op=True)
+    last.wait()
+    # Held until the group is gone: gloo's thread needs the GIL to drop a message that nobody holds, and torch, which
+    # ends that thread with the group, waits for it with the GIL taken.
+    dist.destroy_process_group()
 
 
 def _config(settings: LogoSettings) -> LogoConfig:

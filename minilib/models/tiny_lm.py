@@ -2,6 +2,7 @@
 
     p(x_t | x_<t) = softmax(E h_t),     h = Llama(E[x])        three layers, four heads over two keys and values,
                                                                rotary positions, no trick for length
+
 where
     E    (V, d) the embedding, tied to the output: V = 2,048 pieces of text, d = 128
     h_t  (d,) the last hidden state at token t
