@@ -133,7 +133,7 @@ def told() -> Iterator[None]:
 
 def sentence(error: BaseException) -> str:
     """What an error means to whoever has given the command, in one line."""
-    text = " ".join(str(error).split())
+    text = " ".join(line.strip() for line in str(error).splitlines()).strip()
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
         what = os.strerror(error.errno)
         return f"{error.filename or 'the output'}: {what[0].lower()}{what[1:]}, {FIXES.get(error.errno, 'check it')}."

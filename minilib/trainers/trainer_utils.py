@@ -36,8 +36,8 @@ class DivergedError(ValueError):
     def __init__(self, what: str, step: int, steps: int, rates: tuple[float, float], checkpoint: str | Path | None):
         kept = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
         super().__init__(
-            f"stopped at step {step} of {steps}, learning rate {rates[0]:.3g} (peak {rates[1]:g}): {what}, {kept}; give a smaller learning rate "
-            "and another output, or fix the weights that training began with."
+            f"stopped at step {step} of {steps}, learning rate {rates[0]:.3g} (peak {rates[1]:g}): {what}, {kept}; "
+            "give a smaller learning rate and another output, or fix the weights that training began with."
         )
 
 
