@@ -107,7 +107,7 @@ def evaluate(data: str = "scenes", run: Path = Path("runs/clip"), pairs: int = 1
     try:
         shape = run_folder.read_object(run / "model.json", damaged)
         model = TwoTowers(shape["vocabulary"], dim=shape["dim"]).to(best_device())
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{damaged}: delete it, and {run_folder.go_on(run, 'clip')}.") from error
     checkpoint.load_weights(run / "checkpoint.pt", model)
     recall = evaluate_retrieval(model, _pairs(data, pairs, seed=seed, split="test"))

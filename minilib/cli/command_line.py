@@ -78,7 +78,8 @@ def _commands(parser: ArgumentParser) -> dict[str, ArgumentParser]:
 
 
 def _flags(parser: ArgumentParser) -> list[str]:
-    return [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
+    names = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
+    return [name for name in names if not name.endswith("+")]  # jsonargparse's own way to append to a list
 
 
 def _said(message: str, reached: _Reached) -> str:
@@ -91,8 +92,8 @@ def _said(message: str, reached: _Reached) -> str:
         return f"{name} is no flag of {reached.name}: {_nearest(name, reached.flags)}"
     if found := re.search(r"invalid choice: '?(.*?)'? \(choose from", message):
         return f"{found[1]!r} is no command: {_nearest(found[1], reached.commands, '')}"
-    if "was not provided" in message and "subcommand" in message:
-        return f"no command is given: choose one of {', '.join(reached.commands)}, or --help."
+    if found := re.search(r'subcommand" to be one of \{(.*)\}, but it was not provided', message):
+        return f"no command is given: choose one of {found[1].replace(',', ', ')}, or --help."
     if found := re.match(r"argument (--\w+).*: expected", message):
         return f"{found[1]} has no value: give one behind it."
     if found := re.match(r"(?:Subcommand '.*' does not accept o|O)ption '(.*?)'", message):
@@ -156,7 +157,8 @@ class _Unique(yaml.SafeLoader):
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key, (at, _) in zip(keys, node.value):
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} comes twice", at.start_mark)
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                mark = node.value[place][0].start_mark
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} comes twice", mark)
         return super().construct_mapping(node, deep)

@@ -14,6 +14,7 @@ raises the error itself, to see where it came from.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import signal
@@ -136,7 +137,7 @@ def sentence(error: BaseException) -> str:
     text = " ".join(line.strip() for line in str(error).splitlines()).strip()
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
         what = os.strerror(error.errno)
-        return f"{error.filename or 'the output'}: {what[0].lower()}{what[1:]}, {FIXES.get(error.errno, 'check it')}."
+        return f"{error.filename or 'the output'}: {what[0].lower()}{what[1:]}: {FIXES.get(error.errno, 'check it')}."
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
         wanted = BYTES.search(text)
         size = f" for {int(wanted[1]) / 1e9:,.1f} GB at once" if wanted else ""
@@ -156,8 +157,16 @@ def _end(text: str, status: int, error: BaseException) -> None:
         sys.stdout.flush()
     except OSError:
         _silence(sys.stdout)
-    print(f"minilib: {text}", file=sys.stderr, flush=True)
+    _say(text)
     sys.exit(status)
+
+
+def _say(text: str) -> None:
+    """A line on standard error, above the progress bars that are there."""
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.write(f"minilib: {text}", file=sys.stderr)
+    else:
+        print(f"minilib: {text}", file=sys.stderr, flush=True)
 
 
 def _silence(stream) -> None:
@@ -172,11 +181,14 @@ def _show_notices() -> None:
     """Our own notices are a line each, without the place in the code that other warnings have."""
     from minilib.common import Notice
 
+    # `datasets` logs what it raises as well, in many lines; it reads this when it is imported.
+    os.environ.setdefault("DATASETS_VERBOSITY", "critical")
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)
     shown = warnings.showwarning
 
     def show(message, category, *rest, **options):
         if issubclass(category, Notice):
-            print(f"minilib: {message}", file=sys.stderr)
+            _say(str(message))
         else:
             shown(message, category, *rest, **options)
 

@@ -127,7 +127,8 @@ def run(trainer: LogoTrainer, output: Path) -> list[dict]:
     step, steps = trainer.state.global_step, trainer.state.max_steps
     if step < steps:
         faults.stop(f"step {step} of {steps} is saved, {run_folder.go_on(output, 'logo')}")
-    trainer.save_model(str(output))
+    with run_folder.filled(output, trainer.is_world_process_zero()) as staging:
+        trainer.save_model(str(staging))
     records = [entry for entry in trainer.state.log_history if "loss" in entry]
     if trainer.is_world_process_zero():
         run_folder.write_json(output / run_folder.RECORDS, records)

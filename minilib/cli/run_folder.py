@@ -13,6 +13,7 @@ Every file of ours is written next to its place and moved over it, so that a kil
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock, Timeout
 
-from minilib.common import different_setting, write_text
+from minilib.common import different_setting, write_errors_named, write_text
 
 SETTINGS, PAIRS, RECORDS, CONFIG = "settings.json", "pairs.jsonl", "records.json", "config.yaml"
 WORK = ("checkpoint-*", "checkpoint*.pt", PAIRS, RECORDS)  # what another run must not overwrite
@@ -89,6 +90,20 @@ def _note(folder: Path, settings: dict, config: dict | None) -> None:
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in config.items()}
         head = f"# python -m minilib {settings['command']} --config {folder / CONFIG}\n"
         write_text(folder / CONFIG, head + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+
+@contextmanager
+def filled(folder: Path, first_rank: bool) -> Iterator[Path]:
+    """A place to write a model to; its files come into `folder` when the block ends, and none when it fails."""
+    staging = folder / ".unfinished"
+    try:
+        with write_errors_named(folder):
+            yield staging
+        for path in staging.iterdir() if first_rank else ():
+            os.replace(path, folder / path.name)
+    finally:
+        if first_rank:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def command_of(folder: Path) -> str | None:

@@ -116,7 +116,7 @@ def check_agreement(everyone: Sequence[dict[str, Any] | None], fix: str) -> None
     for rank, theirs in enumerate(everyone):
         for name in (*everyone[0], *theirs):
             first, other = (side.get(name, "absent") for side in (everyone[0], theirs))
-            if first != other:
+            if first != other and not (first != first and other != other):  # NaN differs from itself
                 raise ValueError(f"{name} is {first} on rank 0 and {other} on rank {rank}: {fix}.")
 
 
