@@ -88,7 +88,7 @@ def stop_when_asked(trainer: ContrastiveTrainer, record: dict) -> None:
     if ranks.any_rank(trainer.group, faults.asked() is not None, trainer.model.logit_scale.device):
         trainer.save()
         step, steps = record["step"] + 1, trainer.config.steps
-        faults.stop(f"step {step} of {steps} is saved, {run_folder.go_on(trainer.path.parent, 'clip')}")
+        faults.stop(f"step {step} of {steps} is saved, give the same {run_folder.go_on(trainer.path.parent, 'clip')}")
 
 
 def evaluate(data: str = "scenes", run: Path = Path("runs/clip"), pairs: int = 1_000, seed: int = 1) -> None:
@@ -108,7 +108,7 @@ def evaluate(data: str = "scenes", run: Path = Path("runs/clip"), pairs: int = 1
         shape = run_folder.read_object(run / "model.json", damaged)
         model = TwoTowers(shape["vocabulary"], dim=shape["dim"]).to(best_device())
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{damaged}: delete it, and {run_folder.go_on(run, 'clip')}.") from error
+        raise ValueError(f"{damaged}: delete it, and give the same {run_folder.go_on(run, 'clip')}.") from error
     checkpoint.load_weights(run / "checkpoint.pt", model)
     recall = evaluate_retrieval(model, _pairs(data, pairs, seed=seed, split="test"))
     for way, values in recall.items():

@@ -52,7 +52,7 @@ def evaluate(
         return
     if model is None and not holds_language_model(run):
         if command is not None:
-            raise ValueError(f"run {run} is not finished: {run_folder.go_on(run, command)}.")
+            raise ValueError(f"run {run} is not finished: give the same {run_folder.go_on(run, command)}.")
         raise ValueError(
             f"run {run} holds no trained model: run `python -m minilib clip --output {run}` or `python -m minilib logo "
             f"--output {run}` first."

@@ -88,7 +88,7 @@ def load_policy(settings: LogoSettings) -> Loaded:
     stretch = {"rope": settings.rope, "target": settings.target_length}
     loaded = load_language_model(settings.model, dtype=dtype, attention=settings.attention, **stretch)
     if fault := not_finite(loaded.model):  # before it answers anything
-        raise DivergedError(fault, 1, settings.steps, (settings.learning_rate,) * 2, None)
+        raise DivergedError.at(fault, 1, settings.steps, (settings.learning_rate,) * 2, None)
     return loaded._replace(model=loaded.model.to(own_device()))
 
 
@@ -126,7 +126,7 @@ def run(trainer: LogoTrainer, output: Path) -> list[dict]:
         trainer.train(resume_from_checkpoint=checkpoint)
     step, steps = trainer.state.global_step, trainer.state.max_steps
     if step < steps:
-        faults.stop(f"step {step} of {steps} is saved, {run_folder.go_on(output, 'logo')}")
+        faults.stop(f"step {step} of {steps} is saved, give the same {run_folder.go_on(output, 'logo')}")
     with run_folder.filled(output, trainer.is_world_process_zero()) as staging:
         trainer.save_model(str(staging))
     records = [entry for entry in trainer.state.log_history if "loss" in entry]

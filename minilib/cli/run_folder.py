@@ -115,9 +115,9 @@ def command_of(folder: Path) -> str | None:
 
 
 def go_on(folder: Path, command: str) -> str:
-    """How to go on with the run in `folder`, in words."""
+    """What to give once more to go on with the run in `folder`, in words."""
     config = f", or `python -m minilib {command} --config {folder / CONFIG}`" if (folder / CONFIG).exists() else ""
-    return f"give the same `python -m minilib {command}` once more{config}"
+    return f"`python -m minilib {command}` once more{config}"
 
 
 def finished(folder: Path) -> list[dict] | None:

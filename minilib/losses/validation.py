@@ -17,10 +17,6 @@ BACKENDS = ("auto", "dense", "tiled", "fused", "ring")
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-class NotFiniteError(ValueError):
-    """An input holds NaN or infinity."""
-
-
 # Shared
 
 
@@ -51,6 +47,13 @@ def check_numbers(values, *, counts=(), least=None, positive=()) -> None:
         value = values[name]
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
             raise ValueError(f"{name} is {value!r}: give a positive finite number.")
+
+
+def not_finite_error(message: str) -> ValueError:
+    """A ValueError that a trainer can tell from others: numbers that were finite when it began are no longer."""
+    error = ValueError(message)
+    error.not_finite = True
+    return error
 
 
 def check_tile(name: str, size) -> None:
@@ -181,7 +184,7 @@ def scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
     if value.numel() != 1 or value.is_complex():
         raise ValueError(f"{name} has shape {tuple(value.shape)}: give one real number or a tensor of one element.")
     if not math.isfinite(value.item()):
-        raise NotFiniteError(
+        raise not_finite_error(
             f"{name} is {value.item()}: give a finite number (the exponential of the learned log scale)."
         )
     return value.reshape(()).to(device=like.device, dtype=dtype)
@@ -194,7 +197,7 @@ def _check_finite(name: str, features: Tensor) -> None:
     bad = ~torch.isfinite(features).all(1)
     if bad.any():
         row = int(bad.nonzero()[0, 0])
-        raise NotFiniteError(
+        raise not_finite_error(
             f"{name} has NaN or infinity in row {row} ({int(bad.sum())} such rows): fix the encoder that made it."
         )
 

@@ -23,10 +23,10 @@ from tqdm.auto import tqdm
 
 from minilib.distributed import ranks
 from minilib.losses import clip_loss, siglip_loss
-from minilib.losses.validation import NotFiniteError, check_numbers, resolve_backend
+from minilib.losses.validation import check_numbers, resolve_backend
 from minilib.trainers import checkpoint
 from minilib.trainers.grad_cache import cached_backward
-from minilib.trainers.trainer_utils import DivergedError, contents, not_finite
+from minilib.trainers.trainer_utils import DivergedError, contents, exploded, not_finite
 
 LARGEST_LOG_SCALE = math.log(100)
 WEIGHT_DECAY = 0.01  # of matrices; biases, norms and the scale have none
@@ -145,8 +145,11 @@ class ContrastiveTrainer:
             torch.manual_seed(seed_of_draws(self.settings["seed"], step, self.rank))
             try:
                 loss = self.backward(step)
-            except NotFiniteError as error:
-                raise self._diverged(step, str(error).split(":")[0]) from error
+            except ValueError as error:
+                # In a group a bad row is told by its own rank; weights that have exploded are the same on all.
+                if getattr(error, "not_finite", False) and (self.group is None or exploded(self.model)):
+                    raise self._diverged(step, str(error).split(":")[0]) from error
+                raise
         if not loss.isfinite():
             raise self._diverged(step, f"the loss is {loss.item()}")
         self.optimizer.step()
@@ -194,7 +197,7 @@ class ContrastiveTrainer:
     def _diverged(self, step: int, what: str) -> DivergedError:
         rates = self.optimizer.param_groups[0]["lr"], self.settings["lr"]
         kept = self.path if self.path is not None and checkpoint.exists(self.path) else None
-        return DivergedError(what, step + 1, self.settings["steps"], rates, kept)
+        return DivergedError.at(what, step + 1, self.settings["steps"], rates, kept)
 
     def save(self) -> None:
         """Write the checkpoint, on rank 0; the one before it is kept, and stays alone where a weight is not finite."""

@@ -28,7 +28,7 @@ class StayFinite(TrainerCallback):
         """The error that ends the training in this step."""
         args, lr = self.trainer.args, self.trainer.optimizer.param_groups[0]["lr"] if lr is None else lr
         steps = self.trainer.state.max_steps or args.max_steps
-        return DivergedError(what, step, steps, (lr, args.learning_rate), last_checkpoint(args.output_dir))
+        return DivergedError.at(what, step, steps, (lr, args.learning_rate), last_checkpoint(args.output_dir))
 
     def on_pre_optimizer_step(self, args, state, control, **_):
         self.lr = self.trainer.optimizer.param_groups[0]["lr"]  # after the step the scheduler has moved on

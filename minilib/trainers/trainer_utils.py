@@ -30,15 +30,25 @@ DIGESTS = "digests.json"
 CAPTIONS, PICTURES = 1_000_000, 256  # of so many rows at most the fingerprint has the captions, and the pixels
 
 
+LARGEST_WEIGHT = 1e6  # what no training that goes well reaches
+
+
 class DivergedError(ValueError):
     """The loss or a weight is no longer a finite number, so that training has stopped; what was saved stays."""
 
-    def __init__(self, what: str, step: int, steps: int, rates: tuple[float, float], checkpoint: str | Path | None):
+    @classmethod
+    def at(cls, what: str, step: int, steps: int, rates: tuple[float, float], checkpoint: str | Path | None):
+        """The sentence about a step, counted from 1, with its learning rate and the peak of the schedule."""
         kept = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
-        super().__init__(
+        return cls(
             f"stopped at step {step} of {steps}, learning rate {rates[0]:.3g} (peak {rates[1]:g}): {what}, {kept}; "
             "give a smaller learning rate and another output, or fix the weights that training began with."
         )
+
+
+def exploded(model: nn.Module) -> bool:
+    """Whether a weight has grown beyond use though it is still finite."""
+    return any(p.detach().abs().max() > LARGEST_WEIGHT for p in model.parameters() if p.numel())
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A loss or a weight that is no longer finite ends the training at that step, on every rank, and nothing of it is saved.
+"""A loss or weight that is no longer finite ends the training at that step, on every rank, and nothing of it is saved.
 
 The sentence names the step, the learning rate and the last good checkpoint; the command line ends with status 1.
 """
