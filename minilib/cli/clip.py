@@ -4,7 +4,6 @@
 where there are GPUs, else over gloo.
 """
 
-import json
 from pathlib import Path
 
 import psutil
@@ -78,8 +77,8 @@ def clip(
         with faults.training():
             records = trainer.train()
     if rank == 0:
-        (output / "model.json").write_text(json.dumps({"vocabulary": model.vocabulary, "dim": dim}))
-        (output / "records.json").write_text(json.dumps(records, indent=1))
+        run_folder.write_json(output / "model.json", {"vocabulary": model.vocabulary, "dim": dim})
+        run_folder.write_json(output / run_folder.RECORDS, records)
         print(_summary(records, batch_size))
 
 
@@ -113,7 +112,7 @@ def evaluate(data: str = "scenes", run: Path = Path("runs/clip"), pairs: int = 1
     recall = evaluate_retrieval(model, _pairs(data, pairs, seed=seed, split="test"))
     for way, values in recall.items():
         print(f"{way.replace('_', ' '):13s}", "  ".join(f"recall@{k} {value:.1%}" for k, value in values.items()))
-    (run / "evaluation.json").write_text(json.dumps(recall, indent=1))
+    run_folder.write_json(run / "evaluation.json", recall)
 
 
 def _check(pairs: int, dim: int, seed: int, data: str) -> None:

@@ -6,6 +6,7 @@ anew here, by the names that the user has typed.
 
 from __future__ import annotations
 
+import math
 import re
 from argparse import _SubParsersAction
 from collections.abc import Iterable
@@ -46,9 +47,14 @@ class Parser(ArgumentParser):
     def parse_args(self, args=None, *rest, **options):
         """jsonargparse's, after a look at the files of --config."""
         Parser.arguments = tuple(args or ())
+        _check_filled(Parser.arguments)
         for flag, value in _configs(Parser.arguments):
             _check_config(flag, value, self._reached())
-        return super().parse_args(args, *rest, **options)
+        found = super().parse_args(args, *rest, **options)
+        for key, value in found.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"{key.split('.')[-1]} is {value}: give a finite number.")
+        return found
 
     def add_argument(self, *names, **options):
         shorter = (f"--{ALIASES[name[2:]]}" for name in names if name[2:] in ALIASES)
@@ -119,6 +125,14 @@ def _nearest(name: str, known: Iterable[str], dashes: str = "--") -> str:
     return f"did you mean {dashes}{close[0]}?" if close else f"choose from {', '.join(sorted(bare))}."
 
 
+def _check_filled(arguments: tuple[str, ...]) -> None:
+    """UsageError for a flag whose value is empty: as a path it would be the folder that the command runs in."""
+    for before, argument in zip(("", *arguments), arguments):
+        if argument == "" or re.fullmatch(r"--\w+=\s*", argument):
+            name = (argument or before).strip("-= ") or "an argument"
+            raise UsageError(f"{name} is empty: give a value, or leave the flag out.")
+
+
 # The files of --config
 
 
@@ -147,7 +161,9 @@ def _check_config(flag: str, value: str, reached: _Reached) -> None:
     if not isinstance(found, dict):
         raise UsageError(f"{path} holds no settings: write lines such as `steps: 100`.")
     known = {name.removeprefix("--") for name in reached.flags} | set(reached.commands)
-    for key in found:
+    for key, entry in found.items():
+        if entry == "":
+            raise UsageError(f"{path} has nothing as {key}: give a value, or leave the line out.")
         if key not in known:
             raise UsageError(f"{path} has {key!r}, no setting of {reached.name}: {_nearest(str(key), known, '')}")
 

@@ -101,10 +101,13 @@ def _leave(number, frame) -> None:
 
 def _ours() -> list[int]:
     """The signals that nobody else handles."""
-    notebook = "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
-    if threading.current_thread() is not threading.main_thread() or notebook:
+    if threading.current_thread() is not threading.main_thread() or _in_notebook():
         return []
     return [n for n in NAMES if signal.getsignal(n) in (signal.SIG_DFL, signal.default_int_handler, _leave)]
+
+
+def _in_notebook() -> bool:
+    return "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
 
 
 @contextmanager
@@ -118,6 +121,8 @@ def told() -> Iterator[None]:
             yield
             sys.stdout.flush()  # so that a reader who has gone is noticed here
     except KeyboardInterrupt as stopped:
+        if _in_notebook() and not isinstance(stopped, Stopped):
+            raise
         interrupted = stopped if isinstance(stopped, Stopped) else Stopped(signal.SIGINT)
         _end(str(interrupted), interrupted.status, stopped)
     except BrokenPipeError as error:

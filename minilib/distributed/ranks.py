@@ -40,7 +40,7 @@ def launched(timeout: float) -> Iterator[int]:
     Without torchrun, or in a group that exists already, nothing is started and nothing ended. After `timeout` seconds a
     rank that does not answer counts as lost, a ConnectionError.
     """
-    if not timeout > 0:
+    if not 0 < timeout < 1e9:  # some thirty years
         raise ValueError(f"timeout is {timeout}: give a positive number of seconds.")
     if not dist.is_available() or dist.is_initialized() or not dist.is_torchelastic_launched():
         yield place(default_group())[0]

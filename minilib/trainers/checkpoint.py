@@ -79,9 +79,15 @@ def drop_damaged(path: Path) -> None:
 
 def load_weights(path: Path, model: nn.Module) -> nn.Module:
     """Put the weights of checkpoint `path` into `model`, wherever it lives, and return it: to use, not to train on."""
-    if not path.exists():
-        raise ValueError(f"checkpoint {path} is missing: train the run once more, it goes on from what is kept.")
-    saved = _read(path)
+    try:
+        if not path.exists():
+            raise ValueError(f"checkpoint {path} is missing: train the run once more.")
+        saved = _read(path)
+    except ValueError as error:
+        if not previous(path).exists():
+            raise
+        what = str(error).split(": ")[0]
+        raise ValueError(f"{what}: train the run once more, it goes on from {previous(path).name}.") from error
     _compare_model(path, saved["model"], model.state_dict())
     model.load_state_dict(saved["model"])
     return model

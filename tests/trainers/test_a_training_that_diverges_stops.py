@@ -9,7 +9,6 @@ import re
 import pytest
 import torch
 from support.logo_toys import make_trainer, toy_rows
-from support.ranks import results, run_ranks
 from support.toys import ToyPairs, ToyTowers
 
 import minilib.__main__ as main_module
@@ -92,20 +91,6 @@ def test_a_loss_that_is_nan_stops_before_the_optimizer(monkeypatch):
     with pytest.raises(DivergedError, match="the loss is nan"):
         made.train()
     assert all(torch.equal(a, b) for a, b in zip(before, made.model.parameters()))
-
-
-def on_ranks(rank, folder):
-    made = trainer(folder, lr=1e30, warmup=2)
-    try:
-        made.train()
-    except DivergedError as error:
-        return str(error)
-
-
-def test_every_rank_stops_at_the_same_step_with_the_same_sentence(tmp_path):
-    told = set(results(run_ranks(2, on_ranks, tmp_path)))
-    assert len(told) == 1
-    assert re.match(r"stopped at step \d of 6, learning rate \S+ \(peak 1e\+30\)", told.pop())
 
 
 # LogoTrainer
