@@ -25,6 +25,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 from minilib.cli import faults, run_folder
 from minilib.cli import pairs as data_rows
 from minilib.cli.settings import LogoSettings, fill, to_compare
+from minilib.common import Notice
 from minilib.distributed import ranks
 from minilib.longcontext import answer_hidden, pack_answers
 from minilib.models.loading import Loaded, load_language_model, pick_dtype, window_of
@@ -120,7 +121,8 @@ def run(trainer: LogoTrainer, output: Path) -> list[dict]:
     """Train from the last whole checkpoint to the end, write model, tokenizer and records, return the records."""
     with trainer.args.main_process_first(local=False):  # one rank clears away what a killed run left half written
         if trainer.is_world_process_zero():
-            remove_unfinished_checkpoints(output)
+            for told in remove_unfinished_checkpoints(output):
+                warnings.warn(told, Notice, stacklevel=2)
         checkpoint = last_checkpoint(output)
     with faults.training():
         trainer.train(resume_from_checkpoint=checkpoint)

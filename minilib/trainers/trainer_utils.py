@@ -14,7 +14,6 @@ arrange the exchange of gradients around a forward pass: a computation outside o
 import hashlib
 import json
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minilib.common import Notice, write_errors_named, write_text
+from minilib.common import write_errors_named, write_text
 
 DIGESTS = "digests.json"
 CAPTIONS, PICTURES = 1_000_000, 256  # of so many rows at most the fingerprint has the captions, and the pixels
@@ -114,10 +113,10 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
     return next((str(folder) for step, folder in _checkpoints(output_dir) if _fault_of(folder, step) is None), None)
 
 
-def remove_unfinished_checkpoints(output_dir: str | Path) -> None:
+def remove_unfinished_checkpoints(output_dir: str | Path) -> list[str]:
     """Delete the folders newer than the last whole checkpoint: the Trainer would write into them again.
 
-    Each is told in a line (a `Notice`). Of several ranks one calls this, before the others look for the last
+    Returns a sentence about each of them. Of several ranks one calls this, before the others look for the last
     checkpoint. Raises ValueError where folders were written to their end and all of them are damaged.
     """
     broken, last = [], "the start"
@@ -129,9 +128,9 @@ def remove_unfinished_checkpoints(output_dir: str | Path) -> None:
     if last == "the start" and any((folder / DIGESTS).exists() for folder, _ in broken):
         faults = ", ".join(f"{folder.name}: {fault}" for folder, fault in broken)
         raise ValueError(f"no checkpoint in {output_dir} is whole ({faults}): delete them to train anew.")
-    for folder, fault in broken:
-        warnings.warn(f"{folder} is not whole ({fault}): the run goes on from {last}.", Notice, stacklevel=2)
+    for folder, _ in broken:
         shutil.rmtree(folder)
+    return [f"{folder} is not whole ({fault}): the run goes on from {last}." for folder, fault in broken]
 
 
 @contextmanager
