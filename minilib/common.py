@@ -51,11 +51,12 @@ def write_errors_named(folder: Path) -> Iterator[None]:
 
 
 def _why_not_written(folder: Path) -> OSError | None:
+    folder = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
     probe = folder / f"{os.getpid()}.probe"
     try:
-        largest = max((path.stat().st_size for path in folder.iterdir()), default=0)
         with open(probe, "wb") as file:
-            file.truncate(largest + PROBE)  # where files may only grow so large
+            # Beyond the largest file that is there, in case files may only grow so large; then some real bytes.
+            file.truncate(max(path.lstat().st_size for path in folder.iterdir()) + PROBE)
             file.write(bytes(PROBE))
             os.fsync(file.fileno())
     except OSError as reason:

@@ -19,10 +19,8 @@ PART = 2**14  # rows that these steps convert at a time
 
 
 def first_order_only(backward):
-    """A backward pass whose results raise when they are differentiated in turn.
-
-    torch's `once_differentiable` does so only where the upstream gradient requires one itself, which it does not in
-    `grad(loss, features, create_graph=True)`: a penalty on that gradient would be ignored in silence.
+    """A backward pass whose results raise when they are differentiated again, where torch's `once_differentiable` may
+    stay silent: in `grad(loss, features, create_graph=True)` the upstream gradient needs no gradient itself.
     """
 
     @wraps(backward)

@@ -53,16 +53,15 @@ def exploded(model: nn.Module) -> bool:
 @torch.no_grad()
 def not_finite(model: nn.Module, *, trained: bool = False) -> str | None:
     """What of the weights, or of the trained ones, is NaN or infinite, in words; None where nothing is."""
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad or not trained}
-    parameters = {name: p.to_local() if hasattr(p, "to_local") else p for name, p in parameters.items()}  # FSDP's
-    seen = {name: p for name, p in parameters.items() if p.is_floating_point() and p.element_size() > 1}
-    flags = {name: p.isfinite().all() for name, p in seen.items() if not p.is_meta}
-    where = next(iter(flags.values())).device if flags else "cpu"
+    flags = {}
+    for name, p in model.named_parameters():
+        p = p.to_local() if hasattr(p, "to_local") else p  # FSDP's
+        if (p.requires_grad or not trained) and p.is_floating_point() and p.element_size() > 1 and not p.is_meta:
+            flags[name] = p.isfinite().all()
     # One read of the device for all of them: this happens in every step.
-    if not flags or torch.stack([flag.to(where) for flag in flags.values()]).all().item():
+    if not flags or torch.stack([flag.to(p.device) for flag in flags.values()]).all().item():
         return None
-    name = next(name for name, flag in flags.items() if not flag.item())
-    return f"the weight {name} has NaN or infinity"
+    return f"the weight {next(name for name, flag in flags.items() if not flag.item())} has NaN or infinity"
 
 
 class RowMeans:
