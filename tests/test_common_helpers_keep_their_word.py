@@ -2,7 +2,7 @@
 
 import pytest
 
-from minilib.common import atomic_path, different_setting, write_text
+from minilib.common import atomic_path, different_setting, write_errors_named, write_text
 
 
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -27,6 +27,29 @@ def test_a_block_that_ends_replaces_the_file(tmp_path):
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_that_the_disk_has_not_caused_stays_as_it_is(tmp_path):
+    for folder in (tmp_path, tmp_path / "not" / "there"):
+        with pytest.raises(KeyError, match="mine"), write_errors_named(folder):
+            raise KeyError("mine")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_a_writer_becomes_that_of_the_disk_and_names_the_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    def write():
+        with atomic_path(tmp_path / "file.txt") as unfinished:
+            unfinished.write_text("half")
+            raise RuntimeError("unexpected pos 576 vs 534")  # as torch says it
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        write()
+    assert error.value.filename == str(tmp_path / "file.txt")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
