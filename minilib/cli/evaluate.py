@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from minilib.cli import clip as commands
+from minilib.cli import run_folder
 
 
 def evaluate(
@@ -45,12 +46,13 @@ def evaluate(
     """
     from minilib.models.loading import holds_language_model
 
-    if model is None and (run / "model.json").exists():
+    command = None if model is not None else run_folder.command_of(run)
+    if model is None and command != "logo" and (run / "model.json").exists():
         commands.evaluate(data, run, pairs, seed)
         return
     if model is None and not holds_language_model(run):
-        if (run / "settings.json").exists():
-            raise ValueError(f"run {run} is not finished: give the same `python -m minilib logo` once more.")
+        if command is not None:
+            raise ValueError(f"run {run} is not finished: {run_folder.go_on(run, command)}.")
         raise ValueError(
             f"run {run} holds no trained model: run `python -m minilib clip --output {run}` or `python -m minilib logo "
             f"--output {run}` first."

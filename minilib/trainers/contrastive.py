@@ -23,9 +23,10 @@ from tqdm.auto import tqdm
 
 from minilib.distributed import ranks
 from minilib.losses import clip_loss, siglip_loss
-from minilib.losses.validation import resolve_backend
+from minilib.losses.validation import NotFiniteError, check_numbers, resolve_backend
 from minilib.trainers import checkpoint
 from minilib.trainers.grad_cache import cached_backward
+from minilib.trainers.trainer_utils import DivergedError, contents, not_finite
 
 LARGEST_LOG_SCALE = math.log(100)
 WEIGHT_DECAY = 0.01  # of matrices; biases, norms and the scale have none
@@ -82,6 +83,7 @@ class ContrastiveTrainer:
 
     Raises:
         ConnectionError: when a rank is lost; the last checkpoint stays usable, on any number of ranks.
+        DivergedError: a ValueError, at the step whose loss or weights are not finite; nothing is saved from then on.
     """
 
     def __init__(
@@ -111,7 +113,10 @@ class ContrastiveTrainer:
     def train(self, *, resume: bool = True) -> list[dict]:
         """Run to the last step and return one plain record per step; continues from the checkpoint if there is one."""
         # Also a meeting: rank 0 may still be writing the checkpoint of an earlier run when the others come to read it.
-        ranks.agree(self.group, {"resume": resume, "output_dir": "None" if self.path is None else "given"})
+        terms = {"resume": resume, "output_dir": "None" if self.path is None else "given"}
+        if self.path is not None:  # a run goes on with the data that it was begun with
+            self.settings["data_sha256"] = terms["data"] = contents(self.dataset, len(self.dataset))
+        ranks.agree(self.group, terms)
         if resume and self.path is not None:
             self._resume()
         first, steps = len(self.records), self.settings["steps"]
@@ -119,6 +124,8 @@ class ContrastiveTrainer:
         with tqdm(total=steps, initial=first, desc=text, disable=not self.progress) as bar:
             for step in range(first, steps):
                 self.records.append(self.step(step))
+                if fault := not_finite(self.model):
+                    raise self._diverged(step, fault)
                 for callback in self.callbacks:
                     callback(self, self.records[-1])
                 bar.set_postfix(loss=f"{self.records[-1]['loss']:.3f}")
@@ -136,7 +143,12 @@ class ContrastiveTrainer:
         self.model.train()
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
             torch.manual_seed(seed_of_draws(self.settings["seed"], step, self.rank))
-            loss = self.backward(step)
+            try:
+                loss = self.backward(step)
+            except NotFiniteError as error:
+                raise self._diverged(step, str(error).split(":")[0]) from error
+        if not loss.isfinite():
+            raise self._diverged(step, f"the loss is {loss.item()}")
         self.optimizer.step()
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, LARGEST_LOG_SCALE)
@@ -179,8 +191,15 @@ class ContrastiveTrainer:
             return siglip_loss(img, txt, scale, self.model.logit_bias, **self.loss_options)
         return clip_loss(img, txt, scale, **self.loss_options)
 
+    def _diverged(self, step: int, what: str) -> DivergedError:
+        rates = self.optimizer.param_groups[0]["lr"], self.settings["lr"]
+        kept = self.path if self.path is not None and checkpoint.exists(self.path) else None
+        return DivergedError(what, step + 1, self.settings["steps"], rates, kept)
+
     def save(self) -> None:
-        """Write the checkpoint, on rank 0; the previous one stays until the new one is whole."""
+        """Write the checkpoint, on rank 0; the one before it is kept, and stays alone where a weight is not finite."""
+        if fault := not_finite(self.model):
+            raise self._diverged(len(self.records) - 1, fault)
         if self.rank == 0:
             checkpoint.save(
                 self.path, model=self.model, optimizer=self.optimizer, settings=self.settings, records=self.records
@@ -189,11 +208,13 @@ class ContrastiveTrainer:
     def _resume(self) -> None:
         """Go on from the checkpoint if there is one, on all ranks from the same."""
         with ranks.errors_told(self.group):
-            if self.path.exists():
+            if checkpoint.exists(self.path):
                 saved = checkpoint.load(self.path, model=self.model, optimizer=self.optimizer, settings=self.settings)
                 self.records = saved["records"]
         found = f"at step {len(self.records)}, loss {self.records[-1]['loss']}," if self.records else "absent"
         ranks.agree(self.group, {"checkpoint": found}, "give all ranks one output_dir on a disk that they all see")
+        if self.rank == 0:
+            checkpoint.drop_damaged(self.path)
 
 
 class _Rows:
@@ -249,15 +270,17 @@ def _mix(seed: int, number: int) -> int:
 
 def _check_settings(settings: dict, save_every: int, backend: str, ranks: int) -> None:
     resolve_backend(backend)
-    counts = {name: settings[name] for name in ("batch_size", "micro_batch_size", "steps")} | {"save_every": save_every}
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}: give a positive whole number.")
+    check_numbers(
+        {**settings, "save_every": save_every}, counts=("batch_size", "micro_batch_size", "steps", "save_every"),
+        least={"warmup": 0, "seed": 0}, positive=("lr",),
+    )  # fmt: skip
     batch, rows = settings["batch_size"], settings["dataset_rows"]
     if batch > rows:
         raise ValueError(
             f"batch_size is {batch} but the dataset has {rows} rows: take a smaller batch or a larger dataset."
         )
+    if batch == 1 and settings["loss"] == "clip":
+        raise ValueError("batch_size is 1: a pair is told from the others of its batch, give at least 2.")
     if batch < ranks:
         raise ValueError(
             f"batch_size is {batch} and {ranks} ranks share it: give at least one pair per rank, or start fewer ranks."
