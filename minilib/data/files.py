@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +23,7 @@ import torch
 from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
+from minilib.common import Notice
 from minilib.data.images import read_picture
 from minilib.data.rows import positive_int
 from minilib.data.table_files import IMAGE_COLUMNS
@@ -59,7 +60,6 @@ def load_pairs(
     image_folder: str | Path | None = None,
     allow_outside: bool = False,
     cache_dir: str | Path | None = None,
-    say: Callable[[str], None] | None = None,
 ) -> Dataset:
     """Read pairs into a `datasets.Dataset` with the columns `image` and `caption`, as the scenes have them.
 
@@ -70,12 +70,12 @@ def load_pairs(
     names where you give none. label_column: of classes, which become captions. image_size: None leaves pictures as
     they are, pillow images of their own sizes. image_folder: what paths are relative to and must not leave, by default
     the data folder; allow_outside: whether they may. cache_dir: where `datasets` keeps what it has read, by default its
-    own cache. say: is told in a line what has been decided, such as `print`.
+    own cache. A Notice tells which columns were found.
     Raises ValueError for a missing path or column, or rows without a caption or with an unreadable image.
     """
     size = None if image_size is None else positive_int(image_size, "image_size", least=8)
     table, folder = open_table(source, cache_dir, split=split, allow_outside=allow_outside)
-    columns = find_columns(table, image_column, caption_column, label_column, say)
+    columns = find_columns(table, image_column, caption_column, label_column)
     table = undecoded(table.select_columns([columns.image, columns.text]), columns.image)
     name = Path(source).name if isinstance(source, (str, Path)) else None
     reader = PictureReader(size, _root(image_folder, folder), allow_outside)
@@ -88,7 +88,7 @@ def load_pairs(
     return collect.pairs(pictures if size else table.select_columns([columns.image]))
 
 
-def find_columns(table, image: str | None, caption: str | None, label: str | None, say=None) -> Columns:
+def find_columns(table, image: str | None, caption: str | None, label: str | None) -> Columns:
     """The columns of image and text: those that are named, or else those that are called so."""
     from datasets import ClassLabel, Image
 
@@ -107,8 +107,8 @@ def find_columns(table, image: str | None, caption: str | None, label: str | Non
                 f"source has no column {column or default!r}, only {names}{url}: name the right one with image_column "
                 "or caption_column, or a column of classes with label_column."
             )
-    if say and (found_image, text) != ("image", "caption"):
-        say(f"columns: {found_image!r} is the image, {text!r} the caption{' (a class)' if label else ''}")
+    if (found_image, text) != (image or "image", label or caption or "caption"):
+        warnings.warn(f"columns: {found_image!r} is the image, {text!r} the caption.", Notice, stacklevel=3)
     feature = features.get(text)
     return Columns(found_image, text, bool(label), tuple(feature.names) if isinstance(feature, ClassLabel) else ())
 
@@ -152,13 +152,13 @@ class PictureReader:
         picture = ImageOps.fit(picture, (self.size, self.size), Pillow.Resampling.BICUBIC)
         return np.asarray(picture).transpose(2, 0, 1).tobytes()
 
-    def fault(self, value: Any, column: str, error: Exception) -> str:
+    def fault(self, value: Any, column: str, error: Exception, row: str, of: str) -> str:
         """What is wrong with the picture, in words."""
         path = value.get("path") if isinstance(value, dict) else value
         file = f", file {path}" if isinstance(path, str) else ""
         why = str(error).strip().splitlines()[0][:200] if str(error).strip() else "broken"
         why = "no picture that pillow knows" if isinstance(error, UnidentifiedImageError) else why
-        return f"an unreadable {column!r} in row {{}} ({type(error).__name__}){file}, {why}"
+        return f"an unreadable {column!r} in row {row} ({type(error).__name__}){of}{file}, {why}"
 
 
 class _Collect:
@@ -185,8 +185,7 @@ class _Collect:
                 try:
                     picture = self.reader(image)
                 except Exception as error:
-                    fault = self.reader.fault(image, self.columns.image, error)
-                    self._note(fault.format(f"{number}{self.of}") if "{}" in fault else fault)
+                    self._note(self.reader.fault(image, self.columns.image, error, number, self.of))
                     continue
                 self.number_of[key] = number if self.reader.size is None else len(self.number_of)
                 kept.append(picture if self.reader.size else number)

@@ -106,7 +106,9 @@ def _readers(source, cache_dir, allow_outside: bool) -> tuple[dict[str, Reader],
     if isinstance(source, dict) and source and all(isinstance(t, (Dataset, IterableDataset)) for t in source.values()):
         return {str(name): partial(_as_it_is, table) for name, table in source.items()}, None
     if not isinstance(source, (str, Path)):
-        raise TypeError(f"source must be a path or a datasets.Dataset or DatasetDict, got {type(source).__name__}.")
+        raise TypeError(
+            f"source must be a path or a datasets.Dataset, got {type(source).__name__}: pass one of these or a DatasetDict."
+        )
     path = Path(source)
     if not str(source).strip() or not path.exists():
         if isinstance(source, str) and HUB_NAME.fullmatch(source) and kind_of(path) is None:
