@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from minilib.cli import clip_data, faults, run_folder
-from minilib.cli.clip_settings import ELSEWHERE, MADE, ClipSettings, fill
+from minilib.cli.clip_settings import ELSEWHERE, MADE, ClipSettings, fill, is_pretrained
 from minilib.common import Notice, best_device, write_text
 from minilib.distributed import ranks
 from minilib.evals import evaluate_retrieval
@@ -55,7 +55,7 @@ def clip(settings: ClipSettings | None = None, **given) -> None:
 def make_trainer(settings: ClipSettings, rank: int) -> tuple[ContrastiveTrainer, list[str]]:
     """The trainer of these settings, and lines that say what is trained on what."""
     torch.manual_seed(settings.seed)
-    model, lines = _encoders(settings) if settings.pretrained else (None, [])
+    model, lines = _encoders(settings) if is_pretrained(settings) else (None, [])
     dataset, held, more = clip_data.training_data(settings)
     captions = [] if settings.data in MADE else list(clip_data.some_captions(dataset))
     if model is None:
@@ -66,7 +66,7 @@ def make_trainer(settings: ClipSettings, rank: int) -> tuple[ContrastiveTrainer,
     callbacks = [RunLog(settings.output), stop_when_asked]
     if held is not None:
         callbacks.insert(0, Validation(held, settings))
-    loss = settings.loss or ("siglip" if settings.pretrained and model.logit_bias is not None else "clip")
+    loss = settings.loss or ("siglip" if is_pretrained(settings) and model.logit_bias is not None else "clip")
     names = ("batch_size", "micro_batch_size", "steps", "backend", "lr", "warmup", "frozen", "seed", "save_every")
     trainer = ContrastiveTrainer(
         model, dataset, loss=loss, output_dir=settings.output, callbacks=callbacks,
@@ -223,7 +223,7 @@ def _trained(run: Path) -> tuple:
 def _write(settings: ClipSettings, model, records: list[dict]) -> None:
     """The trained model, as the evaluation and others load it; records.json comes last."""
     columns = clip_data.remembered(settings)
-    if settings.pretrained:
+    if is_pretrained(settings):
         from minilib.models.encoders import save_towers
 
         with run_folder.filled(settings.output, True) as place:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minilib.cli.clip_settings import MADE, ClipSettings, share_of
+from minilib.cli.clip_settings import MADE, ClipSettings, columns_of, is_pretrained, share_of
 from minilib.data import digits_dataset, load_pairs, scenes_dataset
 from minilib.data.streams import OneCaptionEach, StreamedPairs, image_numbers, images_once
 from minilib.data.tables import split_names
@@ -17,13 +17,13 @@ CAPTIONS = 100_000  # of so many captions at most the words are collected and th
 
 def training_data(settings: ClipSettings) -> tuple:
     """What is trained on, what is scored meanwhile (None for nothing), and lines that say what they are."""
-    size, lines, held = None if settings.pretrained else settings.image_size, [], None
+    size, lines, held = None if is_pretrained(settings) else settings.image_size, [], None
     share = share_of(settings.validation)
     if settings.streaming:
         dataset = StreamedPairs(
             settings.data, settings.steps * settings.batch_size, image_size=size, seed=settings.seed,
             shuffle_buffer=settings.shuffle_buffer, keep=settings.batch_size, split=settings.split,
-            columns=settings.columns, image_folder=settings.image_folder, allow_outside=settings.allow_outside,
+            columns=columns_of(settings), image_folder=settings.image_folder, allow_outside=settings.allow_outside,
         )  # fmt: skip
     elif settings.data in MADE:
         dataset = made(settings.data, settings.pairs, seed=0, size=settings.image_size)
@@ -54,7 +54,7 @@ def own(settings: ClipSettings, size: int | None, split: str | None):
     """Your own pairs, read whole."""
     return load_pairs(
         settings.data, image_size=size, split=split, image_folder=settings.image_folder,
-        allow_outside=settings.allow_outside, **settings.columns,
+        allow_outside=settings.allow_outside, **columns_of(settings),
     )  # fmt: skip
 
 
@@ -90,4 +90,4 @@ def some_captions(dataset) -> Iterator[str]:
 def remembered(settings: ClipSettings) -> dict:
     """What an evaluation needs to know of the data that was trained on."""
     folder = settings.image_folder
-    return {**settings.columns, "image_folder": None if folder is None else str(Path(folder))}
+    return {**columns_of(settings), "image_folder": None if folder is None else str(Path(folder))}

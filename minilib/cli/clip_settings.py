@@ -100,15 +100,15 @@ class ClipSettings:
     save_every: int = 10
     timeout: float = 600.0
 
-    @property
-    def pretrained(self) -> bool:
-        """Whether the encoders come from transformers."""
-        return self.model is not None or self.image_model is not None
 
-    @property
-    def columns(self) -> dict:
-        """Which columns of your own data are read."""
-        return {name: getattr(self, name) for name in ("image_column", "caption_column", "label_column")}
+def is_pretrained(settings: ClipSettings) -> bool:
+    """Whether the encoders come from transformers. (No property: jsonargparse takes those for commands.)"""
+    return settings.model is not None or settings.image_model is not None
+
+
+def columns_of(settings: ClipSettings) -> dict:
+    """Which columns of your own data are read."""
+    return {name: getattr(settings, name) for name in ("image_column", "caption_column", "label_column")}
 
 
 def fill(given: ClipSettings) -> ClipSettings:
@@ -118,8 +118,8 @@ def fill(given: ClipSettings) -> ClipSettings:
     filled = replace(
         given,
         dtype=DTYPES[given.dtype],
-        lr=given.lr if given.lr is not None else LEARNING_RATES[given.mode] if given.pretrained else 2e-3,
-        dim=given.dim if given.dim is not None else 512 if given.pretrained else 64,
+        lr=given.lr if given.lr is not None else LEARNING_RATES[given.mode] if is_pretrained(given) else 2e-3,
+        dim=given.dim if given.dim is not None else 512 if is_pretrained(given) else 64,
     )
     values = {**vars(filled), "image_size": filled.image_size}
     check_numbers(values, counts=(*counts, "dim"), least={"seed": 0, "warmup": 0}, positive=("lr",))
@@ -154,7 +154,7 @@ def _check_names(given: ClipSettings) -> None:
         raise ValueError("model and image_model or text_model are given: take one dual encoder, or one encoder each.")
     if (given.image_model is None) != (given.text_model is None):
         raise ValueError("image_model and text_model go together: give both, or a dual encoder as model.")
-    if not given.pretrained:
+    if not is_pretrained(given):
         for name, plain in (("mode", "full"), ("augment", False)):
             if getattr(given, name) != plain:
                 raise ValueError(f"{name} is {getattr(given, name)!r} and there is no model: give one with --model.")

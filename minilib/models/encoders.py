@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,8 +30,8 @@ from minilib.models.pretrained import HFTowers, inner, side_of
 MODES = ("full", "linear", "lora")
 PROJECTIONS = ("visual_projection", "text_projection", "vision_projection", "vision_model.head", "text_model.head")
 ATTENTION = (  # how models call the linear maps of their attention
-    "q_proj", "k_proj", "v_proj", "out_proj", "query", "key", "value", "qkv", "q_lin", "k_lin", "v_lin", "out_lin",
-    "Wqkv", "Wo", "c_attn", "q", "k", "v",
+    "q_proj", "k_proj", "v_proj", "out_proj", "o_proj", "query", "key", "value", "qkv", "q_lin", "k_lin", "v_lin",
+    "out_lin", "Wqkv", "Wo", "c_attn", "q", "k", "v",
 )  # fmt: skip
 
 
@@ -46,6 +46,8 @@ def load_towers(name: str, *, trust_remote_code: bool = False) -> HFTowers:
         missing = sorted(found["missing_keys"])
         if missing:
             raise ValueError(f"{len(missing)} of its weights are missing, the first is {missing[0]}")
+        if not hasattr(model, "get_image_features"):
+            raise ValueError(f"{type(model).__name__} has one side only, join two with image_model and text_model")
         return _towers(model, _processor(name, name, trust_remote_code))
 
 
@@ -55,7 +57,7 @@ def join_towers(image: str, text: str, *, dim: int = 512, trust_remote_code: boo
 
     vision_model = _encoder(image, "vision_config", trust_remote_code)
     text_model = _encoder(text, "text_config", trust_remote_code)
-    with _told(f"{image} with {text}"):
+    with _told(image, text):
         config = VisionTextDualEncoderConfig.from_vision_text_configs(
             vision_model.config, text_model.config, projection_dim=dim
         )
@@ -110,7 +112,7 @@ def try_out(towers: HFTowers, name: str) -> None:
             f"model {name!r} has {table.num_embeddings:,} token embeddings and its tokenizer {rows:,} tokens: take the "
             "tokenizer that belongs to the model."
         )
-    with _told(name), torch.no_grad():
+    with _told(*name.split(" with ")), torch.no_grad():
         towers.eval()
         img = towers.encode_image([Image.new("RGB", (80, 60), "gray")])
         txt = towers.encode_text(["one caption " * 2_000])
@@ -217,25 +219,34 @@ def _attention(model: nn.Module, frozen: str | None) -> list[str]:
 def _with_adapters(model: nn.Module, names: list[str], rank: int) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, target_modules=names))
+    with warnings.catch_warnings():  # peft asks for what transformers has begun to call otherwise
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, target_modules=names))
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Whatever goes wrong with this model is one sentence."""
+def _told(*names: str) -> Iterator[None]:
+    """Whatever goes wrong with these models is one sentence, and transformers says nothing more."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
-        with hub() if not Path(name).exists() else _nothing():
+        here = [name for name in names if Path(name).exists()]
+        if any(Path(name).is_absolute() and name not in here for name in names):
+            raise FileNotFoundError("there is no such folder")
+        with nullcontext() if len(here) == len(names) else hub():
             yield
     except Exception as error:
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "custom code" in said or "trust_remote_code" in str(error):
             said = "it brings code of its own, which is not run: pass trust_remote_code if you trust it"
         raise ValueError(
-            f"model {name!r} cannot be used ({said.rstrip('.'):.240}): give a folder of transformers, or a name on the "
+            f"model {' with '.join(names)!r} cannot be used ({said.rstrip('.'):.240}): give a folder of transformers, or a name on the "
             "hub, with model, image processor and tokenizer."
         ) from error
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
