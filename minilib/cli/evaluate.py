@@ -25,6 +25,10 @@ def evaluate(
     output: Path | None = None,
     dtype: str = "auto",
     attention: str = "auto",
+    split: str | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    allow_outside: bool = False,
 ) -> None:
     """Measure what a run has trained, or any language model, print it and write it to evaluation.json.
 
@@ -43,12 +47,17 @@ def evaluate(
         output: folder of what is written, by default the run's (for a model runs/eval).
         dtype: of a language model: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
         attention: of a language model: "auto" (sdpa), "sdpa" or "eager".
+        split: towers only; of your own data, by default "test" or "validation" where there is one.
+        image_column: towers only; by default that of the training, or found by its name.
+        caption_column: towers only; by default that of the training, or found by its name.
+        allow_outside: towers only; whether paths and links may lead out of the data folder.
     """
     from minilib.models.loading import holds_language_model
 
     command = None if model is not None else run_folder.command_of(run)
     if model is None and command != "logo" and (run / "model.json").exists():
-        commands.evaluate(data, run, pairs, seed)
+        named = {"split": split, "image_column": image_column, "caption_column": caption_column}
+        commands.evaluate(data, run, pairs, seed, **named, allow_outside=allow_outside)
         return
     if model is None and not holds_language_model(run):
         if command is not None:

@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 
 from minilib.cli.run_folder import PAIRS, write_json
 from minilib.cli.settings import HAYSTACK, LogoSettings
-from minilib.data.files import load_questions, open_table
+from minilib.data.files import open_table
+from minilib.data.questions import load_questions
 from minilib.models.generation import make_answer_fn
 from minilib.preferences import build_pairs, plain_prompt, rare_words, spacy_entities
 from minilib.preferences.haystack_pairs import chunks_as_prompt, haystack_pairs, repeatable

@@ -1,13 +1,14 @@
 """Pairs of images and captions, always a `datasets.Dataset` with the columns `image` and `caption`; long questions.
 
 scenes.py renders pairs, digits.py builds them from real handwriting, files.py reads your own; rows.py is what they
-share. haystack.py hides facts in long English and asks for them.
+share. haystack.py hides facts in long English and asks for them, questions.py reads your own questions.
 """
 
 from minilib.data.digits import digits_dataset, render_digits
 from minilib.data.facts import as_prompt
-from minilib.data.files import load_pairs, load_questions
+from minilib.data.files import load_pairs
 from minilib.data.haystack import haystack_dataset
+from minilib.data.questions import load_questions
 from minilib.data.scenes import render_scenes, scenes_dataset, vocabulary
 
 __all__ = [

@@ -4,7 +4,7 @@ One step takes the gradient of the loss over the whole batch (`grad_cache`), wha
 optimizer step. What happens in step k depends on nothing but the weights, the optimizer's state, the seed and k, so
 that a run that was killed and resumed ends with the same bits as one that was not.
 
-    logit scale      s = exp(min(t, ln 100)), t learned, as CLIP clamps it
+    logit scale      s = exp(min(t, ln 100)), t learned, as CLIP clamps it; without limit for the sigmoid loss
     n ranks          rank p encodes part p of the batch, the ring compares it with all others, gradients are averaged
 
 On several ranks (`torchrun`, or any group) every rank has the loss and the weights of one process, up to rounding.
@@ -76,6 +76,7 @@ class ContrastiveTrainer:
             `logit_scale` (log s) and, for the sigmoid loss, `logit_bias`; see `minilib.models.TwoTowers`. On several
             ranks all start from the weights of rank 0; a DistributedDataParallel around it is taken off.
         dataset: rows by a list of indices, `dataset[[3, 1]]` -> `{"image": ..., "caption": ...}`, as `datasets` does.
+            One that orders its rows itself offers `batch_indices(step, batch_size, seed)` -> row numbers.
         config: a ContrastiveConfig. settings: its fields by name instead, or some that replace those of `config`.
         callbacks: functions of (trainer, record), called on every rank after each step, before the checkpoint; what
             they add to the record is kept with it.
@@ -102,6 +103,11 @@ class ContrastiveTrainer:
         self.rank, self.ranks = ranks.place(self.group)
         ranks.agree(self.group, self.settings)
         _check_settings(self.settings, config.save_every, config.backend, self.ranks)
+        if config.loss == "siglip" and getattr(self.model, "logit_bias", None) is None:
+            raise ValueError(
+                f"loss is 'siglip' and {type(getattr(self.model, 'model', self.model)).__name__} has no logit_bias: "
+                "choose loss 'clip', or a model with that bias such as SiglipModel."
+            )
         ranks.share_weights(self.group, self.model)
         self.dataset, self.callbacks = dataset, callbacks
         self.loss_options = {"backend": config.backend, "group": self.group}
@@ -153,8 +159,9 @@ class ContrastiveTrainer:
         if not loss.isfinite():
             raise self._diverged(step, f"the loss is {loss.item()}")
         self.optimizer.step()
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(0, LARGEST_LOG_SCALE)
+        if self.settings["loss"] == "clip":  # the sigmoid loss learns larger ones
+            with torch.no_grad():
+                self.model.logit_scale.clamp_(0, LARGEST_LOG_SCALE)
         return {
             "step": step, "loss": loss.item(), "pairs": (step + 1) * self.settings["batch_size"],
             "lr": self.optimizer.param_groups[0]["lr"], "scale": self.model.logit_scale.exp().item(),
@@ -163,7 +170,9 @@ class ContrastiveTrainer:
 
     def backward(self, step: int) -> Tensor:
         """Leave the gradient of batch number `step` in the parameters and return its loss, detached."""
-        indices = batch_indices(step, len(self.dataset), self.settings["batch_size"], self.settings["seed"])
+        batch, seed = self.settings["batch_size"], self.settings["seed"]
+        own = getattr(self.dataset, "batch_indices", None)
+        indices = own(step, batch, seed) if own else batch_indices(step, len(self.dataset), batch, seed)
         # Each rank goes backward through its own part; then all exchange gradients and losses, once.
         share = self._backward(part_of(indices, self.rank, self.ranks))
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -235,7 +244,8 @@ class _Rows:
 
 def _parameter_groups(model: nn.Module, frozen: str | None) -> list[dict]:
     """Weights with decay; biases, norms and the scale without; a frozen tower's parameters not at all."""
-    trained = [p for name, p in model.named_parameters() if not (frozen and name.startswith(f"{frozen}_tower."))]
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    trained = [p for name, p in named if not (frozen and name.startswith(f"{frozen}_tower."))]
     return [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},

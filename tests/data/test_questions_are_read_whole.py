@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 from support.reference import refused
 
-from minilib.data.files import load_questions
+from minilib.data.questions import load_questions
 
 ROWS = [
     {
