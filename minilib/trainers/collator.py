@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from random import Random
-from textwrap import shorten
 from typing import NamedTuple
 
 import torch
@@ -31,7 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from minilib.longcontext import Packed, pack_answers, prompt_positions, stack_packed
 from minilib.longcontext.text_ids import question_end, render_chat, text_ids, turn_end
-from minilib.trainers.preference_rows import Numbered, is_messages, number_rows, read_row
+from minilib.trainers.preference_rows import Numbered, is_messages, number_rows, read_row, short
 
 __all__ = ["Numbered", "PairCollator", "TokenRow", "as_packed", "draw_positions", "number_rows", "pack_rows"]
 
@@ -167,7 +166,7 @@ def _chunk_starts(row: dict, number: int, prompt: str) -> list[int]:
         begin = prompt.find(text, at) if text else -1
         if begin < 0:
             raise ValueError(
-                f"row {number} has {shorten(repr(chunk), 60)} as chunks[{c}], which its prompt does not hold behind "
+                f"row {number} has {short(chunk)} as chunks[{c}], which its prompt does not hold behind "
                 "the chunk before: give the pieces of the context as they stand there, in order."
             )
         starts.append(begin)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from textwrap import shorten
 
 from torch.utils.data import Dataset
 
@@ -44,6 +43,12 @@ def is_messages(value) -> bool:
     return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(one, Mapping) for one in value)
 
 
+def short(value) -> str:
+    """The value in at most sixty signs."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def _empty(value) -> bool:
     return hasattr(value, "__len__") and len(value) == 0
 
@@ -52,11 +57,9 @@ def _check_value(value, field: str, number: int) -> None:
     if is_messages(value):
         for message in value:
             if not isinstance(message.get("role"), str) or not (message.get("content") or message.get("tool_calls")):
-                raise ValueError(
-                    f"row {number} has {shorten(repr(message), 60)} in {field}: give messages with role and content."
-                )
+                raise ValueError(f"row {number} has {short(message)} in {field}: give messages with role and content.")
     elif not isinstance(value, str) or not value.strip():
-        raise ValueError(f"row {number} has {shorten(repr(value), 60)} as {field}: give a text that is not empty.")
+        raise ValueError(f"row {number} has {short(value)} as {field}: give a text that is not empty.")
 
 
 def _one_kind(prompt, answers: list, number: int) -> tuple:
