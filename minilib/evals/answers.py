@@ -62,7 +62,7 @@ def normalise(text: str) -> str:
 def contains(answer: str, gold: str) -> bool:
     """Whether the words of `gold` stand in `answer` in one run, after normalising both."""
     if not re.search(r"\w", gold) or gold.lower() in ARTICLES:
-        return re.search(rf"(?<!\w){re.escape(gold.strip())}(?!\w)", answer) is not None
+        return re.search(rf"(?<!\w){re.escape(gold.strip())}(?![\w+#])", answer) is not None
     return f" {normalise(gold)} " in f" {normalise(answer)} "
 
 
