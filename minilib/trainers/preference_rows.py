@@ -15,10 +15,10 @@ from collections.abc import Mapping
 
 from torch.utils.data import Dataset
 
+from minilib.common import raise_first, rows_named
 from minilib.longcontext.text_ids import shared_start
 
 FIELDS = ("prompt", "chosen", "rejected")
-LISTED = 10  # rows that an error names
 
 
 def read_row(row: Mapping, number: int, name: str = "data") -> tuple:
@@ -128,22 +128,10 @@ def number_rows(rows, name: str, *, with_chunks: bool, num_answers: int | None =
             equal += [number] * (answers[0] in answers[1:])
         except (TypeError, ValueError) as error:
             faults.append(error)
-    if faults:
-        raise faults[0] if len(faults) == 1 else type(faults[0])(_listed(faults))
+    raise_first(faults)
     if equal:
         warnings.warn(f"{name} has {rows_named(equal)} with a rejected answer equal to the chosen one.", stacklevel=2)
     return Numbered(rows, num_answers)
-
-
-def rows_named(numbers: list[int]) -> str:
-    """ "row 3", or "rows 3, 5, ... and 7 more"."""
-    first, more = ", ".join(map(str, numbers[:LISTED])), len(numbers) - LISTED
-    return f"row{'s' * (len(numbers) > 1)} {first}" + (f" and {more} more" if more > 0 else "")
-
-
-def _listed(faults: list[Exception]) -> str:
-    first, more = "; ".join(str(fault).split(": ")[0] for fault in faults[:LISTED]), len(faults) - LISTED
-    return first + (f"; and {more} rows more" if more > 0 else "") + ": fix these rows or leave them out."
 
 
 def _numbered(row: dict, number: int, name: str, with_chunks: bool, num_answers: int | None) -> dict:

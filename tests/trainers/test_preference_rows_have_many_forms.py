@@ -11,8 +11,9 @@ from support.logo_toys import make_trainer, toy_rows, toy_tokenizer
 from support.reference import refused
 from support.toy_tokenizers import CHATML, INST, byte_pairs, chatty
 
+from minilib.common import rows_named
 from minilib.trainers.collator import PairCollator
-from minilib.trainers.preference_rows import number_rows, read_row, rows_named
+from minilib.trainers.preference_rows import number_rows, read_row
 
 
 def user(text):
