@@ -1,4 +1,4 @@
-"""python -m minilib tour | clip | logo | eval | bench | doctor: every command is a plain function.
+"""python -m minilib tour | clip | pairs | logo | eval | bench | doctor: every command is a plain function.
 
 Flags are made from the function's signature, or from the dataclass of its settings, and help from the docstring
 (jsonargparse); any set of flags may come from a YAML file instead: `python -m minilib clip --config mine.yaml`. Under
@@ -14,7 +14,7 @@ from minilib.bench.ablation import bench_alignment
 from minilib.cli.clip import clip
 from minilib.cli.doctor import doctor
 from minilib.cli.evaluate import evaluate
-from minilib.cli.settings import ALIASES, LogoSettings
+from minilib.cli.settings import ALIASES, EvalSettings, LogoSettings, PairsSettings
 from minilib.teaching.tour.tour import tour
 
 BENCH = {
@@ -29,13 +29,20 @@ BENCH = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; what cannot be done or a lost rank is one sentence on standard error and exit status 2."""
-    commands = {"tour": tour, "clip": clip, "logo": LogoSettings, "eval": evaluate, "bench": BENCH, "doctor": doctor}
+    commands = {"tour": tour, "clip": clip, "pairs": PairsSettings, "logo": LogoSettings, "eval": EvalSettings}
+    commands |= {"bench": BENCH, "doctor": doctor}
     try:
         found = auto_cli(commands, args=arguments, as_positional=False, prog="python -m minilib", parser_class=_Parser)
         if isinstance(found, LogoSettings):
             from minilib.cli.logo import logo  # imports transformers, for which no other command shall wait
 
             logo(found)
+        elif isinstance(found, PairsSettings):
+            from minilib.cli.make_pairs import make_pairs
+
+            make_pairs(found)
+        elif isinstance(found, EvalSettings):
+            evaluate(found)
     except (ValueError, ConnectionError) as error:
         print(f"minilib: {error}", file=sys.stderr)
         sys.exit(2)

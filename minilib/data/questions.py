@@ -36,7 +36,7 @@ def read_table(source, *, split: str | None = None, streaming: bool = False, cac
 
 
 def question_columns(columns: list[str], **given: str | None) -> dict[str, str]:
-    """Our names of the three columns by those that a table has: the given ones, else known ones where they are there."""
+    """Our names of the three columns by those of a table: the given ones, else known ones where they are there."""
     return {
         given.get(name) or next((column for column in known if column in columns), name): name
         for name, known in KNOWN.items()
@@ -81,7 +81,7 @@ def load_questions(
 
 
 def _check_table(table: Dataset, names: dict[str, str]) -> bool:
-    """Whether all answers are texts or lists of texts as they stand; ValueError that names the rows that lack a field."""
+    """Whether all answers are texts or lists of texts as they stand; ValueError that names rows that lack a field."""
     faults, plain = [], True
     for number, row in enumerate(table):
         try:

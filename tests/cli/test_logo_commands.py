@@ -24,7 +24,7 @@ from minilib.cli import pairs as data_rows
 from minilib.cli import run_folder
 from minilib.cli.doctor import diagnosis
 from minilib.cli.evaluate import evaluate
-from minilib.cli.settings import ALIASES, LogoSettings, fill
+from minilib.cli.settings import ALIASES, EvalSettings, LogoSettings, PairsSettings, fill
 from minilib.evals.language_model import default_lengths
 from minilib.models.loading import load_aligned, load_language_model
 from minilib.models.tiny_lm import FOLDER, tiny_lm
@@ -224,11 +224,14 @@ def test_a_run_that_was_refused_may_begin_again_with_what_was_fixed(pairs, tmp_p
     assert len(records_of(tmp_path / "run")) == 4
 
 
-def test_rows_without_chunks_are_told_of_the_two_ways_out(pairs, tmp_path, capsys):
+def test_rows_without_chunks_are_told_of_the_two_ways_out_where_a_target_is_asked_for(pairs, tmp_path, capsys):
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     write_lines(pairs, [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in rows])
-    told = refusal(capsys, "logo", "--data", pairs, "--output", tmp_path / "run")
+    told = refusal(capsys, "logo", "--data", pairs, "--output", tmp_path / "run", "--target", 1024)
     assert "has no column 'chunks': give each row the pieces of its context, or train at plain positions" in told
+    minilib("logo", "--data", pairs, "--output", tmp_path / "run", *QUICK)
+    assert "at plain positions" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["target_length"] == 0
 
 
 @pytest.mark.parametrize(
@@ -407,7 +410,9 @@ def test_eval_refuses_texts_too_short_for_their_facts(run, capsys):
     assert "give 1 or more samples and 64 or more tokens" in refusal(capsys, "eval", "--run", run, "--lengths", "[8]")
 
 
-@pytest.mark.parametrize(("name", "described"), [("logo", LogoSettings), ("eval", evaluate)])
+@pytest.mark.parametrize(
+    ("name", "described"), [("logo", LogoSettings), ("pairs", PairsSettings), ("eval", EvalSettings)]
+)
 def test_help_speaks_of_every_argument(name, described, capsys):
     with pytest.raises(SystemExit):
         minilib(name, "--help")
