@@ -131,7 +131,7 @@ def without_middle(tokenizer, text: str, keep: int) -> str:
     if not getattr(tokenizer, "is_fast", False):
         ids = tokenizer.encode(text, add_special_tokens=False)
         parts = ids[:first], ids[len(ids) - last :]
-        return "".join(tokenizer.decode(part, skip_special_tokens=True) for part in parts)
+        return text if keep >= len(ids) else "".join(map(tokenizer.decode, parts))
     spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     if keep >= len(spans):
         return text

@@ -68,7 +68,7 @@ def fit_to_data(given: LogoSettings, settings: LogoSettings, kind: str, table: D
         return settings
     found = {}
     if given.num_rejected is None:
-        found["num_rejected"] = max(1, min(settings.num_rejected, *map(_count, table["rejected"])))
+        found["num_rejected"] = min(settings.num_rejected, max(map(_count, table["rejected"])))
     if given.target_length is None and given.rope == "none" and "chunks" not in table.column_names:
         found["target_length"] = 0
     return replace(settings, **found)

@@ -59,14 +59,14 @@ class LogoSettings:
             then answers itself, from the right chunks and from wrong ones.
         split: which part of the data, by default "train" or the only one.
         context_column: of questions, where it has none of the known names.
-        question_column: likewise.
-        answer_column: likewise.
+        question_column: as for the context.
+        answer_column: as for the context.
         output: folder of pairs, checkpoints, the adapter or model, its tokenizer, settings.json and records.json.
         loss_type: "logo", "simpo", "cpo", "orpo", "dpo" or "sft".
         beta: scale of the reward, by default the loss's own (logo: 10).
         gamma: margin that is asked for, by default the loss's own (logo: 3).
         sft_weight: weight of the SFT term, by default the loss's own (logo: 0.1).
-        num_rejected: M, rejected answers of a prompt, by default 2, or what every row of your pairs has.
+        num_rejected: M, rejected answers of a prompt, by default 2, or 1 where your pairs have one.
         target_length: positions that prompts are spread over, by default four windows of the model; 0 leaves them
             plain, as does the default for pairs without chunks.
         position_mode: "mixed", "continuous", "sparse", "pose" or "random".
@@ -182,7 +182,7 @@ def _check_names(given: LogoSettings) -> None:
     elif given.scorer == "exact":
         raise ValueError("scorer 'exact' needs the facts of haystacks: choose 'rare_words' or 'entities'.")
     elif not given.data.strip() or not Path(given.data).exists():
-        raise ValueError(f"data {given.data!r} does not exist: give 'haystack', or the path of pairs or questions.")
+        raise ValueError(f"data {given.data!r} is no file or folder: give 'haystack', or a path.")
 
 
 def _check_numbers(settings: LogoSettings, window: int) -> None:
@@ -226,8 +226,8 @@ class PairsSettings:
         data: "haystack" (made, offline), or the path of questions with context, question and answer.
         split: which part of the data, by default "train" or the only one.
         context_column: of questions, where it has none of the known names.
-        question_column: likewise.
-        answer_column: likewise.
+        question_column: as for the context.
+        answer_column: as for the context.
         output: folder of pairs.jsonl, pairs_report.json and settings.json.
         num_rejected: M, rejected answers of a prompt.
         rows: how many haystacks to ask about.
@@ -279,8 +279,8 @@ class EvalSettings:
             training; of a language model the path of questions with context, question and answer.
         split: which part of the data, by default "train" or the only one.
         context_column: of questions, where it has none of the known names.
-        question_column: likewise.
-        answer_column: likewise.
+        question_column: as for the context.
+        answer_column: as for the context.
         answer_tokens: the most tokens of an answer to a question of yours.
         cut_middle: whether the middle is left out of texts that are longer than the window, as LongBench does it.
         pairs: towers only; how many scenes or digit strips to make.

@@ -26,6 +26,7 @@ from minilib.cli.doctor import diagnosis
 from minilib.cli.evaluate import evaluate
 from minilib.cli.settings import ALIASES, EvalSettings, LogoSettings, PairsSettings, fill
 from minilib.evals.language_model import default_lengths
+from minilib.longcontext.text_ids import prompt_ids
 from minilib.models.loading import load_aligned, load_language_model
 from minilib.models.tiny_lm import FOLDER, tiny_lm
 from minilib.preferences.haystack_pairs import long_questions
@@ -73,7 +74,7 @@ def run(tmp_path_factory):
 def pairs(run, tmp_path):
     """A file of your own pairs, which happen to be those of the finished run."""
     rows = [json.loads(line) for line in (run / "pairs.jsonl").read_text().splitlines()]
-    kept = [{name: row[name] for name in ("prompt", "chosen", "rejected", "chunks")} for row in rows]
+    kept = [{name: row[name] for name in ("prompt", "separator", "chosen", "rejected", "chunks")} for row in rows]
     return write_lines(tmp_path / "pairs.jsonl", kept)
 
 
@@ -375,7 +376,9 @@ def test_a_chat_template_frames_the_prompt_and_the_first_token_comes_once():
     assert data_rows.prompt_for(tokenizer)(["a", " b"], "Why?") == "a b Question: Why? Answer:"
     tokenizer.bos_token = "<eos>"
     tokenizer.chat_template = "{{ bos_token }}[user] {{ messages[0]['content'] }}{{ ' [model]\n' }}"
-    assert data_rows.prompt_for(tokenizer)(["a", " b"], "Why?") == "[user] a b\n\nWhy? [model]\n"
+    prompt = data_rows.prompt_for(tokenizer)(["a", " b"], "Why?")
+    assert prompt == "<eos>[user] a b\n\nWhy? [model]\n"
+    assert prompt_ids(tokenizer, prompt).count(tokenizer.bos_token_id) == 1
 
 
 def test_eval_measures_the_aligned_model_beside_its_base(run, tmp_path, capsys):
