@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 FRONT = -1  # where a token begins that stands in front of the text
 MARK = "\ue000"  # a character that no template writes by itself
+PROBE, REACH = 64, 256  # characters that show what is put around a text, and that an answer's tokens may look back on
+PLAIN = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
 OTHERS = ("\n", ".", ":", "a", "1", "。")  # texts that an answer may continue instead of its prompt
 
 
@@ -38,35 +40,58 @@ def prompt_ids(tokenizer, prompt: str | Sequence[Mapping]) -> list[int]:
 
 def text_ids(tokenizer, prompt: str, answers: Sequence[str] = ()) -> TextIds:
     """The ids of a prompt and of each answer as it continues the prompt, without an end."""
-    ids, spans = _encode(tokenizer, prompt)
+    fast = getattr(tokenizer, "is_fast", False)
+    found = (
+        tokenizer(prompt, **PLAIN, return_offsets_mapping=True) if fast else {"input_ids": _plain(tokenizer, prompt)}
+    )
+    ids = found["input_ids"]
     front = _front(tokenizer, prompt, ids)
-    begins = None if spans is None else [FRONT] * len(front) + [begin for begin, _ in spans]
-    return TextIds(front + ids, [_continue(tokenizer, prompt, ids, answer) for answer in answers], begins)
+    begins = [FRONT] * len(front) + [begin for begin, _ in found["offset_mapping"]] if fast else None
+    heads = [_tail(tokenizer, prompt, ids), *((other, None) for other in OTHERS)]
+    return TextIds(front + ids, [_continue(tokenizer, heads, answer) for answer in answers], begins)
 
 
-def _encode(tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
-    """Ids and places of the text itself."""
-    if not getattr(tokenizer, "is_fast", False):
-        return list(tokenizer.encode(text, add_special_tokens=False)), None
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return found["input_ids"], found["offset_mapping"]
+def _plain(tokenizer, text: str) -> list[int]:
+    """The ids of the text itself."""
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def _front(tokenizer, text: str, ids: list[int]) -> list[int]:
-    whole = tokenizer.encode(text, add_special_tokens=True)
-    at = next((k for k in range(len(whole) - len(ids) + 1) if ids and whole[k : k + len(ids)] == ids), 0)
+    few = _plain(tokenizer, text[:PROBE])
+    whole = tokenizer.encode(text[:PROBE], add_special_tokens=True)
+    at = next((k for k in range(len(whole) - len(few) + 1) if few and whole[k : k + len(few)] == few), 0)
     return [] if ids[:at] == whole[:at] else whole[:at]
 
 
-def _continue(tokenizer, prompt: str, ids: list[int], answer: str) -> list[int]:
-    for head in (prompt, *OTHERS):
-        head_ids = ids if head is prompt else _encode(tokenizer, head)[0]
-        both, spans = _encode(tokenizer, head + answer)
-        # Equal ids are not enough: an unknown word may be one token before the cut and one that reaches over it.
-        over = spans is not None and any(end > len(head) for _, end in spans[: len(head_ids)])
-        if both[: len(head_ids)] == head_ids and not over:
-            return both[len(head_ids) :]
-    return _encode(tokenizer, answer)[0]
+def _tail(tokenizer, prompt: str, ids: list[int]) -> tuple[str, list[int]]:
+    """The last words of a long prompt, if they have the same ids alone: all that an answer's tokens look back on."""
+    cut = prompt.find(" ", max(0, len(prompt) - REACH))
+    for begin in (cut, cut + 1) if cut > 0 else ():
+        few = _plain(tokenizer, prompt[begin:])
+        if few and ids[-len(few) :] == few:
+            return prompt[begin:], few
+    return prompt, ids
+
+
+def _continue(tokenizer, heads: Sequence[tuple], answer: str) -> list[int]:
+    for head, head_ids in heads:
+        found = _behind(tokenizer, head, _plain(tokenizer, head) if head_ids is None else head_ids, answer)
+        if found is not None:
+            return found
+    return _plain(tokenizer, answer)
+
+
+def _behind(tokenizer, head: str, head_ids: list[int], answer: str) -> list[int] | None:
+    """The ids of the answer in head + answer; None where it cannot be cut there without another head."""
+    count = len(head_ids)
+    if not getattr(tokenizer, "is_fast", False):
+        both = _plain(tokenizer, head + answer)
+        return both[count:] if both[:count] == head_ids else None
+    found = tokenizer(head + answer, **PLAIN)
+    # Equal ids are not enough: an unknown word may be one token before the cut and one that reaches over it.
+    last = found.token_to_chars(count - 1) if 0 < count <= len(found["input_ids"]) else None
+    over = last is not None and last.end > len(head)
+    return found["input_ids"][count:] if found["input_ids"][:count] == head_ids and not over else None
 
 
 # Chat templates
@@ -106,17 +131,6 @@ def turn_end(tokenizer) -> str:
 def question_end(tokenizer) -> str:
     """What the chat template writes between a question and its answer; "" where nothing."""
     return _behind_mark(tokenizer, [{"role": "user", "content": MARK}], add_generation_prompt=True)
-
-
-def end_ids(tokenizer, generation_config=None) -> list[int]:
-    """Every id that ends an answer: the generation config's, the tokenizer's eos, and the template's end of a turn."""
-    given = getattr(generation_config, "eos_token_id", None)
-    found = [*given] if isinstance(given, (list, tuple)) else [given]
-    found.append(getattr(tokenizer, "eos_token_id", None))
-    if end := turn_end(tokenizer):
-        special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-        found.append(next((token for token in _encode(tokenizer, end)[0] if token in special), None))
-    return sorted({int(token) for token in found if token is not None})
 
 
 def _behind_mark(tokenizer, messages: list[dict], **settings) -> str:

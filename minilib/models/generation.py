@@ -2,7 +2,7 @@
 
     answer(prompts)_i = the tokens that greedy decoding adds to prompt i, up to an end or `max_new_tokens`
 
-An end is any token that ends a text or a turn (`text_ids.end_ids`). Prompts of unlike length share a batch by padding
+An end is any token that ends a text or a turn (`end_ids`). Prompts of unlike length share a batch by padding
 on the left, which the attention mask hides, so an answer does not depend on who else was asked, nor on the token that
 pads. Batches are cut by tokens: one long prompt weighs as much as many short ones. The released code of LOGO (arXiv
 2410.18533) draws at temperature 0.7, and so does this one when asked to.
@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from minilib.longcontext.text_ids import end_ids, prompt_ids
+from minilib.longcontext.text_ids import prompt_ids, turn_end
 
 PAD = 0  # a row of every embedding, and hidden by the mask
 POSITIONS = re.compile(r"position|wpe")  # what learned tables are called
@@ -65,6 +65,19 @@ def make_answer_fn(
         return texts
 
     return answer
+
+
+def end_ids(tokenizer, generation_config=None) -> list[int]:
+    """Every id that ends an answer: the generation config's, the tokenizer's eos, and the template's end of a turn."""
+    given = getattr(generation_config, "eos_token_id", None)
+    found = [*given] if isinstance(given, (list, tuple)) else [given]
+    found.append(getattr(tokenizer, "eos_token_id", None))
+    if end := turn_end(tokenizer):
+        special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        found.append(
+            next((token for token in tokenizer.encode(end, add_special_tokens=False) if token in special), None)
+        )
+    return sorted({int(token) for token in found if token is not None})
 
 
 def reach_of(model: nn.Module) -> int | None:

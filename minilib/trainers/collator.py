@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from random import Random
+from reprlib import repr as short
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from minilib.longcontext import Packed, pack_answers, prompt_positions, stack_packed
 from minilib.longcontext.text_ids import question_end, render_chat, text_ids, turn_end
-from minilib.trainers.preference_rows import Numbered, is_messages, number_rows, read_row, short
+from minilib.trainers.preference_rows import Numbered, is_messages, number_rows, read_row
 
 __all__ = ["Numbered", "PairCollator", "TokenRow", "as_packed", "draw_positions", "number_rows", "pack_rows"]
 
@@ -65,20 +66,19 @@ class PairCollator:
 
     def tokenize(self, row: dict) -> TokenRow:
         """Token ids of one row, which has its place in the data as `number`."""
-        number = row["number"]
-        prompt, answers = self._texts(row, number)
+        prompt, answers, ended = self._texts(row, row["number"])
         ids, tails, begins = text_ids(self.tokenizer, prompt, answers)
-        if (empty := next((j for j, tail in enumerate(tails) if not tail), None)) is not None or not ids:
-            what = "prompt" if empty is None else "chosen" if empty == 0 else f"rejected[{empty - 1}]"
-            raise ValueError(f"row {number} has no token in {what}: give a text that the tokenizer can write.")
-        end = self.tokenizer.eos_token_id
-        if end is not None and not self._ends_itself(row, prompt):
-            tails = [tail if tail[-1] == end else [*tail, end] for tail in tails]
-        sizes = _sizes(begins, _chunk_starts(row, number, prompt), prompt) if self.with_chunks else None
-        return TokenRow(number, ids, tails, sizes)
+        for j, part in enumerate([ids, *tails]):
+            if not part:
+                field = ("prompt", "chosen", f"rejected[{j - 2}]")[min(j, 2)]
+                raise ValueError(f"row {row['number']} has no token in {field}: give a text that the tokenizer knows.")
+        end = [] if ended or self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        tails = [tail if tail[-1:] == end else tail + end for tail in tails]
+        sizes = _sizes(begins, _chunk_starts(row, row["number"], prompt), prompt) if self.with_chunks else None
+        return TokenRow(row["number"], ids, tails, sizes)
 
-    def _texts(self, row: dict, number: int) -> tuple[str, list[str]]:
-        """The prompt, and the answers that are wanted as they continue it, with the end of a turn in a chat."""
+    def _texts(self, row: dict, number: int) -> tuple[str, list[str], bool]:
+        """The prompt, the answers that are wanted as they continue it, and whether they have the end of a turn."""
         prompt, answers = read_row(row, number)
         if len(answers) - 1 < (self.num_rejected or 0):
             raise ValueError(
@@ -87,20 +87,16 @@ class PairCollator:
             )
         wanted = len(answers) if self.num_rejected is None else 1 + self.num_rejected
         answers = answers[:wanted][: row.get("num_answers")]
-        if not is_messages(prompt):
-            end = self.turn if self._ends_itself(row, prompt) else ""
-            joined = [(row.get("separator") or "") + answer for answer in answers]
-            return prompt, [text if end and text.rstrip().endswith(end) else text + end for text in joined]
-        try:
+        if is_messages(prompt):
             more = {"tools": row.get("tools"), **(row.get("chat_template_kwargs") or {})}
-            return render_chat(self.tokenizer, prompt, answers, **more)
-        except ValueError as error:
-            raise ValueError(f"row {number}: {error}") from error
-
-    def _ends_itself(self, row: dict, prompt: str) -> bool:
-        """Whether the template has an end for the answers behind this prompt."""
-        chat = any(is_messages(row[field]) for field in ("prompt", "chosen") if field in row)
-        return bool(self.turn) and (chat or (bool(self.asked.strip()) and prompt.endswith(self.asked)))
+            try:
+                return *render_chat(self.tokenizer, prompt, answers, **more), bool(self.turn)
+            except ValueError as error:
+                raise ValueError(f"row {number}: {error}") from error
+        answers = [(row.get("separator") or "") + answer for answer in answers]
+        if not self.turn or not self.asked.strip() or not prompt.endswith(self.asked):
+            return prompt, answers, False
+        return prompt, [text if text.rstrip().endswith(self.turn) else text + self.turn for text in answers], True
 
 
 def pack_rows(rows: Sequence[TokenRow], *, pad_id: int = 0) -> dict[str, Tensor]:

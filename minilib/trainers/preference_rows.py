@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from reprlib import repr as short
 
 from torch.utils.data import Dataset
 
@@ -26,13 +27,14 @@ def read_row(row: Mapping, number: int, name: str = "data") -> tuple:
 
     Raises ValueError or TypeError, one sentence with row and field.
     """
-    missing = [field for field in FIELDS if field not in row or row[field] is None or _empty(row[field])]
+    missing = [field for field in FIELDS if row.get(field) is None or row[field] in ("", [], ())]
     if missing and (missing != ["prompt"] or "prompt" in row):
         raise ValueError(f"{name} has no {missing[0]!r} in row {number}: fill the field or leave out the row.")
-    single = isinstance(row["rejected"], str) or is_messages(row["rejected"])
-    rejected = [row["rejected"]] if single or not isinstance(row["rejected"], (list, tuple)) else row["rejected"]
-    answers = {"chosen": row["chosen"]}
-    answers |= {"rejected" if single else f"rejected[{j}]": answer for j, answer in enumerate(rejected)}
+    answers, rejected = {"chosen": row["chosen"]}, row["rejected"]
+    if isinstance(rejected, (list, tuple)) and not is_messages(rejected):
+        answers |= {f"rejected[{j}]": answer for j, answer in enumerate(rejected)}
+    else:
+        answers["rejected"] = rejected
     for field, value in {"prompt": row.get("prompt", "-"), **answers}.items():
         _check_value(value, field, number)
     return _one_kind(row.get("prompt"), list(answers.values()), number)
@@ -40,17 +42,7 @@ def read_row(row: Mapping, number: int, name: str = "data") -> tuple:
 
 def is_messages(value) -> bool:
     """Whether the value is a list of chat messages."""
-    return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(one, Mapping) for one in value)
-
-
-def short(value) -> str:
-    """The value in at most sixty signs."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _empty(value) -> bool:
-    return hasattr(value, "__len__") and len(value) == 0
+    return isinstance(value, (list, tuple)) and value != [] and all(isinstance(one, Mapping) for one in value)
 
 
 def _check_value(value, field: str, number: int) -> None:
@@ -80,10 +72,7 @@ def _one_kind(prompt, answers: list, number: int) -> tuple:
         shared = shared[:-1]  # a blank before a word goes with the word
     answers = [answer[len(shared) :] for answer in answers]
     if not shared or not all(answers):
-        raise ValueError(
-            f"row {number} has no 'prompt', and its answers do not begin alike and end otherwise: give a prompt, or "
-            "whole conversations that differ in the answer."
-        )
+        raise ValueError(f"row {number} has no 'prompt', and its answers do not begin alike and differ: give a prompt.")
     return shared, answers
 
 

@@ -17,7 +17,8 @@ from support.toy_tokenizers import (
     word_pieces,
 )
 
-from minilib.longcontext.text_ids import end_ids, prompt_ids, question_end, render_chat, text_ids, turn_end
+from minilib.longcontext.text_ids import prompt_ids, question_end, render_chat, text_ids, turn_end
+from minilib.models.generation import end_ids
 
 TOKENIZERS = {name: make() for name, make in ALL.items()}
 EXACT = [name for name in ALL if name != "word pieces"]  # those that decode to the very text
