@@ -2,5 +2,6 @@
 
 `clip` trains an image and a text encoder, `logo` aligns a language model (its flags are the dataclass in `settings`,
 `pairs` finds or makes the preference pairs, `run_folder` keeps a run together), `make_pairs` does the first half of it
-alone, `evaluate` measures what a run has made, on your questions by `own_questions`, `doctor` says what this machine can run.
+alone, `evaluate` measures what a run has made, on your questions by `own_questions`, `doctor` says what this machine can
+run.
 """
