@@ -7,7 +7,7 @@ RUN    := $(BIN)/python
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help tour test lab book bench refresh clean
+.PHONY: help tour test lab book bench refresh faults audit clean
 
 help:
 	@echo "make tour     train giant batches and align a language model on this machine; writes runs/tour/report.html"
@@ -16,6 +16,8 @@ help:
 	@echo "make book     build the book into book/_build/html"
 	@echo "make bench    time the losses next to their peers; writes runs/bench/"
 	@echo "make refresh  execute the notebooks again and store their outputs"
+	@echo "make faults   kill a training of each kind a hundred times and compare how it ends, to the bit"
+	@echo "make audit    look for known weaknesses of the installed packages (needs a network)"
 
 tour: $(VENV)/.core
 	$(RUN) -m minilib tour
@@ -26,7 +28,8 @@ test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --nbval --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
 lab: $(VENV)/.dev
-	$(RUN) -m jupyter lab notebooks/00_start_here.ipynb
+	@# on localhost and behind a token, as root too (in a container), which jupyter would otherwise not start for
+	$(RUN) -m jupyter lab --ip=localhost $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 
 book: $(VENV)/.book
 	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book --warningiserror --keep-going --all
@@ -36,6 +39,14 @@ bench: $(VENV)/.bench
 
 refresh: $(VENV)/.dev
 	$(RUN) -m minilib.teaching.refresh notebooks/*.ipynb
+
+faults: $(VENV)/.dev
+	MINILIB_KILLS=100 $(RUN) -m pytest -s tests/faults
+
+audit: $(VENV)/.dev
+	$(PIP) pip-audit || { echo "make audit: pip-audit could not be installed, it needs a network. Without one, take the\
+	list that '$(RUN) -m pip freeze' prints to a machine that has one, and run pip-audit -r LIST there."; exit 1; }
+	$(RUN) -m pip_audit --skip-editable --desc off
 
 clean:
 	rm -rf $(VENV) runs book/_build

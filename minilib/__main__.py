@@ -1,20 +1,28 @@
 """python -m minilib tour | clip | pairs | logo | eval | bench | doctor: every command is a plain function.
 
 Flags are made from the function's signature, or from the dataclass of its settings, and help from the docstring
-(jsonargparse); any set of flags may come from a YAML file instead: `python -m minilib clip --config mine.yaml`. Under
-torchrun every rank runs the same command, and each prints its own error.
+(jsonargparse), with dashes or underscores; any set of flags may come from a YAML file instead: `python -m minilib clip
+--config mine.yaml`, such as the config.yaml of an earlier run. Under torchrun every rank runs the same command, and
+each prints its own error. What ends a command, and with which exit status: `minilib.cli.faults`.
 """
 
 import sys
 
-from jsonargparse import ArgumentParser, auto_cli
+from minilib.cli import faults
 
+if __name__ == "__main__":
+    faults.leave_early()  # the imports below take seconds
+
+from jsonargparse import auto_cli
+
+from minilib import __version__
 from minilib.bench import bench_contrastive, bench_logps, bench_prefix, bench_step
 from minilib.bench.ablation import bench_alignment
 from minilib.cli.clip import clip
+from minilib.cli.command_line import Parser, normalised
 from minilib.cli.doctor import doctor
 from minilib.cli.evaluate import evaluate
-from minilib.cli.settings import ALIASES, EvalSettings, LogoSettings, PairsSettings
+from minilib.cli.settings import EvalSettings, LogoSettings, PairsSettings
 from minilib.teaching.tour.tour import tour
 
 BENCH = {
@@ -28,11 +36,15 @@ BENCH = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; what cannot be done or a lost rank is one sentence on standard error and exit status 2."""
+    """Run one command; what goes wrong is one sentence on standard error and an exit status (`minilib.cli.faults`)."""
     commands = {"tour": tour, "clip": clip, "pairs": PairsSettings, "logo": LogoSettings, "eval": EvalSettings}
     commands |= {"bench": BENCH, "doctor": doctor}
-    try:
-        found = auto_cli(commands, args=arguments, as_positional=False, prog="python -m minilib", parser_class=_Parser)
+    given = normalised(sys.argv[1:] if arguments is None else arguments)
+    with faults.told():
+        found = auto_cli(
+            commands, args=given, as_positional=False, prog="python -m minilib", parser_class=Parser,
+            version=__version__,
+        )  # fmt: skip
         if isinstance(found, LogoSettings):
             from minilib.cli.logo import logo  # imports transformers, for which no other command shall wait
 
@@ -43,19 +55,6 @@ def main(arguments: list[str] | None = None) -> None:
             make_pairs(found)
         elif isinstance(found, EvalSettings):
             evaluate(found)
-    except (ValueError, ConnectionError) as error:
-        print(f"minilib: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from the last checkpoint, where it keeps one.")
-
-
-class _Parser(ArgumentParser):
-    """Flags of some settings have a shorter name as well."""
-
-    def add_argument(self, *names, **options):
-        shorter = (f"--{ALIASES[name[2:]]}" for name in names if name[2:] in ALIASES)
-        return super().add_argument(*names, *shorter, **options)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""What every part of the project needs: files written whole, settings compared, a device, sizes of memory."""
+"""What every part of the project needs: files written whole, settings compared, a device, sizes of memory.
+
+A write that fails is an OSError that names its file, whatever torch and safetensors make of it.
+"""
 
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,11 @@ import psutil
 import torch
 
 LISTED = 10  # rows that an error names
+PROBE = 2**20  # bytes that are written to find out why a write has failed
+
+
+class Notice(UserWarning):
+    """What a run has to say in one line without stopping; the command line prints it as it is."""
 
 
 @contextmanager
@@ -19,11 +27,44 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
-        yield unfinished
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
+        with write_errors_named(path.parent):
+            yield unfinished
+            os.replace(unfinished, path)
+    except BaseException as error:
+        with suppress(OSError):  # where nothing may be written, nothing is there to remove
+            unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(unfinished), str(path.parent)):
+            error.filename, error.filename2 = str(path), None
         raise
+
+
+@contextmanager
+def write_errors_named(folder: Path) -> Iterator[None]:
+    """The OSError behind the errors that torch and safetensors raise when the disk takes no more."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # theirs do not say why: a small write into the same folder does
+        if reason := _why_not_written(folder):
+            raise OSError(reason.errno, reason.strerror, str(folder)) from error
+        raise
+
+
+def _why_not_written(folder: Path) -> OSError | None:
+    probe = folder / f"{os.getpid()}.probe"
+    try:
+        largest = max((path.stat().st_size for path in folder.iterdir()), default=0)
+        with open(probe, "wb") as file:
+            file.truncate(largest + PROBE)  # where files may only grow so large
+            file.write(bytes(PROBE))
+            os.fsync(file.fileno())
+    except OSError as reason:
+        return reason
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from minilib.cli import clip as commands
+from minilib.cli import run_folder
 from minilib.cli.settings import EvalSettings
 
 
@@ -23,12 +24,15 @@ def evaluate(settings: EvalSettings | None = None, **given) -> None:
     from minilib.models.loading import holds_language_model
 
     run, model = settings.run, settings.model
-    if model is None and (run / "model.json").exists():
+    command = None if model is not None else run_folder.command_of(run)
+    if model is None and command != "logo" and (run / "model.json").exists():
         commands.evaluate(settings.data or "scenes", run, settings.pairs, settings.seed)
         return
     if model is None and not holds_language_model(run):
-        if (run / "settings.json").exists():
-            raise ValueError(f"run {run} is not finished: give the same `python -m minilib logo` once more.")
+        if command == "pairs":
+            raise ValueError(f"run {run} holds pairs and no model: train on {run / run_folder.PAIRS} with logo first.")
+        if command is not None:
+            raise ValueError(f"run {run} is not finished: {run_folder.go_on(run, command)}.")
         raise ValueError(
             f"run {run} holds no trained model: run `python -m minilib clip --output {run}` or `python -m minilib logo "
             f"--output {run}` first."
@@ -37,7 +41,9 @@ def evaluate(settings: EvalSettings | None = None, **given) -> None:
     if settings.data is not None:
         from minilib.cli.own_questions import QuestionScores
 
-        _write_scores(*_measured(settings, QuestionScores(settings, folder)), settings, folder)
+        asked = QuestionScores(settings, folder)
+        with run_folder.opened(folder):
+            _write_scores(*_measured(settings, asked), settings, folder)
         return
     samples, lengths = settings.samples, settings.lengths
     if samples < 1 or min(lengths or [64]) < 64:
@@ -81,21 +87,19 @@ def _ask_haystacks(name: str, loaded, settings: EvalSettings) -> dict:
 
 def _write_scores(found: dict, window: int, settings: EvalSettings, folder: Path) -> None:
     from minilib.cli.own_questions import report
-    from minilib.cli.run_folder import write_json
 
     print("\n".join(report(found)))
-    write_json(folder / "evaluation.json", {"window": window, "data": settings.data, "models": found})
+    run_folder.write_json(folder / "evaluation.json", {"window": window, "data": settings.data, "models": found})
     print(f"{folder / 'evaluation.json'}, " + ", ".join(scores["answers"] for scores in found.values()))
 
 
 def _write(found: dict, window: int, folder: Path) -> None:
-    from minilib.cli.run_folder import write_json
     from minilib.evals.language_model import report
     from minilib.evals.longcontext import NeedleMap
     from minilib.teaching.plots import needle_maps, to_png
 
     print("\n".join(report(found)))
-    write_json(folder / "evaluation.json", {"window": window, "models": found})
+    run_folder.write_json(folder / "evaluation.json", {"window": window, "models": found})
     cells = {name: NeedleMap(**scores["needle_map"]) for name, scores in found.items()}
     (folder / "needle_map.png").write_bytes(to_png(needle_maps(cells, window)))
     print(f"{folder / 'evaluation.json'}, {folder / 'needle_map.png'}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
@@ -21,14 +22,20 @@ from torch import distributed as dist
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
+from minilib.cli import faults, run_folder
 from minilib.cli import pairs as data_rows
-from minilib.cli import run_folder
 from minilib.cli.settings import LogoSettings, columns_of, fill, to_compare
+from minilib.distributed import ranks
 from minilib.longcontext import answer_hidden, pack_answers
 from minilib.models.loading import Loaded, load_language_model, pick_dtype, window_of
 from minilib.trainers.logo import LogoConfig, LogoTrainer
 from minilib.trainers.lora import lora_config
-from minilib.trainers.trainer_utils import last_checkpoint, remove_unfinished_checkpoints
+from minilib.trainers.trainer_utils import (
+    DivergedError,
+    last_checkpoint,
+    not_finite,
+    remove_unfinished_checkpoints,
+)
 
 SHOWN = {"loss": ("loss", ".3f"), "margin": ("rewards/margins", ".2f"), "accuracy": ("rewards/accuracies", ".0%")}
 # peft and we still say gradient checkpointing, which transformers has begun to call otherwise.
@@ -42,12 +49,13 @@ def logo(settings: LogoSettings) -> None:
     kind, table = data_rows.read_data(settings.data, settings.split, columns_of(settings))
     settings = data_rows.fit_to_data(given, settings, kind, table)
     data_rows.scorer_of(settings.scorer)  # a missing spaCy is told before anything is loaded
-    run_folder.begin(settings.output, to_compare(settings, window))
     rank = int(os.environ.get("RANK", 0))
-    records = run_folder.finished(settings.output)
-    already = records is not None
-    if not already:
-        records = _align(settings, kind, table, rank)
+    with run_folder.opened(settings.output):
+        run_folder.begin(settings.output, to_compare(settings, window), "logo", asdict(given))
+        records = run_folder.finished(settings.output)
+        already = records is not None
+        if not already:
+            records = _align(settings, kind, table, rank)
     if rank == 0:
         print(_summary(records, settings, already))
 
@@ -80,6 +88,8 @@ def load_policy(settings: LogoSettings) -> Loaded:
     dtype = pick_dtype(settings.dtype, own_device()) if settings.lora_rank else torch.float32
     stretch = {"rope": settings.rope, "target": settings.target_length}
     loaded = load_language_model(settings.model, dtype=dtype, attention=settings.attention, **stretch)
+    if fault := not_finite(loaded.model):  # before it answers anything
+        raise DivergedError(fault, 1, settings.steps, (settings.learning_rate,) * 2, None)
     return loaded._replace(model=loaded.model.to(own_device()))
 
 
@@ -103,6 +113,7 @@ def make_trainer(settings: LogoSettings, loaded: Loaded, rows) -> LogoTrainer:
     for printing in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(printing)
     trainer.add_callback(_Bar)
+    trainer.add_callback(_StopWhenAsked)
     return trainer
 
 
@@ -112,8 +123,13 @@ def run(trainer: LogoTrainer, output: Path) -> list[dict]:
         if trainer.is_world_process_zero():
             remove_unfinished_checkpoints(output)
         checkpoint = last_checkpoint(output)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(str(output))
+    with faults.training():
+        trainer.train(resume_from_checkpoint=checkpoint)
+    step, steps = trainer.state.global_step, trainer.state.max_steps
+    if step < steps:
+        faults.stop(f"step {step} of {steps} is saved, {run_folder.go_on(output, 'logo')}")
+    with run_folder.filled(output, trainer.is_world_process_zero()) as staging:
+        trainer.save_model(str(staging))
     records = [entry for entry in trainer.state.log_history if "loss" in entry]
     if trainer.is_world_process_zero():
         run_folder.write_json(output / run_folder.RECORDS, records)
@@ -168,6 +184,15 @@ class _Bar(TrainerCallback):
 
     def on_train_end(self, args, state, control, **_):
         self.bar.close()
+
+
+class _StopWhenAsked(TrainerCallback):
+    """After a step: where a signal has come to any rank, save a checkpoint and end the training."""
+
+    def on_step_end(self, args, state, control, **_):
+        wanted = ranks.any_rank(ranks.default_group(), faults.asked() is not None, args.device)
+        if wanted and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = True
 
 
 def _summary(records: list[dict], settings: LogoSettings, already: bool) -> str:

@@ -27,18 +27,21 @@ def make_pairs(settings: PairsSettings) -> None:
         raise ValueError(f"data {settings.data!r} holds pairs already: train on them with `python -m minilib logo`.")
     data_rows.scorer_of(filled.scorer)
     compared = {name: value for name, value in to_compare(filled, window).items() if name in COMPARED}
-    run_folder.begin(settings.output, compared)
-    done = (settings.output / data_rows.REPORT).exists()
-    loaded = None
-    if not done:
-        device = best_device()
-        kept = {"dtype": pick_dtype(settings.dtype, device), "attention": settings.attention}
-        loaded = load_language_model(settings.model, **kept)
-        loaded = loaded._replace(model=loaded.model.to(device))
-    made = data_rows.answered_pairs(kind, table, filled, loaded, rank=0)
+    with run_folder.opened(settings.output):
+        run_folder.begin(settings.output, compared, "pairs", asdict(settings))
+        done = (settings.output / data_rows.REPORT).exists()
+        loaded = None if done else _loaded(settings)
+        made = data_rows.answered_pairs(kind, table, filled, loaded, rank=0)
     path = settings.output / run_folder.PAIRS
     told = "already finished, nothing to do: " if done else ""
     print(f"{told}{path} holds {len(made):,} pairs: python -m minilib logo --data {path}")
+
+
+def _loaded(settings: PairsSettings):
+    device = best_device()
+    kept = {"dtype": pick_dtype(settings.dtype, device), "attention": settings.attention}
+    loaded = load_language_model(settings.model, **kept)
+    return loaded._replace(model=loaded.model.to(device))
 
 
 COMPARED = {*PairsSettings.__dataclass_fields__, "window", "data_sha256"} - {"output", "dtype", "attention"}

@@ -1,43 +1,80 @@
-"""The folder of one alignment run: what it was begun with, where it stands, and what it has left behind.
+"""The folder of one run of `clip` or `logo`: what it was begun with, where it stands, and what it has left behind.
 
-    settings.json           written first; a run of other settings is an error where there is work to lose
-    pairs.jsonl             what the model has answered, when the data were questions
-    checkpoint-40/ ...      of transformers' Trainer (`last_checkpoint`)
-    adapter or model, tokenizer files, and records.json, which is written last: with it the run is finished
+    settings.json           written first; a run of other settings, or of another command, is an error
+    config.yaml             the flags of the run: `--config` takes them again
+    .lock                   held by the process that works here; .lock.pid says which one it is
+    pairs.jsonl             logo: what the model has answered, when the data were questions
+    checkpoint-40/ ...      logo: of transformers' Trainer (`last_checkpoint`)
+    checkpoint.pt ...       clip: the newest two (`minilib.trainers.checkpoint`)
+    model or adapter, and records.json, which is written last: with it the run is finished
 
 Every file of ours is written next to its place and moved over it, so that a killed run leaves whole files only.
 """
 
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from minilib.common import different_setting, write_text
+import yaml
+from filelock import FileLock, Timeout
 
-SETTINGS, PAIRS, RECORDS = "settings.json", "pairs.jsonl", "records.json"
+from minilib.common import different_setting, write_errors_named, write_text
+
+SETTINGS, PAIRS, RECORDS, CONFIG = "settings.json", "pairs.jsonl", "records.json", "config.yaml"
+WORK = ("checkpoint-*", "checkpoint*.pt", PAIRS, RECORDS)  # what another run must not overwrite
 
 
-def begin(folder: Path, settings: dict) -> None:
+@contextmanager
+def opened(folder: Path) -> Iterator[None]:
+    """The folder belongs to this process while the block runs.
+
+    Of several ranks the first one opens it, for all. Raises ValueError where another process works in the folder.
+    """
+    if int(os.environ.get("RANK", 0)):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, pid = FileLock(folder / ".lock", timeout=0), folder / ".lock.pid"
+    try:
+        lock.acquire()
+    except Timeout as error:
+        holder = f" (process {pid.read_text().strip()})" if pid.exists() else ""
+        raise ValueError(
+            f"output {folder} is in use by another run{holder}: wait for its end, or choose another output."
+        ) from error
+    try:
+        pid.write_text(f"{os.getpid()}\n")
+        yield
+    finally:
+        with suppress(OSError):
+            pid.unlink(missing_ok=True)
+        lock.release()
+
+
+def begin(folder: Path, settings: dict, command: str = "logo", config: dict | None = None) -> None:
     """Note the settings of a new run, or compare them with those that the run in `folder` was begun with.
 
     A run that was stopped before it had answered a question or trained a checkpoint may begin again with other ones.
+    config: the flags as they were given, for config.yaml.
     Raises ValueError: one sentence, when the folder belongs to another run.
     """
-    settings = json.loads(json.dumps(settings))  # as they look when they are read back
+    settings = json.loads(json.dumps({"command": command} | settings))  # as they look when they are read back
+    _check_command(folder, command)
     if not (folder / SETTINGS).exists():
-        others = [*folder.glob("checkpoint*"), *folder.glob("model.json"), *folder.glob("adapter_config.json")]
+        others = [path for name in ("checkpoint*", "model.json", "adapter_config.json") for path in folder.glob(name)]
         if others:
             raise ValueError(
                 f"output {folder} holds {others[0].name} and no {SETTINGS}, so it is of another run: choose another "
                 "output, or delete the folder."
             )
-        write_json(folder / SETTINGS, settings)
+        _note(folder, settings, config)
         return
-    try:
-        found = dict(json.loads((folder / SETTINGS).read_text()))
-    except ValueError as error:
-        raise ValueError(f"output {folder} has a damaged {SETTINGS}: delete the folder to start anew.") from error
-    if not any((*folder.glob("checkpoint-*"), *folder.glob(PAIRS), *folder.glob(RECORDS))):
-        write_json(folder / SETTINGS, settings)
+    found = {"command": "logo"} | read_object(folder / SETTINGS, f"output {folder} has a damaged {SETTINGS}")
+    if not any(path for name in WORK for path in folder.glob(name)):
+        _note(folder, settings, config)
         return
     if different := different_setting(found, settings):
         name, there, here = different
@@ -47,12 +84,72 @@ def begin(folder: Path, settings: dict) -> None:
         )
 
 
+def _note(folder: Path, settings: dict, config: dict | None) -> None:
+    write_json(folder / SETTINGS, settings)
+    if config is not None and not int(os.environ.get("RANK", 0)):
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in config.items()}
+        head = f"# python -m minilib {settings['command']} --config {folder / CONFIG}\n"
+        write_text(folder / CONFIG, head + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+
+@contextmanager
+def filled(folder: Path, first_rank: bool) -> Iterator[Path]:
+    """A place to write a model to; its files come into `folder` when the block ends, and none when it fails."""
+    staging = folder / ".unfinished"
+    try:
+        with write_errors_named(folder):
+            yield staging
+        for path in staging.iterdir() if first_rank else ():
+            os.replace(path, folder / path.name)
+    finally:
+        if first_rank:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def command_of(folder: Path) -> str | None:
+    """The command whose run lies in `folder`; None where there is none."""
+    if not (folder / SETTINGS).exists():
+        return None
+    found = read_object(folder / SETTINGS, f"output {folder} has a damaged {SETTINGS}")
+    return str(found.get("command", "logo"))
+
+
+def go_on(folder: Path, command: str) -> str:
+    """How to go on with the run in `folder`, in words."""
+    config = f", or `python -m minilib {command} --config {folder / CONFIG}`" if (folder / CONFIG).exists() else ""
+    return f"give the same `python -m minilib {command}` once more{config}"
+
+
 def finished(folder: Path) -> list[dict] | None:
     """The records of a run that has come to its end; None before."""
     path = folder / RECORDS
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        records = json.loads(path.read_text())
+        if not (isinstance(records, list) and records and all(isinstance(record, dict) for record in records)):
+            raise ValueError("no list of records")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: delete it, and the same command finishes the run again.") from error
+    return records
+
+
+def read_object(path: Path, what: str) -> dict:
+    """The object in a JSON file of ours; ValueError, beginning with `what`, when it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what}: delete the folder to start anew.") from error
+    return found
 
 
 def write_json(path: Path, content) -> None:
     """Write `content` as JSON, all or nothing."""
     write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def _check_command(folder: Path, command: str) -> None:
+    if (found := command_of(folder)) not in (None, command):
+        raise ValueError(f"output {folder} is of a `{found}` run and this is `{command}`: choose another output.")

@@ -1,159 +1,263 @@
-"""Your own pairs of images and captions in the columns that minilib reads.
+"""Your own pairs of images and captions, in the columns that minilib reads.
 
-    a folder       images next to a metadata.jsonl whose lines hold `file_name` and the caption
-    a file         JSON Lines (image paths relative to the file), Parquet or Arrow
-    a Dataset      a `datasets.Dataset` that you have already loaded, from wherever you like
+    a folder       images with a metadata.jsonl (.csv, .parquet) of `file_name` and caption, or with a .txt each; COCO's
+                   captions; shards of Parquet or webdataset; what `save_to_disk` wrote
+    a file         JSON Lines, JSON, CSV, TSV, Parquet, Arrow, tar; paths of images are relative to it
+    loaded         a `datasets.Dataset`, or a DatasetDict with the split by name; a name on the hub
 
-`datasets` and pillow read, decode and cache; added here is a sentence with the row number where a row lacks a field.
+A caption may be a list of captions: each becomes a row, and the picture is kept once. One pass looks at every row and
+opens every picture; its error lists the first ten bad rows and counts the rest. Paths must stay inside the data folder.
 Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 
 from __future__ import annotations
 
+import hashlib
+import uuid
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
+from PIL import Image as Pillow
+from PIL import ImageOps, UnidentifiedImageError
 
-from minilib.data.rows import BytesToImages, positive_int
+from minilib.common import Notice
+from minilib.data.images import read_picture
+from minilib.data.rows import positive_int
+from minilib.data.table_files import IMAGE_COLUMNS
+from minilib.data.tables import open_table
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset
 
-READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
+CAPTION_COLUMNS = (
+    "caption", "captions", "text", "texts", "title", "txt", "sentence", "sentences", "description", "alt_text", "alt",
+    "raw_caption", "raw",
+)  # fmt: skip
+OF_A_CLASS = "a photo of a {}."  # the caption of a row that has a class and no caption
+LISTED = 10  # bad rows that an error names
+
+
+class Columns(NamedTuple):
+    """Where the image and the text of a row are, and the names of the classes where the text is a class."""
+
+    image: str
+    text: str
+    is_label: bool = False
+    classes: tuple[str, ...] = ()
 
 
 def load_pairs(
     source: str | Path | Dataset,
     *,
-    image_column: str = "image",
-    caption_column: str = "caption",
-    image_size: int = 32,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    label_column: str | None = None,
+    image_size: int | None = 32,
+    split: str | None = None,
+    image_folder: str | Path | None = None,
+    allow_outside: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Dataset:
     """Read pairs into a `datasets.Dataset` with the columns `image` and `caption`, as the scenes have them.
 
-    Reading k rows gives images `(k, 3, image_size, image_size)` uint8 and a list of k captions.
+    Reading k rows gives images `(k, 3, image_size, image_size)` uint8 and a list of k captions. Images are turned
+    upright and to RGB, cut to a centred square and resized.
 
-    source: a folder, a file or a Dataset, as above. image_column: holds images, paths, or arrays `(H, W)`, `(H, W, 3)`
-    or `(3, H, W)` from 0 to 255; in a folder it is always `image`. Images are turned
-    to RGB, cut to a centred square and resized.
-    cache_dir: where `datasets` keeps what it has read, by default its own cache.
-    Raises ValueError for a missing path, a missing column, an unreadable image, or a row without one of the fields.
+    source: as above. split: its name, by default "train" or the only one. image_column, caption_column: found by their
+    names where you give none. label_column: of classes, which become captions. image_size: None leaves pictures as
+    they are, pillow images of their own sizes. image_folder: what paths are relative to and must not leave, by default
+    the data folder; allow_outside: whether they may. cache_dir: where `datasets` keeps what it has read, by default its
+    own cache. A Notice tells which columns were found.
+    Raises ValueError for a missing path or column, or rows without a caption or with an unreadable image.
     """
-    size = positive_int(image_size, "image_size", least=8)
-    table, folder = open_table(source, cache_dir)
-    for column in (image_column, caption_column):
-        if column not in table.column_names:
+    size = None if image_size is None else positive_int(image_size, "image_size", least=8)
+    table, folder = open_table(source, cache_dir, split=split, allow_outside=allow_outside)
+    columns = find_columns(table, image_column, caption_column, label_column)
+    table = undecoded(table.select_columns([columns.image, columns.text]), columns.image)
+    name = Path(source).name if isinstance(source, (str, Path)) else None
+    reader = PictureReader(size, _root(image_folder, folder), allow_outside)
+    collect = _Collect(columns, reader, name)
+    pictures = table.map(
+        collect, batched=True, batch_size=64, with_indices=True, remove_columns=table.column_names,
+        features=_features(size), load_from_cache_file=False, new_fingerprint=uuid.uuid4().hex[:16],
+    )  # fmt: skip
+    collect.raise_faults()
+    return collect.pairs(pictures if size else table.select_columns([columns.image]))
+
+
+def find_columns(table, image: str | None, caption: str | None, label: str | None) -> Columns:
+    """The columns of image and text: those that are named, or else those that are called so."""
+    from datasets import ClassLabel, Image
+
+    names = table.column_names or list(next(iter(table), {}))
+    features = table.features or {}
+    typed = [name for name in names if isinstance(features.get(name), Image)]
+    lower = {name.lower(): name for name in reversed(names)}
+    found_image = image or next((lower[name] for name in IMAGE_COLUMNS if name in lower), None)
+    if image is None and len(typed) == 1:
+        found_image = typed[0]
+    text = label or caption or next((lower[name] for name in CAPTION_COLUMNS if name in lower), None)
+    for column, default in ((found_image, "image"), (text, "caption")):
+        if column not in names:
+            url = " (a url is an address: download the pictures first)" if {"url", "image_url"} & set(lower) else ""
             raise ValueError(
-                f"source has no column {column!r}, only {table.column_names}: "
-                "name the right one with image_column or caption_column."
+                f"source has no column {column or default!r}, only {names}{url}: name the right one with image_column "
+                "or caption_column, or a column of classes with label_column."
             )
-    table = _undecoded(table.select_columns([image_column, caption_column]), image_column)
-    pairs = table.map(
-        _convert,
-        with_indices=True,
-        fn_kwargs={"image_column": image_column, "caption_column": caption_column, "size": size, "folder": folder},
-        remove_columns=table.column_names,
-        features=_features(size),
-        load_from_cache_file=False,  # the cache knows the table but not the image files that it points to
-    )
-    return pairs.with_transform(BytesToImages((3, size, size)))
+    if (found_image, text) != (image or "image", label or caption or "caption"):
+        warnings.warn(f"columns: {found_image!r} is the image, {text!r} the caption.", Notice, stacklevel=3)
+    feature = features.get(text)
+    return Columns(found_image, text, bool(label), tuple(feature.names) if isinstance(feature, ClassLabel) else ())
 
 
-def open_table(source, cache_dir, streaming: bool = False) -> tuple[Dataset, str]:
-    """The table behind `source`, and the folder that its image paths are relative to."""
-    from datasets import Dataset
-
-    if isinstance(source, Dataset):
-        table, folder = source, ""
-    elif isinstance(source, (str, Path)):
-        path = Path(source)
-        if not path.exists():
-            raise ValueError(f"source {str(source)!r} does not exist: pass a folder, a file or a loaded Dataset.")
-        table, folder = _read(path, cache_dir, streaming), str(path.parent)
-    else:
-        raise TypeError(
-            f"source must be a path or a datasets.Dataset, got {type(source).__name__}: "
-            "pass one split if you have a DatasetDict."
-        )
-    if not streaming and len(table) == 0:
-        raise ValueError("source must hold at least one pair, got an empty table: pass a source with rows.")
-    return table, folder
-
-
-def _read(path: Path, cache_dir, streaming: bool = False) -> Dataset | IterableDataset:
-    from datasets import load_dataset
-
-    if path.is_dir():
-        reader, where = "imagefolder", {"data_dir": str(path)}
-        if not list(path.rglob("metadata.*")):
-            raise ValueError(
-                f"source {path.name!r} has images but no captions: add a metadata.jsonl with the fields "
-                "file_name and caption."
-            )
-    elif path.suffix in READERS:
-        reader, where = READERS[path.suffix], {"data_files": str(path)}
-    else:
-        raise ValueError(f"source {path.name!r} is of no known kind: pass a folder or one of {sorted(READERS)}.")
-    try:
-        return load_dataset(reader, split="train", cache_dir=cache_dir and str(cache_dir), streaming=streaming, **where)
-    except Exception as error:  # the reader's own errors are many, and the innermost one says what is wrong
-        cause = str(error.__cause__ or error) or type(error).__name__
-        raise ValueError(f"source {path.name!r} could not be read ({cause.splitlines()[0]}): fix the file.") from error
-
-
-def _undecoded(table: Dataset, column: str) -> Dataset:
-    # Decoding is left to _convert, where a broken image can be named by its row. A transform of the caller's stays.
+def undecoded(table, column: str):
+    """The table with its images as they are stored: a broken one is then named by its row."""
     from datasets import Image
 
-    table = table if table.format["type"] == "custom" else table.with_format(None)
+    if getattr(table, "format", None) and table.format["type"] == "custom":
+        return table  # a transform of the caller's stays
+    if hasattr(table, "format"):
+        table = table.with_format(None)
     return table.cast_column(column, Image(decode=False)) if isinstance(table.features[column], Image) else table
 
 
-def _features(size: int):
+def captions_of(row_text: Any, columns: Columns) -> list[str]:
+    """The captions of a row. Raises ValueError, for a sentence about the row, where one is missing or no text."""
+    if columns.is_label:
+        if isinstance(row_text, int) and columns.classes:
+            row_text = columns.classes[row_text]
+        row_text = None if row_text is None else OF_A_CLASS.format(str(row_text).replace("_", " "))
+    texts = list(row_text) if isinstance(row_text, (list, tuple, np.ndarray)) else [row_text]
+    for text in texts or [None]:
+        if text is None or (isinstance(text, str) and not text.strip()):
+            raise ValueError(f"no {columns.text!r}")
+        if not isinstance(text, str):
+            raise ValueError(f"a {type(text).__name__} as {columns.text!r}")
+    return texts
+
+
+class PictureReader:
+    """From the cell of a table to a picture: of `size` pixels on each side as `(3, size, size)` bytes, or as it is."""
+
+    def __init__(self, size: int | None, folder: str | Path | None, allow_outside: bool):
+        self.size, self.folder, self.allow_outside = size, folder, allow_outside
+
+    def __call__(self, value: Any):
+        picture = read_picture(value, self.folder, self.allow_outside)
+        if self.size is None:
+            return picture
+        picture = ImageOps.fit(picture, (self.size, self.size), Pillow.Resampling.BICUBIC)
+        return np.asarray(picture).transpose(2, 0, 1).tobytes()
+
+    def fault(self, value: Any, column: str, error: Exception, row: str, of: str) -> str:
+        """What is wrong with the picture, in words."""
+        path = value.get("path") if isinstance(value, dict) else value
+        file = f", file {path}" if isinstance(path, str) else ""
+        why = str(error).strip().splitlines()[0][:200] if str(error).strip() else "broken"
+        why = "no picture that pillow knows" if isinstance(error, UnidentifiedImageError) else why
+        return f"an unreadable {column!r} in row {row} ({type(error).__name__}){of}{file}, {why}"
+
+
+class _Collect:
+    """Goes through a table once: keeps captions and the number of their picture, and what is wrong with which row."""
+
+    def __init__(self, columns: Columns, reader: PictureReader, name: str | None):
+        self.columns, self.reader = columns, reader
+        self.of = f" of {name}" if name else ""
+        self.number_of: dict[Any, int] = {}
+        self.images, self.captions, self.faults, self.bad = [], [], [], 0
+
+    def __call__(self, rows: dict, numbers: list[int]) -> dict:
+        kept = []
+        for image, text, number in zip(rows[self.columns.image], rows[self.columns.text], numbers):
+            try:
+                if image is None or (isinstance(image, str) and not image.strip()):
+                    raise ValueError(f"no {self.columns.image!r}")
+                texts = captions_of(text, self.columns)
+            except ValueError as error:
+                self._note(f"{error} in row {number}{self.of}")
+                continue
+            key = key_of(image)
+            if key not in self.number_of:
+                try:
+                    picture = self.reader(image)
+                except Exception as error:
+                    self._note(self.reader.fault(image, self.columns.image, error, number, self.of))
+                    continue
+                self.number_of[key] = number if self.reader.size is None else len(self.number_of)
+                kept.append(picture if self.reader.size else number)
+            self.images += [self.number_of[key]] * len(texts)
+            self.captions += texts
+        return {"image": kept}
+
+    def _note(self, fault: str) -> None:
+        self.bad += 1
+        if len(self.faults) < LISTED:
+            self.faults.append(fault)
+
+    def raise_faults(self) -> None:
+        """One sentence about all bad rows."""
+        if self.bad == 1:
+            raise ValueError(f"source has {self.faults[0]}: fill or replace the field, or drop the row.")
+        if self.bad:
+            more = f"; and {self.bad - LISTED:,} more" if self.bad > LISTED else ""
+            raise ValueError(f"source has {'; '.join(self.faults)}{more}: fix these rows or drop them.")
+
+    def pairs(self, pictures: Dataset) -> Dataset:
+        """The rows: a caption with the number of its picture, which is looked up when the row is read."""
+        from datasets import Dataset
+
+        table = Dataset.from_dict({"image": self.images, "caption": self.captions})
+        return table.with_transform(_PicturesByNumber(pictures, self.columns.image, self.reader))
+
+
+class _PicturesByNumber:
+    """The transform behind `image`: numbers of pictures become the pictures."""
+
+    def __init__(self, pictures: Dataset, column: str, reader: PictureReader):
+        if reader.size is not None:
+            pictures = pictures.with_format(None)
+        self.pictures, self.column, self.reader = pictures, column, reader
+
+    def __call__(self, rows: dict) -> dict:
+        if "image" not in rows:  # only captions were asked for
+            return rows
+        if self.reader.size is None:
+            return {**rows, "image": [self.reader(cell) for cell in self.pictures[rows["image"]][self.column]]}
+        return {**rows, "image": as_pixels(self.pictures[rows["image"]]["image"], self.reader.size)}
+
+
+def as_pixels(pictures: list[bytes], size: int) -> torch.Tensor:
+    """The bytes of k pictures as one uint8 tensor `(k, 3, size, size)`."""
+    return torch.frombuffer(bytearray(b"".join(pictures)), dtype=torch.uint8).view(-1, 3, size, size)
+
+
+def key_of(image: Any) -> Any:
+    """What two cells have in common that hold the same picture: the path, or a digest of the content."""
+    if isinstance(image, dict):
+        image = image.get("path") if image.get("bytes") is None else image["bytes"]
+    if isinstance(image, (str, int, float)) or image is None:
+        return str(image)
+    if isinstance(image, Pillow.Image):
+        return hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
+    if not isinstance(image, (bytes, bytearray)):
+        array = image.numpy() if isinstance(image, torch.Tensor) else image
+        image = array.tobytes() if isinstance(array, np.ndarray) else repr(array).encode()
+    return hashlib.blake2b(image, digest_size=16).digest()
+
+
+def _root(image_folder, folder):
+    if image_folder is None:
+        return folder
+    if not Path(image_folder).is_dir():
+        raise ValueError(f"image_folder {str(image_folder)!r} is no folder: give the one that the paths start from.")
+    return str(image_folder)
+
+
+def _features(size: int | None):
     from datasets import Features, Value
 
-    return Features({"image": Value(f"fixed_size_binary[{3 * size * size}]"), "caption": Value("string")})
-
-
-def _convert(row: dict, number: int, image_column: str, caption_column: str, size: int, folder: str) -> dict:
-    """One row: its caption, and its image as 3 * size * size bytes."""
-    from PIL import Image, ImageOps
-
-    image, caption = row[image_column], row[caption_column]
-    for column, value in ((image_column, image), (caption_column, caption)):
-        if value is None or value == "":
-            raise ValueError(f"source has no {column!r} in row {number}: fill the field or drop the row.")
-    if not isinstance(caption, str):
-        raise ValueError(f"source has a {type(caption).__name__} as {caption_column!r} in row {number}: pass text.")
-    try:
-        picture = ImageOps.fit(_picture(image, folder).convert("RGB"), (size, size), Image.Resampling.BICUBIC)
-    except Exception as error:
-        raise ValueError(
-            f"source has an unreadable {image_column!r} in row {number} ({type(error).__name__}): "
-            "replace the image or drop the row."
-        ) from error
-    return {"image": np.asarray(picture).transpose(2, 0, 1).tobytes(), "caption": caption}
-
-
-def _picture(image, folder: str):
-    """A pillow image from a path, from encoded bytes, or from an array."""
-    from io import BytesIO
-
-    from PIL import Image
-
-    if isinstance(image, dict):  # how `datasets` keeps an image that is not decoded
-        image = BytesIO(image["bytes"]) if image["bytes"] else image["path"]
-    if isinstance(image, bytes):
-        image = BytesIO(image)
-    if isinstance(image, (str, BytesIO)):
-        return Image.open(Path(folder, image) if isinstance(image, str) else image)
-    return Image.fromarray(_pixels(np.asarray(image)))
-
-
-def _pixels(array: np.ndarray) -> np.ndarray:
-    if array.dtype.kind not in "ui" or array.min() < 0 or array.max() > 255:
-        raise TypeError("an array must hold whole numbers from 0 to 255")
-    channels_first = array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3
-    return np.ascontiguousarray(array.transpose(1, 2, 0) if channels_first else array, dtype=np.uint8)
+    return Features({"image": Value(f"fixed_size_binary[{3 * size * size}]" if size else "int64")})

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minilib.common import raise_first
-from minilib.data.files import open_table
+from minilib.data.tables import open_table
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -31,8 +31,7 @@ MAY_BE_BLANK = "input"  # LongBench's summaries are asked for by nothing but the
 
 def read_table(source, *, split: str | None = None, streaming: bool = False, cache_dir=None):
     """The table behind a path, or a loaded one; `split` names one of several."""
-    wanted = {} if split is None else {"split": split}
-    return open_table(source, cache_dir, streaming, **wanted)[0]
+    return open_table(source, cache_dir, streaming, split)[0]
 
 
 def question_columns(columns: list[str], **given: str | None) -> dict[str, str]:

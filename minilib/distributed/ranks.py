@@ -116,7 +116,7 @@ def check_agreement(everyone: Sequence[dict[str, Any] | None], fix: str) -> None
     for rank, theirs in enumerate(everyone):
         for name in (*everyone[0], *theirs):
             first, other = (side.get(name, "absent") for side in (everyone[0], theirs))
-            if first != other:
+            if first != other and not (first != first and other != other):  # NaN differs from itself
                 raise ValueError(f"{name} is {first} on rank 0 and {other} on rank {rank}: {fix}.")
 
 
@@ -170,6 +170,16 @@ def average(group: dist.ProcessGroup | None, parameters: Iterable[nn.Parameter],
         if is_used:
             parameter.grad = piece.view(parameter.shape).to(parameter.dtype)
     return loss[0]
+
+
+def any_rank(group: dist.ProcessGroup | None, flag: bool, device: torch.device | str = "cpu") -> bool:
+    """Whether any rank of the group says yes, on all of them; a small exchange, for which `device` suits the group."""
+    if group is None:
+        return flag
+    told = torch.tensor(float(flag), device=device)
+    with lost_ranks_named(dist.get_rank(group), "question to all ranks"):
+        dist.all_reduce(told, group=group)
+    return bool(told.item())
 
 
 def _gather(group: dist.ProcessGroup, terms: dict[str, Any] | None) -> list[dict[str, Any] | None]:

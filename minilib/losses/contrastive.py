@@ -26,11 +26,10 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from minilib.distributed.ranks import spans_ranks
 from minilib.kernels import contrastive_kernels, contrastive_tiled
-from minilib.losses.feature_grads import empty_grads, finish, row_dots
+from minilib.losses.feature_grads import empty_grads, finish, first_order_only, row_dots
 from minilib.losses.validation import check_contrastive, scalar
 
 AUTO_CACHE = 256 * 2**20  # bytes of tiles that "auto" keeps on a CPU; a GPU gets none until it is measured there
@@ -168,7 +167,7 @@ class _FoldedClip(torch.autograd.Function):
         return F.softplus(negatives_minus_positive, threshold=50).mean()
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx, upstream):
         img, txt, scale, rows, cols, positive, *cache = ctx.saved_tensors
         img_grad, txt_grad = empty_grads(img, txt, ctx.needs_input_grad)
@@ -204,7 +203,7 @@ class _FoldedSiglip(torch.autograd.Function):
         return (loss + F.softplus(-positive, threshold=50).sum()) / len(img)
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx, upstream):
         img, txt, scale, img_grad, txt_grad, diagonal, slope = ctx.saved_tensors
         factor = upstream / len(img)

@@ -30,12 +30,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from minilib.distributed.ranks import check_agreement
 from minilib.distributed.ring_comm import Comm, LocalRing, RingComm
 from minilib.kernels import contrastive_kernels, contrastive_tiled
-from minilib.losses.feature_grads import empty_grads, finish, row_dots
+from minilib.losses.feature_grads import empty_grads, finish, first_order_only, row_dots
 from minilib.losses.validation import BACKENDS, DTYPES, check_ring, scalar
 
 LOSSES, WANTED = ("clip_loss", "siglip_loss"), ("not wanted", "wanted")
@@ -227,7 +226,7 @@ class _RingLoss(torch.autograd.Function):
         return torch.stack(shares)  # (k,)
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx, upstream):
         scale, *saved = ctx.saved_tensors
         saved = list(zip(*[iter(saved)] * (len(saved) // len(ctx.kept))))  # those of each rank

@@ -10,10 +10,46 @@ The second formula is Euler's identity: the scale's gradient needs no tile. On a
 Taught in notebooks/04_tile_the_loss.ipynb.
 """
 
+from functools import wraps
+
 import torch
 from torch import Tensor
 
 PART = 2**14  # rows that these steps convert at a time
+
+
+def first_order_only(backward):
+    """A backward pass whose results raise when they are differentiated in turn.
+
+    torch's `once_differentiable` does so only where the upstream gradient requires one itself, which it does not in
+    `grad(loss, features, create_graph=True)`: a penalty on that gradient would be ignored in silence.
+    """
+
+    @wraps(backward)
+    def guarded(ctx, *upstream):
+        with torch.no_grad():
+            grads = backward(ctx, *upstream)
+        if not torch.is_grad_enabled():  # nobody has asked for a graph of the gradients
+            return grads
+        reached = torch.ones((), requires_grad=True)
+        return tuple(None if grad is None else _FirstOrder.apply(grad, reached) for grad in grads)
+
+    return guarded
+
+
+class _FirstOrder(torch.autograd.Function):
+    """The gradient as it is, with a node in the graph that cannot be walked back through."""
+
+    @staticmethod
+    def forward(ctx, grad, reached):
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx, _):
+        raise RuntimeError(
+            "this loss has first derivatives only and its gradient was differentiated again: choose backend 'dense' "
+            "(for logo_loss_from_hidden: logo_loss over token_logps with backend 'dense')."
+        )
 
 
 def row_dots(a: Tensor, b: Tensor) -> Tensor:

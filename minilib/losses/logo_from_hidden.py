@@ -24,10 +24,9 @@ Taught in notebooks/10_score_a_long_answer.ipynb.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from minilib.kernels import vocab_tiled
-from minilib.losses.feature_grads import empty_grad, narrow
+from minilib.losses.feature_grads import empty_grad, first_order_only, narrow
 from minilib.losses.logps import IGNORED, mean_by_answer
 from minilib.losses.validation import check_answers, check_logps, check_settings, check_weights
 
@@ -88,7 +87,7 @@ class _MarginSweep(torch.autograd.Function):
         return loss, means
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx, upstream, _):
         hidden, weight, labels, answer = ctx.saved_tensors
         # The gradients are scaled in place and given away, so a second walk back has to sweep again.

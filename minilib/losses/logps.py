@@ -21,10 +21,9 @@ an answer token meet the head. Taught in notebooks/10_score_a_long_answer.ipynb.
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from minilib.kernels import vocab_kernels, vocab_tiled
-from minilib.losses.feature_grads import empty_grad, narrow
+from minilib.losses.feature_grads import empty_grad, first_order_only, narrow
 from minilib.losses.validation import check_logps
 
 IGNORED = -100
@@ -97,7 +96,7 @@ class _FoldedLogps(torch.autograd.Function):
         return picked - sums
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx, upstream):
         if ctx.at_once:
             grad = ctx.saved_tensors[0] * upstream[:, None]  # a copy: the graph may be walked back twice

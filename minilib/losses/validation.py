@@ -7,7 +7,7 @@ Log-probabilities may be NaN: trainers with loss scaling look for it in the grad
 import importlib.util
 import math
 from collections.abc import Collection
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -15,6 +15,10 @@ from torch import Tensor
 
 BACKENDS = ("auto", "dense", "tiled", "fused", "ring")
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+class NotFiniteError(ValueError):
+    """An input holds NaN or infinity."""
 
 
 # Shared
@@ -34,6 +38,19 @@ def resolve_backend(backend: str, known: tuple[str, ...] = BACKENDS) -> str:
 def is_whole(value, least: int | None = 1) -> bool:
     """Whether `value` is a whole number, of at least `least` unless that is None; True and False are none here."""
     return isinstance(value, Integral) and not isinstance(value, bool) and (least is None or value >= least)
+
+
+def check_numbers(values, *, counts=(), least=None, positive=()) -> None:
+    """Whole numbers of 1 or more, or of their `least`, below 2^32; and positive finite numbers, by their names."""
+    for name, smallest in {**dict.fromkeys(counts, 1), **(least or {})}.items():
+        value = values[name]
+        if not is_whole(value, smallest) or value >= 2**32:
+            wanted = "a positive whole number" if smallest == 1 else f"a whole number of {smallest} or more"
+            raise ValueError(f"{name} is {value!r}: give {wanted}{', below 2^32' if is_whole(value, 2**32) else ''}.")
+    for name in positive:
+        value = values[name]
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value!r}: give a positive finite number.")
 
 
 def check_tile(name: str, size) -> None:
@@ -164,7 +181,9 @@ def scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
     if value.numel() != 1 or value.is_complex():
         raise ValueError(f"{name} has shape {tuple(value.shape)}: give one real number or a tensor of one element.")
     if not math.isfinite(value.item()):
-        raise ValueError(f"{name} is {value.item()}: give a finite number (the exponential of the learned log scale).")
+        raise NotFiniteError(
+            f"{name} is {value.item()}: give a finite number (the exponential of the learned log scale)."
+        )
     return value.reshape(()).to(device=like.device, dtype=dtype)
 
 
@@ -175,7 +194,7 @@ def _check_finite(name: str, features: Tensor) -> None:
     bad = ~torch.isfinite(features).all(1)
     if bad.any():
         row = int(bad.nonzero()[0, 0])
-        raise ValueError(
+        raise NotFiniteError(
             f"{name} has NaN or infinity in row {row} ({int(bad.sum())} such rows): fix the encoder that made it."
         )
 

@@ -2,7 +2,8 @@
 
 `ContrastiveTrainer` trains two towers at any batch size through the gradient cache (`grad_cache`), in one process or on
 many ranks, and keeps whole checkpoints (`checkpoint`). `LogoTrainer` aligns a language model on preference pairs:
-`collator` makes its batches, `objectives` its losses, `lora` its adapters, `trainer_utils` the rest.
+`collator` makes its batches, `objectives` its losses, `lora` its adapters, `stay_finite` stops it when it diverges,
+`trainer_utils` has the rest.
 """
 
 from importlib import import_module
@@ -10,7 +11,8 @@ from importlib import import_module
 from minilib.trainers.contrastive import ContrastiveConfig, ContrastiveTrainer
 from minilib.trainers.grad_cache import cached_backward
 
-LATER = {  # these import transformers, which contrastive training can do without
+LATER = {  # most of these import transformers, which contrastive training can do without
+    "DivergedError": "minilib.trainers.trainer_utils",
     "LogoConfig": "minilib.trainers.logo",
     "LogoTrainer": "minilib.trainers.logo",
     "last_checkpoint": "minilib.trainers.trainer_utils",

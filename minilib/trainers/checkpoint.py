@@ -1,33 +1,58 @@
-"""One checkpoint file that is always whole: written next to its place, then moved over the old one.
+"""Two checkpoint files, each always whole: the newest, and the one before it for when the newest is damaged.
 
-Loading compares settings and model first: a checkpoint of another run raises before anything is overwritten.
+    checkpoint.pt             written next to its place, then moved over; its last 64 bytes are the SHA-256 of the rest
+    checkpoint.previous.pt    what checkpoint.pt was before
+
+Loading compares the digest, then settings and model: a checkpoint of another run raises before anything is overwritten.
+`torch.load` reads either file as it is.
 """
 
+import hashlib
+import os
+import warnings
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from minilib.common import atomic_path, different_setting
+from minilib.common import Notice, atomic_path, different_setting
+
+DIGEST = 64  # hexadecimal digits at the end of a file
 
 
 def save(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict, **state: Any) -> None:
-    """Write model, optimizer, settings and further plain state to `path`, all or nothing."""
+    """Write model, optimizer, settings and further plain state to `path`, all or nothing; the old file is kept."""
     whole = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "settings": settings, **state}
     with atomic_path(path) as unfinished:
         torch.save(whole, unfinished)
+        with open(unfinished, "r+b") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.write(digest.encode())  # the file has been read to its end
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            os.replace(path, previous(path))
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the one at `path` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return path.exists() or previous(path).exists()
 
 
 def load(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict) -> dict[str, Any]:
-    """Load `path` into model and optimizer; returns the rest. ValueError for a file of another run or model."""
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        found = saved.pop("settings")
-    except Exception as error:
-        raise ValueError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}): delete it to start anew."
-        ) from error
+    """Load `path`, or the file before it, into model and optimizer; returns the rest.
+
+    Raises ValueError for files that are damaged, or of another run or model.
+    """
+    path, saved = _newest_whole(path)
+    found = saved.pop("settings")
     if different := different_setting({name: found.get(name) for name in settings}, settings):
         name, there, here = different
         raise ValueError(
@@ -40,10 +65,60 @@ def load(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, sett
     return saved
 
 
+def drop_damaged(path: Path) -> None:
+    """Put the file before the newest in its place where that one is damaged, so that no save keeps it instead.
+
+    Of several ranks one calls this, once all have loaded.
+    """
+    if previous(path).exists():
+        try:
+            _read(path)
+        except (ValueError, OSError):
+            os.replace(previous(path), path)
+
+
 def load_weights(path: Path, model: nn.Module) -> nn.Module:
     """Put the weights of checkpoint `path` into `model`, wherever it lives, and return it: to use, not to train on."""
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["model"])
+    if not path.exists():
+        raise ValueError(f"checkpoint {path} is missing: train the run once more, it goes on from what is kept.")
+    saved = _read(path)
+    _compare_model(path, saved["model"], model.state_dict())
+    model.load_state_dict(saved["model"])
     return model
+
+
+def _newest_whole(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint that can be read, and its content; a line tells of a newer one that cannot."""
+    try:
+        if not path.exists():
+            raise ValueError(f"checkpoint {path} is missing: delete {previous(path).name} to start anew.")
+        return path, _read(path)
+    except ValueError as error:
+        if not previous(path).exists():
+            raise
+        saved = _read(previous(path))
+        what = str(error).split(": ")[0]
+        warnings.warn(f"{what}: the run goes on from {previous(path).name}.", Notice, stacklevel=5)
+        return previous(path), saved
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a file whose digest is right."""
+    try:
+        with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            with memoryview(content)[:-DIGEST] as body:
+                digest = hashlib.sha256(body).hexdigest()
+            if digest.encode() != content[-DIGEST:]:
+                raise ValueError("its digest is another")
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"model", "optimizer", "settings"} <= saved.keys():
+            raise ValueError("it lacks a part")
+    except MemoryError:
+        raise
+    except Exception as error:
+        why = str(error) if type(error) is ValueError else type(error).__name__
+        raise ValueError(f"checkpoint {path} cannot be read ({why}): delete it to start anew.") from error
+    return saved
 
 
 def _compare_model(path: Path, found: dict, wanted: dict) -> None:

@@ -4,7 +4,7 @@ One step takes the gradient of the loss over the whole batch (`grad_cache`), wha
 optimizer step. What happens in step k depends on nothing but the weights, the optimizer's state, the seed and k, so
 that a run that was killed and resumed ends with the same bits as one that was not.
 
-    logit scale      s = exp(min(t, ln 100)), t learned, as CLIP clamps it
+    logit scale      s = exp(min(t, ln 100)), t learned, as CLIP clamps it; without limit for the sigmoid loss
     n ranks          rank p encodes part p of the batch, the ring compares it with all others, gradients are averaged
 
 On several ranks (`torchrun`, or any group) every rank has the loss and the weights of one process, up to rounding.
@@ -23,9 +23,10 @@ from tqdm.auto import tqdm
 
 from minilib.distributed import ranks
 from minilib.losses import clip_loss, siglip_loss
-from minilib.losses.validation import resolve_backend
+from minilib.losses.validation import NotFiniteError, check_numbers, resolve_backend
 from minilib.trainers import checkpoint
 from minilib.trainers.grad_cache import cached_backward
+from minilib.trainers.trainer_utils import DivergedError, contents, not_finite
 
 LARGEST_LOG_SCALE = math.log(100)
 WEIGHT_DECAY = 0.01  # of matrices; biases, norms and the scale have none
@@ -75,6 +76,7 @@ class ContrastiveTrainer:
             `logit_scale` (log s) and, for the sigmoid loss, `logit_bias`; see `minilib.models.TwoTowers`. On several
             ranks all start from the weights of rank 0; a DistributedDataParallel around it is taken off.
         dataset: rows by a list of indices, `dataset[[3, 1]]` -> `{"image": ..., "caption": ...}`, as `datasets` does.
+            One that orders its rows itself offers `batch_indices(step, batch_size, seed)` -> row numbers.
         config: a ContrastiveConfig. settings: its fields by name instead, or some that replace those of `config`.
         callbacks: functions of (trainer, record), called on every rank after each step, before the checkpoint; what
             they add to the record is kept with it.
@@ -82,6 +84,7 @@ class ContrastiveTrainer:
 
     Raises:
         ConnectionError: when a rank is lost; the last checkpoint stays usable, on any number of ranks.
+        DivergedError: a ValueError, at the step whose loss or weights are not finite; nothing is saved from then on.
     """
 
     def __init__(
@@ -100,6 +103,11 @@ class ContrastiveTrainer:
         self.rank, self.ranks = ranks.place(self.group)
         ranks.agree(self.group, self.settings)
         _check_settings(self.settings, config.save_every, config.backend, self.ranks)
+        if config.loss == "siglip" and getattr(self.model, "logit_bias", None) is None:
+            raise ValueError(
+                f"loss is 'siglip' and {type(getattr(self.model, 'model', self.model)).__name__} has no logit_bias: "
+                "choose loss 'clip', or a model with that bias such as SiglipModel."
+            )
         ranks.share_weights(self.group, self.model)
         self.dataset, self.callbacks = dataset, callbacks
         self.loss_options = {"backend": config.backend, "group": self.group}
@@ -111,7 +119,10 @@ class ContrastiveTrainer:
     def train(self, *, resume: bool = True) -> list[dict]:
         """Run to the last step and return one plain record per step; continues from the checkpoint if there is one."""
         # Also a meeting: rank 0 may still be writing the checkpoint of an earlier run when the others come to read it.
-        ranks.agree(self.group, {"resume": resume, "output_dir": "None" if self.path is None else "given"})
+        terms = {"resume": resume, "output_dir": "None" if self.path is None else "given"}
+        if self.path is not None:  # a run goes on with the data that it was begun with
+            self.settings["data_sha256"] = terms["data"] = contents(self.dataset, len(self.dataset))
+        ranks.agree(self.group, terms)
         if resume and self.path is not None:
             self._resume()
         first, steps = len(self.records), self.settings["steps"]
@@ -119,6 +130,8 @@ class ContrastiveTrainer:
         with tqdm(total=steps, initial=first, desc=text, disable=not self.progress) as bar:
             for step in range(first, steps):
                 self.records.append(self.step(step))
+                if fault := not_finite(self.model):
+                    raise self._diverged(step, fault)
                 for callback in self.callbacks:
                     callback(self, self.records[-1])
                 bar.set_postfix(loss=f"{self.records[-1]['loss']:.3f}")
@@ -136,10 +149,16 @@ class ContrastiveTrainer:
         self.model.train()
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
             torch.manual_seed(seed_of_draws(self.settings["seed"], step, self.rank))
-            loss = self.backward(step)
+            try:
+                loss = self.backward(step)
+            except NotFiniteError as error:
+                raise self._diverged(step, str(error).split(":")[0]) from error
+        if not loss.isfinite():
+            raise self._diverged(step, f"the loss is {loss.item()}")
         self.optimizer.step()
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(0, LARGEST_LOG_SCALE)
+        if self.settings["loss"] == "clip":  # the sigmoid loss learns larger ones
+            with torch.no_grad():
+                self.model.logit_scale.clamp_(0, LARGEST_LOG_SCALE)
         return {
             "step": step, "loss": loss.item(), "pairs": (step + 1) * self.settings["batch_size"],
             "lr": self.optimizer.param_groups[0]["lr"], "scale": self.model.logit_scale.exp().item(),
@@ -148,7 +167,9 @@ class ContrastiveTrainer:
 
     def backward(self, step: int) -> Tensor:
         """Leave the gradient of batch number `step` in the parameters and return its loss, detached."""
-        indices = batch_indices(step, len(self.dataset), self.settings["batch_size"], self.settings["seed"])
+        batch, seed = self.settings["batch_size"], self.settings["seed"]
+        own = getattr(self.dataset, "batch_indices", None)
+        indices = own(step, batch, seed) if own else batch_indices(step, len(self.dataset), batch, seed)
         # Each rank goes backward through its own part; then all exchange gradients and losses, once.
         share = self._backward(part_of(indices, self.rank, self.ranks))
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -179,8 +200,15 @@ class ContrastiveTrainer:
             return siglip_loss(img, txt, scale, self.model.logit_bias, **self.loss_options)
         return clip_loss(img, txt, scale, **self.loss_options)
 
+    def _diverged(self, step: int, what: str) -> DivergedError:
+        rates = self.optimizer.param_groups[0]["lr"], self.settings["lr"]
+        kept = self.path if self.path is not None and checkpoint.exists(self.path) else None
+        return DivergedError(what, step + 1, self.settings["steps"], rates, kept)
+
     def save(self) -> None:
-        """Write the checkpoint, on rank 0; the previous one stays until the new one is whole."""
+        """Write the checkpoint, on rank 0; the one before it is kept, and stays alone where a weight is not finite."""
+        if fault := not_finite(self.model):
+            raise self._diverged(len(self.records) - 1, fault)
         if self.rank == 0:
             checkpoint.save(
                 self.path, model=self.model, optimizer=self.optimizer, settings=self.settings, records=self.records
@@ -189,11 +217,13 @@ class ContrastiveTrainer:
     def _resume(self) -> None:
         """Go on from the checkpoint if there is one, on all ranks from the same."""
         with ranks.errors_told(self.group):
-            if self.path.exists():
+            if checkpoint.exists(self.path):
                 saved = checkpoint.load(self.path, model=self.model, optimizer=self.optimizer, settings=self.settings)
                 self.records = saved["records"]
         found = f"at step {len(self.records)}, loss {self.records[-1]['loss']}," if self.records else "absent"
         ranks.agree(self.group, {"checkpoint": found}, "give all ranks one output_dir on a disk that they all see")
+        if self.rank == 0:
+            checkpoint.drop_damaged(self.path)
 
 
 class _Rows:
@@ -211,7 +241,8 @@ class _Rows:
 
 def _parameter_groups(model: nn.Module, frozen: str | None) -> list[dict]:
     """Weights with decay; biases, norms and the scale without; a frozen tower's parameters not at all."""
-    trained = [p for name, p in model.named_parameters() if not (frozen and name.startswith(f"{frozen}_tower."))]
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    trained = [p for name, p in named if not (frozen and name.startswith(f"{frozen}_tower."))]
     return [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
@@ -249,15 +280,17 @@ def _mix(seed: int, number: int) -> int:
 
 def _check_settings(settings: dict, save_every: int, backend: str, ranks: int) -> None:
     resolve_backend(backend)
-    counts = {name: settings[name] for name in ("batch_size", "micro_batch_size", "steps")} | {"save_every": save_every}
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}: give a positive whole number.")
+    check_numbers(
+        {**settings, "save_every": save_every}, counts=("batch_size", "micro_batch_size", "steps", "save_every"),
+        least={"warmup": 0, "seed": 0}, positive=("lr",),
+    )  # fmt: skip
     batch, rows = settings["batch_size"], settings["dataset_rows"]
     if batch > rows:
         raise ValueError(
             f"batch_size is {batch} but the dataset has {rows} rows: take a smaller batch or a larger dataset."
         )
+    if batch == 1 and settings["loss"] == "clip":
+        raise ValueError("batch_size is 1: a pair is told from the others of its batch, give at least 2.")
     if batch < ranks:
         raise ValueError(
             f"batch_size is {batch} and {ranks} ranks share it: give at least one pair per rank, or start fewer ranks."

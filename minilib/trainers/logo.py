@@ -21,6 +21,7 @@ import copy
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,7 +35,8 @@ from minilib.losses.validation import check_choice
 from minilib.trainers.collator import PairCollator, as_packed, draw_positions, number_rows
 from minilib.trainers.lora import delta_norm
 from minilib.trainers.objectives import Objective, make_objective
-from minilib.trainers.trainer_utils import RowMeans, inside_forward
+from minilib.trainers.stay_finite import StayFinite
+from minilib.trainers.trainer_utils import RowMeans, inside_forward, sealed
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -133,10 +135,13 @@ class LogoTrainer(Trainer):
             self.objective.reference.to(self.args.device)
         self._seen = {"train": RowMeans(), "eval": RowMeans()}
         self._since = None  # time and tokens at the last log
+        self.finite = StayFinite(self)
+        self.add_callback(self.finite)
 
     def train(self, *args, **kwargs):
         """transformers' train; what an earlier run has left to log is forgotten."""
         self._seen["train"], self._since = RowMeans(), None
+        self.finite.check_start()
         return super().train(*args, **kwargs)
 
     def get_eval_dataloader(self, eval_dataset=None):
@@ -156,9 +161,18 @@ class LogoTrainer(Trainer):
             loss, metrics = inside_forward(model, inner, self.objective, batch)
         self._seen[mode].add(metrics, len(inputs["number"]))
         if mode == "train":
-            tokens = torch.tensor(self.computed_tokens(batch), device=self.args.device)
-            self.state.num_input_tokens_seen += int(self.accelerator.reduce(tokens, "sum"))
+            told = torch.tensor([self.computed_tokens(batch), not loss.isfinite()], device=self.args.device)
+            tokens, broken = self.accelerator.reduce(told, "sum").tolist()
+            self.state.num_input_tokens_seen += tokens
+            if broken:  # on whichever rank: all stop, before the gradient is anywhere
+                raise self.finite.error("the loss is not finite", self.state.global_step + 1)
         return (loss, metrics) if return_outputs else loss
+
+    def _save_checkpoint(self, model, trial):
+        """transformers' checkpoint, with the digests of its files."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with sealed(folder, self.args.should_save, self.accelerator.wait_for_everyone):
+            super()._save_checkpoint(model, trial)
 
     def pack(self, inputs: dict[str, Tensor], mode: str = "train") -> Packed:
         """A collated batch on the model's device, its positions drawn for this step; those of evaluations are fixed."""

@@ -16,7 +16,7 @@ from reprlib import repr as short
 
 from torch.utils.data import Dataset
 
-from minilib.common import raise_first, rows_named
+from minilib.common import Notice, raise_first, rows_named
 from minilib.longcontext.text_ids import shared_start
 
 FIELDS = ("prompt", "chosen", "rejected")
@@ -119,7 +119,7 @@ def number_rows(rows, name: str, *, with_chunks: bool, num_answers: int | None =
             faults.append(error)
     raise_first(faults)
     if equal:
-        warnings.warn(f"{name} has {rows_named(equal)} with a rejected answer equal to the chosen one.", stacklevel=2)
+        warnings.warn(f"{name} has {rows_named(equal)} with a rejected answer equal to the chosen one.", Notice, 2)
     return Numbered(rows, num_answers)
 
 

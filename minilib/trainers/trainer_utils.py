@@ -1,22 +1,59 @@
-"""What LogoTrainer needs around its step: means over rows, a forward pass inside wrappers, whole checkpoints.
+"""What the trainers need around their steps: numbers that stay finite, means over rows, whole checkpoints.
 
     RowMeans         mean = sum over batches of (rows x value) / sum over batches of rows, on all ranks
     inside_forward   wrapper(*inputs) -> its own work -> function(module, *inputs) -> its own work
-    last_checkpoint  the newest folder checkpoint-N whose trainer_state.json says N: that file is written last;
-                     newer folders are unfinished, and `remove_unfinished_checkpoints` deletes them
+    last_checkpoint  the newest folder checkpoint-N whose trainer_state.json says N: that file is written last. Where
+                     digests.json stands next to it, every file must be the one that was written, too; newer folders
+                     are unfinished or damaged, and `remove_unfinished_checkpoints` deletes them
+    contents         a fingerprint of a dataset: all captions, and the pixels of rows that are spread evenly
 
 Hidden states, head and loss are not what a model's own forward returns. But DDP, FSDP and DeepSpeed gather weights and
 arrange the exchange of gradients around a forward pass: a computation outside of it would train each rank for itself.
 """
 
+import hashlib
 import json
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from minilib.common import Notice, write_errors_named, write_text
+
+DIGESTS = "digests.json"
+CAPTIONS, PICTURES = 1_000_000, 256  # of so many rows at most the fingerprint has the captions, and the pixels
+
+
+class DivergedError(ValueError):
+    """The loss or a weight is no longer a finite number, so that training has stopped; what was saved stays."""
+
+    def __init__(self, what: str, step: int, steps: int, rates: tuple[float, float], checkpoint: str | Path | None):
+        kept = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
+        super().__init__(
+            f"stopped at step {step} of {steps}, learning rate {rates[0]:.3g} (peak {rates[1]:g}): {what}, {kept}; "
+            "give a smaller learning rate and another output, or fix the weights that training began with."
+        )
+
+
+@torch.no_grad()
+def not_finite(model: nn.Module, *, trained: bool = False) -> str | None:
+    """What of the weights, or of the trained ones, is NaN or infinite, in words; None where nothing is."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad or not trained}
+    parameters = {name: p.to_local() if hasattr(p, "to_local") else p for name, p in parameters.items()}  # FSDP's
+    seen = {name: p for name, p in parameters.items() if p.is_floating_point() and p.element_size() > 1}
+    flags = {name: p.isfinite().all() for name, p in seen.items() if not p.is_meta}
+    where = next(iter(flags.values())).device if flags else "cpu"
+    # One read of the device for all of them: this happens in every step.
+    if not flags or torch.stack([flag.to(where) for flag in flags.values()]).all().item():
+        return None
+    name = next(name for name, flag in flags.items() if not flag.item())
+    return f"the weight {name} has NaN or infinity"
 
 
 class RowMeans:
@@ -64,18 +101,53 @@ def inside_forward(wrapper: nn.Module, module: nn.Module, function: Callable[...
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
     """The newest whole checkpoint in `output_dir`, to give to `train(resume_from_checkpoint=...)`; None without one."""
-    return next((str(folder) for step, folder in _checkpoints(output_dir) if _is_whole(folder, step)), None)
+    return next((str(folder) for step, folder in _checkpoints(output_dir) if _fault_of(folder, step) is None), None)
 
 
 def remove_unfinished_checkpoints(output_dir: str | Path) -> None:
     """Delete the folders newer than the last whole checkpoint: the Trainer would write into them again.
 
-    Of several ranks one calls this, before the others look for the last checkpoint.
+    Each is told in a line (a `Notice`). Of several ranks one calls this, before the others look for the last
+    checkpoint. Raises ValueError where folders were written to their end and all of them are damaged.
     """
+    broken, last = [], "the start"
     for step, folder in _checkpoints(output_dir):
-        if _is_whole(folder, step):
-            return
+        if (fault := _fault_of(folder, step)) is None:
+            last = folder.name
+            break
+        broken.append((folder, fault))
+    if last == "the start" and any((folder / DIGESTS).exists() for folder, _ in broken):
+        faults = ", ".join(f"{folder.name}: {fault}" for folder, fault in broken)
+        raise ValueError(f"no checkpoint in {output_dir} is whole ({faults}): delete them to train anew.")
+    for folder, fault in broken:
+        warnings.warn(f"{folder} is not whole ({fault}): the run goes on from {last}.", Notice, stacklevel=2)
         shutil.rmtree(folder)
+
+
+@contextmanager
+def sealed(folder: Path, writes: bool, meet: Callable[[], None]) -> Iterator[None]:
+    """A checkpoint folder gets the digests of its files when the block ends, and is taken away when it fails.
+
+    writes: whether this rank is the one to do so. meet: waits until all ranks have written their files.
+    """
+    try:
+        with write_errors_named(folder):
+            yield
+            meet()
+            if writes:
+                write_text(folder / DIGESTS, json.dumps(_digests(folder), indent=1) + "\n")
+    except BaseException:
+        if writes:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != DIGESTS):
+        with open(path, "rb") as file:
+            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _checkpoints(output_dir: str | Path) -> list[tuple[int, Path]]:
@@ -84,8 +156,52 @@ def _checkpoints(output_dir: str | Path) -> list[tuple[int, Path]]:
     return sorted(((int(folder.name[11:]), folder) for folder in folders), reverse=True)
 
 
-def _is_whole(folder: Path, step: int) -> bool:
+def _fault_of(folder: Path, step: int) -> str | None:
+    """What is missing or damaged in a checkpoint; None for a whole one."""
     try:
-        return json.loads((folder / "trainer_state.json").read_text())["global_step"] == step
+        if json.loads((folder / "trainer_state.json").read_text())["global_step"] != step:
+            return "trainer_state.json is of another step"
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return "trainer_state.json is missing or damaged"
+    try:
+        wanted = dict(json.loads((folder / DIGESTS).read_text())) if (folder / DIGESTS).exists() else {}
+        found = _digests(folder) if wanted else {}
+    except (OSError, ValueError, TypeError):
+        return f"{DIGESTS} is damaged"
+    return next((f"{name} is missing or damaged" for name in wanted if wanted[name] != found.get(name)), None)
+
+
+# Whether a run goes on with the data it was begun with
+
+
+def contents(dataset, rows: int) -> str:
+    """A fingerprint of rows with the columns image and caption, in a time that does not grow with the pixels.
+
+    Columns that come out differently when they are read twice, such as augmented pictures, are left out.
+    """
+    if hasattr(dataset, "fingerprint"):  # such as a stream, which nobody reads to its end for that
+        return dataset.fingerprint()
+    digest = hashlib.sha256(str(rows).encode())
+    picked = sorted({k * (rows - 1) // max(1, PICTURES - 1) for k in range(PICTURES)})
+    first, again = (dataset[picked[:8]] for _ in range(2))
+    sample = dataset[picked]
+    for column in ("image", "caption"):
+        if b"".join(_bytes(first[column])) == b"".join(_bytes(again[column])):
+            for piece in _bytes(sample[column]):
+                digest.update(piece)
+    if hasattr(dataset, "select_columns"):  # a table of `datasets` gives its captions without decoding a picture
+        captions = dataset.with_format(None).select_columns(["caption"])
+        for start in range(0, min(rows, CAPTIONS), 10_000):
+            digest.update(repr(captions[start : start + 10_000]["caption"]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _bytes(value) -> Iterator[bytes]:
+    """The bytes of a tensor, an array, a picture, a text, or a list of them."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().contiguous().view(torch.uint8).numpy()
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _bytes(part)
+    else:
+        yield str(value).encode() if isinstance(value, str) or value is None else np.asarray(value).tobytes()

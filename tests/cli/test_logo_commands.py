@@ -179,8 +179,10 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_unbroken_one(pairs, tmp_path,
             raise KeyboardInterrupt
 
     monkeypatch.setattr(command._Bar, "on_step_end", interrupted)
-    with pytest.raises(SystemExit, match="the same command goes on from the last checkpoint"):
+    with pytest.raises(SystemExit) as end:
         minilib("logo", *flags)
+    assert end.value.code == 130
+    assert "stopped by Ctrl-C: the same command starts again, from what is saved." in capsys.readouterr().err
     assert not (tmp_path / "broken" / "records.json").exists()
     with pytest.raises(ValueError, match="is not finished: give the same `python -m minilib logo` once more"):
         evaluate(run=tmp_path / "broken")

@@ -187,8 +187,8 @@ def test_an_unreadable_image_is_named_by_its_row(folder):
 
 
 def test_an_array_that_is_no_picture_is_named_by_its_row():
-    with pytest.raises(ValueError, match=r"unreadable 'image' in row 0 \(TypeError\)"):
-        load_pairs(Dataset.from_dict({"image": [[[0.5, 0.25]]], "caption": ["a"]}))
+    with pytest.raises(ValueError, match=r"unreadable 'image' in row 0 \(TypeError\), values from -0.5 to 0.25"):
+        load_pairs(Dataset.from_dict({"image": [[[-0.5, 0.25]]], "caption": ["a"]}))
 
 
 def test_a_metadata_line_without_its_file_is_named(folder):
@@ -220,6 +220,7 @@ def test_other_bad_sources_are_named_in_one_sentence(folder):
         load_pairs(folder / "empty.jsonl", cache_dir=folder / "cache")
     with pytest.raises(ValueError, match="at least one pair"):
         load_pairs(Dataset.from_dict({"image": [], "caption": []}))
-    (folder / "metadata.jsonl").unlink()
+    for name in ("metadata.jsonl", "broken.jsonl", "empty.jsonl", "notes.txt"):
+        (folder / name).unlink()
     with pytest.raises(ValueError, match=r"no captions: add a metadata\.jsonl"):
         load_pairs(folder)

@@ -1,0 +1,174 @@
+"""What a folder of pairs holds, by what lies in it; splits by the names of its folders and files.
+
+    dataset_dict.json, state.json   what `save_to_disk` has written
+    metadata.jsonl, .csv, ...       images with their captions, paths relative to the file
+    *.tar                           webdataset's shards
+    captions*.json                  COCO: images and annotations
+    *.parquet, .csv, .jsonl, ...    tables, or shards of one
+    000.jpg with 000.txt            the caption in a file next to each image
+    dogs/000.jpg, cats/000.jpg      images by class, without captions
+
+The first that is found is read. A split is named by `val/`, `val.csv`, `captions_val2017.json` or
+`val-00000-of-00002.parquet`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minilib.data.images import ENDINGS, is_inside
+from minilib.data.table_files import Reader, coco_rows, kind_of, read_files, relative_to, split_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+TABLES = ("parquet", "arrow", "csv", "json")
+TEXTS = (".txt", ".caption")
+
+
+def readers_of(folder: Path, cache_dir=None, allow_outside: bool = False) -> dict[str, Reader]:
+    """The splits of the folder, each with the function that reads it. Raises ValueError where it holds no table."""
+    if (folder / "dataset_dict.json").exists():
+        names = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+        return {name: partial(_saved, folder / name, folder, allow_outside) for name in names}
+    if (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
+        return {"train": partial(_saved, folder, folder, allow_outside)}
+    files = list(_files(folder, cache_dir, allow_outside))
+    images = [path for path in files if path.suffix.lower() in ENDINGS]
+    tables = [path for path in files if kind_of(path)]
+    metadata = [path for path in tables if path.name.lower().startswith("metadata")]
+    tars = [path for path in tables if kind_of(path) == "tar"]
+    if metadata:
+        return _by_split(folder, metadata, partial(_metadata, folder))
+    if tars:
+        return _by_split(folder, tars, read_files)
+    if coco := [path for path in tables if path.suffix.lower() == ".json" and "caption" in path.name.lower()]:
+        return _by_split(folder, coco, partial(_coco, folder))
+    if tables := _of_one_kind(folder, tables):
+        return _by_split(folder, tables, partial(_tables, folder))
+    texts = {path.with_suffix(""): path for path in files if path.suffix.lower() in TEXTS}
+    if images and any(path.with_suffix("") in texts for path in images):
+        return _by_split(folder, images, partial(_sidecars, folder, texts), by_name=False)
+    if images and all(path.parent != folder for path in images):
+        return _by_split(folder, images, partial(_classes, folder), by_name=False)
+    what = "images but no captions" if images else "neither images nor tables"
+    raise ValueError(
+        f"source {folder.name!r} has {what}: add a metadata.jsonl with the fields file_name and caption, a table, or a "
+        ".txt for each image."
+    )
+
+
+def _files(folder: Path, cache_dir, allow_outside: bool) -> Iterator[Path]:
+    """Every file of the folder, in order, but none of a cache in it, nor hidden ones."""
+    cache = Path(cache_dir).resolve() if cache_dir else None
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if any(part.startswith((".", "__MACOSX")) for part in parts) or not path.is_file():
+            continue
+        if cache and path.resolve().is_relative_to(cache):
+            continue
+        table = kind_of(path) or path.suffix.lower() in TEXTS  # of a picture, the one who opens it makes sure
+        if table and not allow_outside and not is_inside(path, folder):
+            raise ValueError(
+                f"source {folder.name!r} has a link {'/'.join(parts)!r} that leads out of the folder: put the file "
+                "there, or pass allow_outside."
+            )
+        yield path
+
+
+def _by_split(folder: Path, paths: list[Path], read, *, by_name: bool = True) -> dict[str, Reader]:
+    """The paths by the split that their folders, and their names if wished, tell."""
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        inner = (path if by_name else path.parent).relative_to(folder)
+        found.setdefault(split_of(str(inner)) or "train", []).append(path)
+    return {split: partial(read, members) for split, members in found.items()}
+
+
+def _of_one_kind(folder: Path, tables: list[Path]) -> list[Path]:
+    kinds = {kind: [path for path in tables if kind_of(path) == kind] for kind in TABLES}
+    kinds["json"] = [path for path in kinds["json"] if not path.name.lower().startswith(("dataset_info", "config"))]
+    found = [paths for paths in kinds.values() if paths]
+    if len(found) > 1:
+        names = [paths[0].name for paths in found]
+        raise ValueError(f"source {folder.name!r} holds tables of several kinds, {names}: pass the one that you mean.")
+    return found[0] if found else []
+
+
+def _saved(folder: Path, root: Path, allow_outside: bool, *, cache_dir=None, streaming: bool = False):
+    from datasets import load_from_disk
+
+    try:
+        names = [file["filename"] for file in json.loads((folder / "state.json").read_text())["_data_files"]]
+        if not allow_outside and not all(is_inside(folder / name, root) for name in names):
+            raise PermissionError("its tables lie outside of the data folder, pass allow_outside")
+        table = load_from_disk(str(folder))
+    except Exception as error:
+        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"source {folder.name!r} could not be read ({cause}): save it once more.") from error
+    return table.to_iterable_dataset() if streaming else table
+
+
+def _tables(folder: Path, paths: list[Path], **settings):
+    """Tables in one place or in several, their paths seen from the folder."""
+    if len({path.parent for path in paths}) == 1 or kind_of(paths[0]) in ("parquet", "arrow"):
+        return relative_to(folder, paths[0].parent, read_files(paths, **settings))
+    return _joined([relative_to(folder, path.parent, read_files([path], **settings)) for path in paths])
+
+
+def _metadata(folder: Path, paths: list[Path], **settings):
+    """The tables of images next to them; their column `file_name` becomes `image`."""
+    tables = [relative_to(folder, path.parent, read_files([path], **settings)) for path in paths]
+    return _joined([_renamed(table) for table in tables])
+
+
+def _renamed(table):
+    names = table.column_names or []
+    return table.rename_column("file_name", "image") if "file_name" in names and "image" not in names else table
+
+
+def _joined(tables: list):
+    from datasets import concatenate_datasets
+
+    return tables[0] if len(tables) == 1 else concatenate_datasets(tables)
+
+
+def _coco(folder: Path, paths: list[Path], *, cache_dir=None, streaming: bool = False) -> Dataset:
+    from datasets import Dataset
+
+    rows = []
+    for path in paths:
+        try:
+            rows += coco_rows(json.loads(path.read_text()), path, folder)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"source {path.name!r} could not be read ({error}): fix the file.") from error
+    return _listed(Dataset.from_list(rows), streaming)
+
+
+def _sidecars(folder: Path, texts: dict[Path, Path], images: list[Path], *, cache_dir=None, streaming: bool = False):
+    from datasets import Dataset
+
+    rows = []
+    for path in images:
+        text = texts.get(path.with_suffix(""))
+        try:
+            caption = text.read_text(encoding="utf-8-sig").strip() if text else None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"source {text.name!r} could not be read (it is not UTF-8): fix the file.") from error
+        rows.append({"image": str(path.relative_to(folder)), "caption": caption})
+    return _listed(Dataset.from_list(rows), streaming)
+
+
+def _classes(folder: Path, images: list[Path], *, cache_dir=None, streaming: bool = False) -> Dataset:
+    from datasets import Dataset
+
+    rows = [{"image": str(path.relative_to(folder)), "label": path.parent.name} for path in images]
+    return _listed(Dataset.from_list(rows), streaming)
+
+
+def _listed(table: Dataset, streaming: bool):
+    return table.to_iterable_dataset() if streaming else table

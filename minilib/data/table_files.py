@@ -1,0 +1,193 @@
+"""One table of one file, or of several shards: what the ending says, and what is wrong where it cannot be read.
+
+.jsonl .ndjson .json     lines, a list, an object with one list, COCO's images and annotations; compressed as well
+.csv .tsv                every cell is text: "None" is a caption, and 007 is not 7
+.parquet .arrow          as `datasets` reads them
+.tar                     `minilib.data.tars`
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+
+from minilib.data.tars import read_tars
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+KINDS = {
+    ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "csv",
+    ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".tar": "tar", ".tgz": "tar",
+}  # fmt: skip
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval"),
+}
+IMAGE_COLUMNS = (
+    "image", "image_path", "img", "img_path", "image_file", "image_file_path", "file_name", "filename", "filepath",
+    "file_path", "path", "file", "jpg", "jpeg", "png", "webp", "picture", "photo",
+)  # fmt: skip
+WORDS = {word: split for split, words in SPLITS.items() for word in words}
+SPLIT_WORD = re.compile(rf"(?:^|[^a-z])({'|'.join(WORDS)})(?![a-z])")
+Reader = Callable[..., "Dataset | IterableDataset"]  # cache_dir, streaming -> table
+
+
+def split_of(path: str) -> str | None:
+    """The split that a path names: `val/a.csv`, `captions_train2017.json`, `test-00000-of-00002.csv`."""
+    for part in reversed(Path(path).parts):
+        if shard := re.match(r"(\w+)-\d{5}-of-\d{5}", part):
+            return WORDS.get(shard[1].lower(), shard[1])
+        if found := SPLIT_WORD.search(part.lower()):
+            return WORDS[found[1]]
+    return None
+
+
+def kind_of(path: Path) -> str | None:
+    """How the file is read, by its ending; None for what is no table."""
+    name = path.name.lower()
+    for ending in PACKED:
+        name = name.removesuffix(ending)
+    return KINDS.get(Path(name).suffix)
+
+
+def read_files(paths: list[Path], *, cache_dir=None, streaming: bool = False) -> Dataset | IterableDataset:
+    """One table of files of one kind."""
+    from datasets import load_dataset
+
+    kind, options = kind_of(paths[0]), {}
+    try:
+        if kind == "tar":
+            return read_tars(paths, cache_dir=cache_dir, streaming=streaming)
+        if kind == "csv":
+            options = _csv_options(paths[0])
+        elif paths[0].name.lower().removesuffix(".gz").endswith(".json"):
+            table, options = _json_table(paths[0]) if len(paths) == 1 else (None, {})
+            if table is not None:
+                return table.to_iterable_dataset() if streaming else table
+        files = [glob.escape(str(path.resolve())) for path in paths]  # brackets in a name are no pattern
+        settings = {"split": "train", "cache_dir": cache_dir and str(cache_dir), "streaming": streaming}
+        return load_dataset(kind, data_files=files, **settings, **options)
+    except Exception as error:  # the reader's own errors are many, and the innermost one says what is wrong
+        path, why = next(((path, why) for path in paths if (why := _fault(path, kind))), (paths[0], None))
+        cause = why or str(error.__cause__ or error).strip() or type(error).__name__
+        raise ValueError(f"source {path.name!r} could not be read ({cause.splitlines()[0]}): fix the file.") from error
+
+
+def coco_rows(content: dict, path: Path, folder: Path) -> list[dict]:
+    """One row for each image of COCO's captions, with the list of its captions; images without captions are left out.
+
+    Paths in the rows are seen from `folder`.
+    """
+    captions: dict[Any, list[str]] = {}
+    try:
+        for annotation in content["annotations"]:
+            captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
+        images = [(image["file_name"], captions[image["id"]]) for image in content["images"] if image["id"] in captions]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path.name} has annotations without {error}: COCO's captions have id and caption") from error
+    if not images:
+        raise ValueError(f"{path.name} has no captions for its images")
+    prefix = prefix_of(images[0][0], folder, path.parent, split_of(path.name))
+    return [{"image": str(Path(prefix, name)), "caption": texts} for name, texts in images]
+
+
+def prefix_of(name: str, folder: Path, inner: Path, split: str | None = None) -> str:
+    """What to put before the path of an image that a table in `inner` names, to find it from `folder`.
+
+    Looked for in these two, then in the folders in them, those of the table's own split first.
+    """
+    below = [place for root in (inner, folder) for place in sorted(root.iterdir()) if place.is_dir()]
+    below.sort(key=lambda place: split is not None and split_of(place.name) != split)
+    found = next((place for place in (inner, folder, *below) if (place / name).is_file()), folder)
+    return "" if found == folder else str(found.relative_to(folder))
+
+
+def relative_to(folder: Path, inner: Path, table):
+    """The table with the paths of its images seen from `folder`, wherever the table in `inner` sees them from."""
+    column = next((name for name in IMAGE_COLUMNS if name in (table.column_names or [])), None)
+    if column is None or getattr(table.features[column], "dtype", None) not in ("string", "large_string"):
+        return table
+    name = next(iter(table.select_columns([column])), {}).get(column)
+    if not isinstance(name, str) or not name or Path(name).is_absolute() or len(name) > 1_000:
+        return table
+    prefix = prefix_of(name, folder, inner)
+    return table.map(_prefixed, fn_kwargs={"column": column, "prefix": prefix}) if prefix else table
+
+
+def _prefixed(row: dict, column: str, prefix: str) -> dict:
+    name = row[column]
+    return {**row, column: str(Path(prefix, name)) if isinstance(name, str) and name else name}
+
+
+def _open_text(path: Path):
+    return fsspec.open(path.resolve().as_uri(), "rt", compression="infer", encoding="utf-8-sig", newline="").open()
+
+
+def _csv_options(path: Path) -> dict:
+    """How pandas reads the file: all cells text, separated by what is most frequent in the header."""
+    from datasets import Features, Value
+
+    with _open_text(path) as file:
+        header = file.readline()
+        if not header.strip():
+            raise ValueError("it is empty")
+        separator = "\t" if ".tsv" in path.name.lower() else max(",;\t|", key=header.count)
+        file.seek(0)
+        names = next(csv.reader(file, delimiter=separator))
+    features = Features({name: Value("string") for name in names})
+    return {"sep": separator, "features": features, "keep_default_na": False, "encoding": "utf-8-sig"}
+
+
+def _json_table(path: Path) -> tuple[Dataset | None, dict]:
+    """The table of one JSON document, or how `datasets` is to read it: lines, a list, or a field of an object."""
+    from datasets import Dataset
+
+    try:
+        with _open_text(path) as file:
+            content = json.load(file)
+    except json.JSONDecodeError as error:
+        if "Extra data" in str(error):
+            return None, {}  # JSON Lines
+        raise
+    if not isinstance(content, dict):
+        return None, {}
+    if isinstance(content.get("images"), list) and isinstance(content.get("annotations"), list):
+        return Dataset.from_list(coco_rows(content, path, path.parent)), {}
+    fields = [name for name, value in content.items() if isinstance(value, list) and value]
+    if len(fields) == 1 and all(isinstance(row, dict) for row in content[fields[0]]):
+        return None, {"field": fields[0]}
+    if len(fields) == len(content) and len({len(value) for value in content.values()}) == 1:
+        return Dataset.from_dict(content), {}
+    return None, {}
+
+
+def _fault(path: Path, kind: str | None) -> str | None:
+    """What is wrong with a text file, in words and with its line; None where only its reader knows."""
+    if path.stat().st_size == 0:
+        return "it is empty"
+    if kind not in ("json", "csv"):
+        return None
+    lines = ".json" not in path.name.lower().replace(".jsonl", "")
+    number = 0
+    try:
+        with _open_text(path) as file:
+            for number, line in enumerate(file, start=1):
+                if kind == "json" and lines and line.strip() and not isinstance(json.loads(line), dict):
+                    return f"line {number} is no object in braces"
+    except UnicodeDecodeError as error:
+        return f"it is not UTF-8, first behind line {number}: byte {error.object[error.start]:#x}"
+    except json.JSONDecodeError as error:
+        return f"line {number} is no JSON: {error.msg}"
+    except (OSError, EOFError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None if number else "it is empty"

@@ -1,0 +1,241 @@
+"""Encoders of transformers by folder or name, and what of them is trained.
+
+    --model X                        CLIP, SigLIP, or any dual encoder with get_image_features
+    --image_model X --text_model Y   any two encoders, joined by two projections that start at random
+
+    full      every weight
+    linear    the projections (SigLIP: the pooling heads), scale and bias
+    lora      low-rank additions to the attention projections, and what `linear` trains
+
+Nothing that comes with a model is run unless `trust_remote_code` says so. A model is tried on one picture and one long
+caption before it is trusted with more.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from minilib.common import Notice
+from minilib.data.tables import hub
+from minilib.models.pretrained import HFTowers, inner, side_of
+
+MODES = ("full", "linear", "lora")
+PROJECTIONS = ("visual_projection", "text_projection", "vision_projection", "vision_model.head", "text_model.head")
+ATTENTION = (  # how models call the linear maps of their attention
+    "q_proj", "k_proj", "v_proj", "out_proj", "query", "key", "value", "qkv", "q_lin", "k_lin", "v_lin", "out_lin",
+    "Wqkv", "Wo", "c_attn", "q", "k", "v",
+)  # fmt: skip
+
+
+def load_towers(name: str, *, trust_remote_code: bool = False) -> HFTowers:
+    """The dual encoder of this folder or name with its own processor. Raises ValueError, one sentence."""
+    from transformers import AutoModel
+
+    with _told(name):
+        model, found = AutoModel.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, trust_remote_code=trust_remote_code
+        )
+        missing = sorted(found["missing_keys"])
+        if missing:
+            raise ValueError(f"{len(missing)} of its weights are missing, the first is {missing[0]}")
+        return _towers(model, _processor(name, name, trust_remote_code))
+
+
+def join_towers(image: str, text: str, *, dim: int = 512, trust_remote_code: bool = False) -> HFTowers:
+    """A vision and a text encoder with projections to `dim` features. Raises ValueError, one sentence."""
+    from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
+
+    vision_model = _encoder(image, "vision_config", trust_remote_code)
+    text_model = _encoder(text, "text_config", trust_remote_code)
+    with _told(f"{image} with {text}"):
+        config = VisionTextDualEncoderConfig.from_vision_text_configs(
+            vision_model.config, text_model.config, projection_dim=dim
+        )
+        model = VisionTextDualEncoderModel(config, vision_model, text_model)
+        return _towers(model, _processor(image, text, trust_remote_code))
+
+
+def choose_trained(towers: HFTowers, mode: str = "full", frozen: str | None = None, rank: int = 16) -> str:
+    """Leave trainable what `mode` says, of the side that is not frozen; returns a line that says what that is."""
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r} is unknown: choose one of {', '.join(MODES)}.")
+    model = towers.model
+    heads = [name for name, _ in model.named_modules() if name in PROJECTIONS]
+    if mode != "full" and not heads:
+        raise ValueError(f"mode {mode!r} needs projections and {type(model).__name__} has none: choose mode 'full'.")
+    if "visual_projection" in heads or "vision_projection" in heads:
+        heads = [name for name in heads if not name.endswith(".head")]
+    adapted = []
+    if mode == "lora":
+        adapted = _attention(model, frozen)
+        model = towers.model = _with_adapters(model, adapted, rank)
+    for name, parameter in model.named_parameters():
+        place = name.removeprefix("base_model.model.")
+        head = place.startswith(tuple(f"{head}." for head in heads)) or side_of(place) is None
+        trained = mode == "full" or head or "lora_" in name
+        parameter.requires_grad_(trained and not (frozen and side_of(place) == frozen))
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    kinds = sorted({name.rpartition(".")[2] for name in adapted})
+    what = f"LoRA of rank {rank} on {', '.join(kinds)} of {len(adapted)} matrices, " if adapted else ""
+    return f"trained: {what}{count:,} of {total:,} weights ({mode}{f', {frozen} tower frozen' if frozen else ''})"
+
+
+def save_towers(towers: HFTowers, folder: Path) -> None:
+    """Write model and processor as a plain folder of transformers; adapters are merged into the weights."""
+    if hasattr(towers.model, "merge_and_unload"):
+        towers.model = towers.model.merge_and_unload(safe_merge=True)
+    towers.model.save_pretrained(folder)
+    for part in (towers.processor.image_processor, towers.processor.tokenizer):
+        part.save_pretrained(folder)
+
+
+def try_out(towers: HFTowers, name: str) -> None:
+    """One picture and one caption as long as captions may be; ValueError where the model cannot take them."""
+    from PIL import Image
+
+    mode = towers.training
+    rows = len(towers.processor.tokenizer)
+    table = getattr(inner(towers.model), "text_model", inner(towers.model)).get_input_embeddings()
+    if isinstance(table, nn.Embedding) and rows > table.num_embeddings:
+        raise ValueError(
+            f"model {name!r} has {table.num_embeddings:,} token embeddings and its tokenizer {rows:,} tokens: take the "
+            "tokenizer that belongs to the model."
+        )
+    with _told(name), torch.no_grad():
+        towers.eval()
+        img = towers.encode_image([Image.new("RGB", (80, 60), "gray")])
+        txt = towers.encode_text(["one caption " * 2_000])
+        if img.shape != txt.shape:
+            raise ValueError(f"images have {img.shape[1]} features and texts {txt.shape[1]}")
+        for side, features in (("image", img), ("text", txt)):
+            if not features.isfinite().all():
+                raise ValueError(f"its {side} features are not finite")
+    towers.train(mode)
+
+
+def make_augment(size: int, scale: tuple[float, float] = (0.5, 1.0)) -> tuple:
+    """A random crop of a picture, turned into `size` x `size` pixels, and the line that says by which library."""
+    if find_spec("torchvision"):
+        from torchvision.transforms import v2
+
+        return v2.RandomResizedCrop(
+            (size, size), scale=scale, antialias=True
+        ), "augmentation: torchvision's random crops"
+    if find_spec("kornia"):
+        from kornia.augmentation import RandomResizedCrop
+
+        return _Kornia(RandomResizedCrop((size, size), scale=scale)), "augmentation: kornia's random crops"
+    return None, "augmentation: none, since neither torchvision nor kornia is installed"
+
+
+class _Kornia:
+    """kornia's crop, which works on batches of floats, for one pillow image."""
+
+    def __init__(self, crop):
+        self.crop = crop
+
+    def __call__(self, image):
+        import numpy as np
+        from PIL import Image
+
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+        return Image.fromarray((self.crop(pixels)[0].permute(1, 2, 0) * 255).round().byte().numpy())
+
+
+def image_side(towers: HFTowers) -> int:
+    """The pixels that the processor gives a picture, on its shorter side."""
+    from PIL import Image
+
+    pixels = towers.processor.image_processor(images=[Image.new("RGB", (80, 60))], return_tensors="pt")["pixel_values"]
+    return min(pixels.shape[-2:])
+
+
+def _towers(model: nn.Module, processor) -> HFTowers:
+    sigmoid = getattr(model, "logit_bias", None) is not None
+    towers = HFTowers(model, processor, padding="max_length" if sigmoid else True)
+    if towers.max_tokens is not None:
+        processor.tokenizer.model_max_length = towers.max_tokens  # so that the saved tokenizer knows it
+    return towers
+
+
+def _processor(image: str, text: str, trust: bool):
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(text, trust_remote_code=trust)
+    if tokenizer.pad_token is None:
+        spare = tokenizer.eos_token or tokenizer.unk_token
+        if spare is None:
+            raise ValueError("its tokenizer has no token to pad with: set pad_token and save it once more")
+        tokenizer.pad_token = spare
+    return SimpleNamespace(
+        image_processor=AutoImageProcessor.from_pretrained(image, trust_remote_code=trust), tokenizer=tokenizer
+    )
+
+
+def _encoder(name: str, part: str, trust: bool) -> nn.Module:
+    """The encoder of this name, or the one side of a dual encoder."""
+    from transformers import AutoConfig, AutoModel
+
+    with _told(name):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust)
+        settings = {"dtype": torch.float32, "output_loading_info": True, "trust_remote_code": trust}
+        model, found = AutoModel.from_pretrained(name, config=getattr(config, part, config), **settings)
+        if missing := sorted(found["missing_keys"]):
+            if not all("pooler" in key for key in missing):
+                raise ValueError(f"{len(missing)} of its weights are missing, the first is {missing[0]}")
+            warnings.warn(f"model {name}: its pooler starts at random, the file has none.", Notice, stacklevel=3)
+        if not hasattr(model.config, "hidden_size"):
+            raise ValueError(f"its config {type(model.config).__name__} has no hidden_size to project from")
+    return model
+
+
+def _attention(model: nn.Module, frozen: str | None) -> list[str]:
+    """The full names of the linear maps in the attention of the towers that are trained."""
+    inside = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
+    found = [
+        name
+        for name, module in model.named_modules()
+        # torch's own MultiheadAttention reads the weights of its maps and would not call an adapter.
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in ATTENTION
+        and name.rpartition(".")[0] not in inside
+        and side_of(name) not in (None, frozen)
+    ]  # fmt: skip
+    if not found:
+        raise ValueError(f"mode 'lora' found no attention in {type(model).__name__}: choose mode 'full' or 'linear'.")
+    return found
+
+
+def _with_adapters(model: nn.Module, names: list[str], rank: int) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, target_modules=names))
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Whatever goes wrong with this model is one sentence."""
+    try:
+        with hub() if not Path(name).exists() else _nothing():
+            yield
+    except Exception as error:
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "custom code" in said or "trust_remote_code" in str(error):
+            said = "it brings code of its own, which is not run: pass trust_remote_code if you trust it"
+        raise ValueError(
+            f"model {name!r} cannot be used ({said.rstrip('.'):.240}): give a folder of transformers, or a name on the "
+            "hub, with model, image processor and tokenizer."
+        ) from error
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
