@@ -31,7 +31,28 @@ MAY_BE_BLANK = "input"  # LongBench's summaries are asked for by nothing but the
 
 def read_table(source, *, split: str | None = None, streaming: bool = False, cache_dir=None):
     """The table behind a path, or a loaded one; `split` names one of several."""
-    return open_table(source, cache_dir, streaming, split)[0]
+    table = open_table(source, cache_dir, streaming, split)[0]
+    if hasattr(table, "data"):
+        _check_encoding(table, source)
+    return table
+
+
+def _check_encoding(table: Dataset, source) -> None:
+    """ValueError for bytes that are no UTF-8, which a table of JSON Lines keeps until somebody looks at the row."""
+    from pyarrow import ArrowInvalid
+
+    try:
+        table.data.table.validate(full=True)
+    except ArrowInvalid:
+        for number in range(len(table)):
+            try:
+                table[number]
+            except UnicodeDecodeError as error:
+                name = Path(source).name if isinstance(source, (str, Path)) else "source"
+                raise ValueError(
+                    f"source {name!r} could not be read (it is not UTF-8, first in row {number}, line {number + 1} of "
+                    "JSON Lines): save it as UTF-8."
+                ) from error
 
 
 def question_columns(columns: list[str], **given: str | None) -> dict[str, str]:
