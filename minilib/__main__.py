@@ -19,6 +19,7 @@ from minilib import __version__
 from minilib.bench import bench_contrastive, bench_logps, bench_prefix, bench_step
 from minilib.bench.ablation import bench_alignment
 from minilib.cli.clip import clip
+from minilib.cli.clip_settings import ClipSettings
 from minilib.cli.command_line import Parser, normalised
 from minilib.cli.doctor import doctor
 from minilib.cli.evaluate import evaluate
@@ -37,7 +38,7 @@ BENCH = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; what goes wrong is one sentence on standard error and an exit status (`minilib.cli.faults`)."""
-    commands = {"tour": tour, "clip": clip, "pairs": PairsSettings, "logo": LogoSettings, "eval": EvalSettings}
+    commands = {"tour": tour, "clip": ClipSettings, "pairs": PairsSettings, "logo": LogoSettings, "eval": EvalSettings}
     commands |= {"bench": BENCH, "doctor": doctor}
     given = normalised(sys.argv[1:] if arguments is None else arguments)
     with faults.told():
@@ -45,6 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
             commands, args=given, as_positional=False, prog="python -m minilib", parser_class=Parser,
             version=__version__,
         )  # fmt: skip
+        if isinstance(found, ClipSettings):
+            clip(found)
         if isinstance(found, LogoSettings):
             from minilib.cli.logo import logo  # imports transformers, for which no other command shall wait
 

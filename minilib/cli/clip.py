@@ -1,86 +1,154 @@
 """python -m minilib clip and eval: train two towers on your own pairs, and measure what they retrieve.
 
+    small towers   model.json and checkpoint.pt
+    transformers   the folder is one of `save_pretrained`: CLIPModel.from_pretrained("runs/clip") loads it
+    both           log.jsonl as steps come, TensorBoard's events where it is installed, records.json at the end
+
 `torchrun --nproc-per-node 4 -m minilib clip` takes the same flags and trains the same model on four ranks, over NCCL
 where there are GPUs, else over gloo.
 """
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
-import psutil
 import torch
-from tqdm.auto import tqdm
 
-from minilib.cli import faults, run_folder
-from minilib.common import best_device
-from minilib.data import digits_dataset, load_pairs, scenes_dataset
+from minilib.cli import clip_data, faults, run_folder
+from minilib.cli.clip_settings import ELSEWHERE, MADE, ClipSettings, fill
+from minilib.common import Notice, best_device, write_text
 from minilib.distributed import ranks
 from minilib.evals import evaluate_retrieval
 from minilib.losses.validation import check_numbers
 from minilib.models import TwoTowers
+from minilib.models.towers import words_of
 from minilib.trainers import ContrastiveTrainer, checkpoint
 
-NOT_COMPARED = ("output", "save_every", "timeout", "backend")  # what may change when a run goes on
+LOG = "log.jsonl"
+MOST_WORDS = 256  # of a caption that small towers read; all of it, where it is shorter
 
 
-def clip(
-    data: str = "scenes",
-    output: Path = Path("runs/clip"),
-    pairs: int = 16_384,
-    batch_size: int = 1_024,
-    micro_batch_size: int = 1_024,
-    steps: int = 64,
-    loss: str = "clip",
-    backend: str = "auto",
-    lr: float = 2e-3,
-    warmup: int = 10,
-    dim: int = 64,
-    frozen: str | None = None,
-    seed: int = 0,
-    save_every: int = 10,
-    timeout: float = 600.0,
-) -> None:
-    """Train small image and text towers with a contrastive loss; the same command goes on after an interrupt.
-
-    Started by torchrun, all ranks share each batch; rank 0 writes and prints.
-
-    Args:
-        data: "scenes" (rendered), "digits" (handwriting), or the path of your own pairs: a folder of images with
-            metadata.jsonl, or a JSON Lines, Parquet or Arrow file with the columns image and caption.
-        output: folder of checkpoint.pt, model.json and records.json.
-        pairs: how many scenes or digit strips to make.
-        batch_size: pairs compared with each other in one step, of all ranks together.
-        micro_batch_size: pairs the encoders of a rank see at a time; their memory depends on this alone.
-        steps: optimizer steps.
-        loss: "clip" (InfoNCE) or "siglip" (pairwise sigmoid).
-        backend: "auto", "dense" (one process only), "tiled" or "fused".
-        lr: peak learning rate.
-        warmup: steps of linear warm-up.
-        dim: width of the features.
-        frozen: "image" or "text" keeps that tower as it is.
-        seed: weights, data order and random draws.
-        save_every: steps between checkpoints.
-        timeout: seconds after which a rank that does not answer counts as lost.
-    """
-    given = dict(locals())
-    _check(pairs, dim, seed, data)
-    with run_folder.opened(output), ranks.launched(timeout) as rank:
-        compared = {name: value for name, value in given.items() if name not in NOT_COMPARED}
-        run_folder.begin(output, compared, "clip", given)
-        dataset = _pairs(data, pairs, seed=0)
-        torch.manual_seed(seed)
-        model = TwoTowers(_vocabulary(data, dataset, progress=rank == 0), dim=dim).to(best_device())
-        trainer = ContrastiveTrainer(
-            model, dataset, batch_size=batch_size, micro_batch_size=micro_batch_size, steps=steps, loss=loss,
-            backend=backend, lr=lr, warmup=warmup, frozen=frozen, seed=seed, output_dir=output, save_every=save_every,
-            callbacks=[stop_when_asked],
-        )  # fmt: skip
+def clip(settings: ClipSettings | None = None, **given) -> None:
+    """Train as `settings` say, or fields of them by name (`ClipSettings`); the same call goes on after an interrupt."""
+    asked = settings or ClipSettings(**given)
+    settings = fill(asked)
+    output = settings.output
+    with run_folder.opened(output), ranks.launched(settings.timeout) as rank:
+        compared = {name: _plain(value) for name, value in asdict(settings).items() if name not in ELSEWHERE}
+        run_folder.begin(output, compared, "clip", asdict(asked))
+        with _only_first_rank_speaks(rank):
+            trainer, lines = make_trainer(settings, rank)
+            if rank == 0:
+                print("\n".join(lines), end="\n" * bool(lines))
         with faults.training():
             records = trainer.train()
+        if rank == 0:
+            _write(settings, trainer.model, records)
     if rank == 0:
-        (output / "model.json").write_text(json.dumps({"vocabulary": model.vocabulary, "dim": dim}))
-        (output / "records.json").write_text(json.dumps(records, indent=1))
-        print(_summary(records, batch_size))
+        print(_summary(records, settings))
+
+
+def make_trainer(settings: ClipSettings, rank: int) -> tuple[ContrastiveTrainer, list[str]]:
+    """The trainer of these settings, and lines that say what is trained on what."""
+    torch.manual_seed(settings.seed)
+    model, lines = _encoders(settings) if settings.pretrained else (None, [])
+    dataset, held, more = clip_data.training_data(settings)
+    captions = [] if settings.data in MADE else list(clip_data.some_captions(dataset))
+    if model is None:
+        torch.manual_seed(settings.seed)
+        model = _small_towers(settings, captions)
+    model = model.to(best_device())
+    lines = [*lines, *more, *_cut(model, captions)]
+    callbacks = [RunLog(settings.output), stop_when_asked]
+    if held is not None:
+        callbacks.insert(0, Validation(held, settings))
+    loss = settings.loss or ("siglip" if settings.pretrained and model.logit_bias is not None else "clip")
+    names = ("batch_size", "micro_batch_size", "steps", "backend", "lr", "warmup", "frozen", "seed", "save_every")
+    trainer = ContrastiveTrainer(
+        model, dataset, loss=loss, output_dir=settings.output, callbacks=callbacks,
+        **{name: getattr(settings, name) for name in names},
+    )  # fmt: skip
+    return trainer, lines
+
+
+def _encoders(settings: ClipSettings) -> tuple:
+    """Encoders of transformers, tried out, with what is trained of them."""
+    from minilib.models import encoders
+
+    trust = {"trust_remote_code": settings.trust_remote_code}
+    if settings.model is not None:
+        model = encoders.load_towers(settings.model, **trust)
+    else:
+        model = encoders.join_towers(settings.image_model, settings.text_model, dim=settings.dim, **trust)
+    encoders.try_out(model, settings.model or f"{settings.image_model} with {settings.text_model}")
+    lines = [encoders.choose_trained(model, settings.mode, settings.frozen, settings.lora_rank)]
+    if settings.augment:
+        model.augment, line = encoders.make_augment(encoders.image_side(model))
+        lines.append(line)
+    if settings.dtype == "bfloat16":
+        model.dtype = torch.bfloat16
+    return model, lines
+
+
+def _small_towers(settings: ClipSettings, captions: list[str]) -> TwoTowers:
+    """Towers that know every word of your own captions; those of scenes and digits they know by themselves."""
+    if settings.data in MADE:
+        return TwoTowers(dim=settings.dim, image_size=settings.image_size)
+    words, longest = set(), 0
+    for caption in captions:
+        pieces = words_of(caption)
+        words.update(pieces)
+        longest = max(longest, len(pieces))
+    most = min(max(longest, 32), MOST_WORDS)
+    return TwoTowers(sorted(words), dim=settings.dim, image_size=settings.image_size, max_words=most)
+
+
+def _cut(model, captions: list[str]) -> list[str]:
+    """A line about captions that lose their end, since equal beginnings are equal to the text tower."""
+    if isinstance(model, TwoTowers):
+        cut, unit = sum(len(words_of(caption)) > model.max_words for caption in captions), f"{model.max_words} words"
+    else:
+        parts = (captions[start : start + 1_000] for start in range(0, len(captions), 1_000))
+        cut = sum(map(model.count_cut, parts))
+        unit = f"{model.max_tokens} tokens"
+    return [f"{cut:,} of {len(captions):,} captions are longer than the {unit} that are read: cut there"] if cut else []
+
+
+class Validation:
+    """After a step with a checkpoint: recall on pairs that are not trained on, into the record."""
+
+    def __init__(self, pairs, settings: ClipSettings):
+        self.pairs, self.settings = pairs, settings
+
+    def __call__(self, trainer: ContrastiveTrainer, record: dict) -> None:
+        step = record["step"] + 1
+        if step % self.settings.save_every == 0 or step == self.settings.steps:
+            size = self.settings.micro_batch_size
+            record["validation"] = evaluate_retrieval(trainer.model, self.pairs, micro_batch_size=size, progress=False)
+
+
+class RunLog:
+    """Writes each record as it comes, on rank 0: a line of log.jsonl, and TensorBoard's scalars where it is there."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.board, self.begun = folder, None, False
+
+    def __call__(self, trainer: ContrastiveTrainer, record: dict) -> None:
+        if trainer.rank != 0:
+            return
+        if not self.begun:  # of a resumed run, the steps since its checkpoint are gone
+            write_text(self.folder / LOG, "".join(json.dumps(old) + "\n" for old in trainer.records[:-1]))
+            self.board, self.begun = _tensorboard(self.folder, record["step"]), True
+        with open(self.folder / LOG, "a") as file:
+            file.write(json.dumps(record) + "\n")
+        if self.board is not None:
+            for name, value in _scalars(record):
+                self.board.add_scalar(name, value, record["step"])
+            self.board.flush()
 
 
 def stop_when_asked(trainer: ContrastiveTrainer, record: dict) -> None:
@@ -91,7 +159,17 @@ def stop_when_asked(trainer: ContrastiveTrainer, record: dict) -> None:
         faults.stop(f"step {step} of {steps} is saved, {run_folder.go_on(trainer.path.parent, 'clip')}")
 
 
-def evaluate(data: str = "scenes", run: Path = Path("runs/clip"), pairs: int = 1_000, seed: int = 1) -> None:
+def evaluate(
+    data: str = "scenes",
+    run: Path = Path("runs/clip"),
+    pairs: int = 1_000,
+    seed: int = 1,
+    *,
+    split: str | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    allow_outside: bool = False,
+) -> None:
     """Print recall at 1, 5 and 10 of a trained model, both ways, and write it to evaluation.json in the run's folder.
 
     Args:
@@ -99,54 +177,100 @@ def evaluate(data: str = "scenes", run: Path = Path("runs/clip"), pairs: int = 1
         run: the output folder of `clip`.
         pairs: how many scenes or digit strips to make.
         seed: of the made pairs.
+        split: of your own data, by default "test" or "validation" where there is one.
+        image_column: by default that of the training, or found by its name.
+        caption_column: by default that of the training, or found by its name.
+        allow_outside: whether paths and links may lead out of the data folder.
     """
     check_numbers({"pairs": pairs, "seed": seed}, counts=("pairs",), least={"seed": 0})
     if not (run / "model.json").exists():
         raise ValueError(f"run {run} holds no trained model: run `python -m minilib clip --output {run}` first.")
-    damaged = f"{run / 'model.json'} is damaged"
-    try:
-        shape = run_folder.read_object(run / "model.json", damaged)
-        model = TwoTowers(shape["vocabulary"], dim=shape["dim"]).to(best_device())
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{damaged}: delete it, and {run_folder.go_on(run, 'clip')}.") from error
-    checkpoint.load_weights(run / "checkpoint.pt", model)
-    recall = evaluate_retrieval(model, _pairs(data, pairs, seed=seed, split="test"))
+    model, size, known = _trained(run)
+    if data in MADE:
+        found = clip_data.made(data, pairs, seed=seed, size=size or 32, split="test")
+    else:
+        split, line = clip_data.to_score(data, split, allow_outside)
+        print(line)
+        given = {"image_column": image_column, "caption_column": caption_column}
+        columns = {name: value for name, value in {**known, **given}.items() if value is not None or name not in known}
+        if image_column or caption_column:
+            columns.pop("label_column", None)
+        found = clip_data.load_pairs(data, image_size=size, split=split, allow_outside=allow_outside, **columns)
+    recall = evaluate_retrieval(model, found)
     for way, values in recall.items():
         print(f"{way.replace('_', ' '):13s}", "  ".join(f"recall@{k} {value:.1%}" for k, value in values.items()))
     (run / "evaluation.json").write_text(json.dumps(recall, indent=1))
 
 
-def _check(pairs: int, dim: int, seed: int, data: str) -> None:
-    """ValueError for settings that would be found wrong only after the data have been made or read."""
-    check_numbers({"pairs": pairs, "dim": dim, "seed": seed}, counts=("pairs", "dim"), least={"seed": 0})
-    if not data.strip():
-        raise ValueError("data is empty: give 'scenes', 'digits' or the path of your own pairs.")
-    made = pairs * 3 * 32 * 32 if data in ("scenes", "digits") else 0
-    for name, value, size in (("pairs", pairs, made), ("dim", dim, dim * 2_500 * 16)):  # weights, gradient, AdamW
-        if size > psutil.virtual_memory().available:
-            raise ValueError(
-                f"{name} is {value:,}, which takes {size / 1e9:,.1f} GB and more than is free: give fewer."
-            )
+def _trained(run: Path) -> tuple:
+    """The model of a run, the side of its pictures (None: of any size), and the columns that it was trained on."""
+    damaged = f"{run / 'model.json'} is damaged"
+    try:
+        shape = dict(run_folder.read_object(run / "model.json", damaged))
+        known = dict(shape.pop("columns", {}))
+        pretrained = shape.pop("pretrained", False)
+        model = None if pretrained else TwoTowers(shape.pop("vocabulary"), **shape)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{damaged}: delete it, and {run_folder.go_on(run, 'clip')}.") from error
+    if pretrained:
+        from minilib.models.encoders import load_towers
+
+        return load_towers(str(run)).to(best_device()), None, known
+    checkpoint.load_weights(run / "checkpoint.pt", model)
+    return model.to(best_device()), model.image_size, known
 
 
-def _pairs(data: str, pairs: int, *, seed: int, split: str = "train"):
-    if data == "scenes":
-        return scenes_dataset(pairs, seed=seed)
-    if data == "digits":
-        return digits_dataset(pairs, seed=seed, split=split)
-    return load_pairs(data)
+def _write(settings: ClipSettings, model, records: list[dict]) -> None:
+    """The trained model, as the evaluation and others load it; records.json comes last."""
+    columns = clip_data.remembered(settings)
+    if settings.pretrained:
+        from minilib.models.encoders import save_towers
+
+        with run_folder.filled(settings.output, True) as place:
+            save_towers(model, place)
+        shape = {"pretrained": True, "columns": columns}
+    else:
+        shape = {"vocabulary": model.vocabulary, "dim": settings.dim, "image_size": model.image_size}
+        shape |= {"max_words": model.max_words, "columns": columns}
+    run_folder.write_json(settings.output / "model.json", shape)
+    run_folder.write_json(settings.output / "records.json", records)
 
 
-def _summary(records: list[dict], batch_size: int) -> str:
-    losses = f"loss {records[0]['loss']:.3f} -> {records[-1]['loss']:.3f}"
-    return f"{losses} in {len(records)} steps of {batch_size:,} pairs"
+@contextmanager
+def _only_first_rank_speaks(rank: int) -> Iterator[None]:
+    """What all ranks find out is said once."""
+    with warnings.catch_warnings():
+        if rank != 0:
+            warnings.simplefilter("ignore", Notice)
+        yield
 
 
-def _vocabulary(data: str, dataset, *, progress: bool) -> list[str] | None:
-    """Every word of your own captions; None for the built-in data, whose words the model knows."""
-    if data in ("scenes", "digits"):
+def _tensorboard(folder: Path, step: int):
+    if not find_spec("tensorboard"):
         return None
-    words = set()
-    for start in tqdm(range(0, len(dataset), 1_000), desc="words", disable=not progress):
-        words.update(word for caption in dataset[start : start + 1_000]["caption"] for word in caption.lower().split())
-    return sorted(words)
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+
+def _scalars(record: dict):
+    """Names and numbers of a record, those of the validation with their own names."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            for way, recall in value.items():
+                yield from ((f"{name}/{way}/recall@{k}", number) for k, number in recall.items())
+        else:
+            yield f"train/{name}", value
+
+
+def _plain(value):
+    return str(value) if isinstance(value, Path) else value
+
+
+def _summary(records: list[dict], settings: ClipSettings) -> str:
+    losses = f"loss {records[0]['loss']:.3f} -> {records[-1]['loss']:.3f}"
+    text = f"{losses} in {len(records)} steps of {settings.batch_size:,} pairs"
+    if "validation" in records[-1]:
+        ways = records[-1]["validation"].items()
+        text += ", " + ", ".join(f"{way.replace('_', ' ')} recall@1 {recall[1]:.1%}" for way, recall in ways)
+    return text

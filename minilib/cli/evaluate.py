@@ -26,7 +26,8 @@ def evaluate(settings: EvalSettings | None = None, **given) -> None:
     run, model = settings.run, settings.model
     command = None if model is not None else run_folder.command_of(run)
     if model is None and command != "logo" and (run / "model.json").exists():
-        commands.evaluate(settings.data or "scenes", run, settings.pairs, settings.seed)
+        named = {name: getattr(settings, name) for name in ("split", "image_column", "caption_column", "allow_outside")}
+        commands.evaluate(settings.data or "scenes", run, settings.pairs, settings.seed, **named)
         return
     if model is None and not holds_language_model(run):
         if command == "pairs":

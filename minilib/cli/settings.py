@@ -277,13 +277,16 @@ class EvalSettings:
         model: a language model instead of a run: "tiny", a folder of transformers, or a name on the hub.
         data: of towers as in `clip`, by default "scenes", and made pairs come from another seed than those of the
             training; of a language model the path of questions with context, question and answer.
-        split: which part of the data, by default "train" or the only one.
+        split: which part of the data, by default "train" or the only one; for towers "test" or "validation".
         context_column: of questions, where it has none of the known names.
         question_column: as for the context.
         answer_column: as for the context.
         answer_tokens: the most tokens of an answer to a question of yours.
         cut_middle: whether the middle is left out of texts that are longer than the window, as LongBench does it.
         pairs: towers only; how many scenes or digit strips to make.
+        image_column: towers only; by default that of the training, or found by its name.
+        caption_column: towers only; by default that of the training, or found by its name.
+        allow_outside: towers only; whether paths and links may lead out of the data folder.
         lengths: tokens of the texts, such as [96,224]; by default half a window, one, two and four, up to 32,768.
         samples: questions for each length and place.
         base: whether the model from before the alignment is measured next to the aligned one.
@@ -303,6 +306,9 @@ class EvalSettings:
     answer_tokens: int = 128
     cut_middle: bool = False
     pairs: int = 1_000
+    image_column: str | None = None
+    caption_column: str | None = None
+    allow_outside: bool = False
     lengths: list[int] | None = None
     samples: int = 20
     base: bool = True

@@ -78,7 +78,7 @@ def load_pairs(
     columns = find_columns(table, image_column, caption_column, label_column)
     table = undecoded(table.select_columns([columns.image, columns.text]), columns.image)
     name = Path(source).name if isinstance(source, (str, Path)) else None
-    reader = PictureReader(size, _root(image_folder, folder), allow_outside)
+    reader = PictureReader(size, root_of(image_folder, folder), allow_outside)
     collect = _Collect(columns, reader, name)
     pictures = table.map(
         collect, batched=True, batch_size=64, with_indices=True, remove_columns=table.column_names,
@@ -249,7 +249,8 @@ def key_of(image: Any) -> Any:
     return hashlib.blake2b(image, digest_size=16).digest()
 
 
-def _root(image_folder, folder):
+def root_of(image_folder, folder):
+    """What the paths of images are relative to."""
     if image_folder is None:
         return folder
     if not Path(image_folder).is_dir():

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minilib.data.files import PictureReader, as_pixels, captions_of, find_columns, undecoded
+from minilib.data.files import PictureReader, as_pixels, captions_of, find_columns, root_of, undecoded
 from minilib.data.rows import positive_int
 from minilib.data.tables import open_table
 
@@ -49,6 +49,7 @@ class StreamedPairs:
         keep: int = 1_024,
         split: str | None = None,
         columns: dict | None = None,
+        image_folder: str | Path | None = None,
         allow_outside: bool = False,
         cache_dir: str | Path | None = None,
     ):
@@ -59,7 +60,7 @@ class StreamedPairs:
         table = undecoded(table.select_columns([self.columns.image, self.columns.text]), self.columns.image)
         buffer = positive_int(shuffle_buffer, "shuffle_buffer")
         self.table = table.shuffle(seed=seed, buffer_size=buffer) if buffer > 1 else table
-        self.reader = PictureReader(image_size, folder, allow_outside)
+        self.reader = PictureReader(image_size, root_of(image_folder, folder), allow_outside)
         self.seed, self.column_names = seed, ["image", "caption"]
         self._rewind()
 
@@ -88,6 +89,11 @@ class StreamedPairs:
         images = [image for image, _ in rows]
         images = images if self.reader.size is None else as_pixels(images, self.reader.size)
         return {"image": images, "caption": [caption for _, caption in rows]}
+
+    def captions(self, most: int) -> Iterator[str]:
+        """The captions of the first `most` rows, or of all."""
+        for _, row in zip(range(most), self.table):
+            yield from captions_of(row[self.columns.text], self.columns)
 
     def fingerprint(self, rows: int = 8) -> str:
         """What tells this stream from another, of its first rows: nobody waits for the last one."""
@@ -129,7 +135,7 @@ class OneCaptionEach:
 
     def __init__(self, pairs: Dataset):
         self.pairs = pairs
-        numbers = np.asarray(pairs.with_format("numpy")["image"])
+        numbers = image_numbers(pairs)
         self.by_image = np.argsort(numbers, kind="stable")  # rows, those of an image next to each other
         self.first, self.count = np.unique(numbers[self.by_image], return_index=True, return_counts=True)[1:]
 
@@ -153,7 +159,13 @@ class OneCaptionEach:
         return torch.from_numpy(self.by_image[self.first[order] + draws[order]])
 
 
+def image_numbers(pairs: Dataset) -> np.ndarray:
+    """The number of the image of each row `(n,)`: that of `load_pairs`, elsewhere every row has its own image."""
+    if pairs.features["image"].dtype == "int64":
+        return np.asarray(pairs.with_format("numpy")["image"])
+    return np.arange(len(pairs))
+
+
 def images_once(pairs: Dataset) -> Dataset | OneCaptionEach:
-    """`pairs` of `load_pairs` to train on: as they are where no two rows share an image."""
-    numbers = np.asarray(pairs.with_format("numpy")["image"])
-    return pairs if len(np.unique(numbers)) == len(pairs) else OneCaptionEach(pairs)
+    """`pairs` to train on: as they are where no two rows share an image."""
+    return pairs if len(np.unique(image_numbers(pairs))) == len(pairs) else OneCaptionEach(pairs)

@@ -107,7 +107,7 @@ def _readers(source, cache_dir, allow_outside: bool) -> tuple[dict[str, Reader],
         return {str(name): partial(_as_it_is, table) for name, table in source.items()}, None
     if not isinstance(source, (str, Path)):
         raise TypeError(
-            f"source must be a path or a datasets.Dataset, got {type(source).__name__}: pass one of these or a DatasetDict."
+            f"source must be a path or a datasets.Dataset, got {type(source).__name__}: pass one, or a DatasetDict."
         )
     path = Path(source)
     if not str(source).strip() or not path.exists():
@@ -148,7 +148,7 @@ def _on_the_hub(name: str, cache_dir) -> dict[str, Reader]:
     except Exception as error:
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"source {name!r} is no path here, and no data set of the hub or its cache could be read under that name "
+            f"source {name!r} does not exist here, and the hub or its cache gave no data set of that name "
             f"({cause:.160}): pass a path, or load it where there is a network."
         ) from error
     return {split: partial(read, split) for split in loaded.info.splits or ("train",)}

@@ -4,7 +4,10 @@
 
 where
     x_ij    = <img_i, txt_j>, one row of similarities
-    x_i+    the largest x_ij over the correct j: the pair's own, and any j of the same group
+    x_i+    the largest x_ij over the correct j: the pair's own, any j of the same group, any caption of the same image
+
+Rows that share an image are one image, as in COCO: it is looked for once, and each of its captions is correct for it.
+A caption of image A that is written under image B as well is correct for both.
 
 Where t wrong and c correct candidates equal x_i+ behind g better ones, we count the chance that a correct one lands
 among the first k, so that collapsed features score k / b and not 100 %:
@@ -17,8 +20,11 @@ differently, so similarities within 8 eps |a| |b| are equal. Taught in notebooks
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,23 +39,28 @@ def recall_at_k(
     *,
     tile_size: int = 1024,
     groups: Tensor | None = None,
+    images: Tensor | None = None,
 ) -> dict[str, dict[int, float]]:
     """Recall at each k in `ks`, from 0 to 1: `{"image_to_text": {k: recall}, "text_to_image": {k: recall}}`.
 
     image_features, text_features: `(b, d)` floating point, row i of one belongs to row i of the other; similarity is
     the inner product, so normalise them for cosines. groups: `(b,)` integers; rows with equal numbers count as correct
-    for each other (captions that repeat). ks may exceed b. Extra memory is about 3 tile_size^2 numbers.
+    for each other (captions that repeat). images: `(b,)` integers; rows with equal numbers show one image, whose
+    features are taken from the first of them. ks may exceed b. Extra memory is about 3 tile_size^2 numbers.
     """
-    _check(image_features, text_features, ks, tile_size, groups)
+    _check(image_features, text_features, ks, tile_size, groups, images)
     # Half precision would make ties of its own: its products are taken in fp32.
     wide = torch.promote_types(image_features.dtype, torch.float32)
     img, txt = image_features.detach().to(wide), text_features.detach().to(wide)
     if groups is None:
         groups = torch.arange(len(img))
     groups = groups.to(img.device)
+    if images is not None and len(images.unique()) < len(images):
+        return _shared_images(img, txt, groups, images.to(img.device), ks, tile_size)
+    equal = _equal(groups, groups)
     return {
-        "image_to_text": _one_way(img, txt, groups, ks, tile_size),
-        "text_to_image": _one_way(txt, img, groups, ks, tile_size),
+        "image_to_text": _one_way(img, txt, equal, ks, tile_size),
+        "text_to_image": _one_way(txt, img, equal, ks, tile_size),
     }
 
 
@@ -64,12 +75,13 @@ def evaluate_retrieval(
     """Encode `dataset` (columns `image` and `caption`) with `model`, and return `recall_at_k` of the features.
 
     model: offers `encode_image` and `encode_text`. It runs in evaluation mode, without gradients, `micro_batch_size`
-    rows at a time, and is left in the mode it came in. Equal captions are one group. progress: show a bar.
+    rows at a time, and is left in the mode it came in. Equal captions are one group, and equal images are one image.
+    progress: show a bar.
     """
     from tqdm.auto import tqdm
 
     _check_rows(dataset, micro_batch_size)
-    mode, img, txt, captions = model.training, [], [], []
+    mode, img, txt, captions, pixels = model.training, [], [], [], []
     model.eval()
     try:
         with torch.no_grad():
@@ -78,25 +90,68 @@ def evaluate_retrieval(
                 img.append(model.encode_image(rows["image"]))
                 txt.append(model.encode_text(rows["caption"]))
                 captions += rows["caption"]
+                pixels += [_digest(image) for image in rows["image"]]
     finally:
         model.train(mode)
-    number = {caption: k for k, caption in enumerate(dict.fromkeys(captions))}
-    groups = torch.tensor([number[caption] for caption in captions])
-    return recall_at_k(torch.cat(img), torch.cat(txt), ks, groups=groups)
+    return recall_at_k(torch.cat(img), torch.cat(txt), ks, groups=_numbers(captions), images=_numbers(pixels))
 
 
-def _one_way(a: Tensor, b: Tensor, groups: Tensor, ks: tuple[int, ...], tile_size: int) -> dict[int, float]:
-    """Recall of every row of `a` (b, d) looking for its partners among the rows of `b` (b, d)."""
+def _numbers(things: list) -> Tensor:
+    """Equal things get equal numbers, counted from 0 in the order of their first appearance."""
+    number = {thing: k for k, thing in enumerate(dict.fromkeys(things))}
+    return torch.tensor([number[thing] for thing in things])
+
+
+def _digest(image) -> bytes:
+    """What two equal images have in common: a tensor, or a pillow image."""
+    array = image.detach().cpu().contiguous().numpy() if isinstance(image, Tensor) else np.ascontiguousarray(image)
+    return hashlib.blake2b(repr(array.shape).encode() + array.tobytes(), digest_size=16).digest()
+
+
+def _shared_images(img: Tensor, txt: Tensor, groups: Tensor, images: Tensor, ks, tile_size: int) -> dict:
+    """Recall where several rows show one image: each image once, against all captions."""
+    unique, number = images.unique(return_inverse=True)
+    first = torch.full_like(unique, len(images)).scatter_reduce(0, number, torch.arange(len(images)).to(number), "amin")
+    # An image and a group of captions belong together where a row holds both; a pair of numbers becomes one number.
+    _, group = groups.unique(return_inverse=True)
+    span = int(group.max()) + 1
+    held = (number * span + group).unique()  # sorted
+
+    def belong(image: Tensor, caption: Tensor) -> Tensor:
+        wanted = image * span + caption
+        return held[torch.searchsorted(held, wanted).clamp(max=len(held) - 1)] == wanted
+
+    every = torch.arange(len(unique), device=img.device)
+    there = _pairwise(every, group, belong)
+    back = _pairwise(group, every, lambda caption, image: belong(image, caption))
+    return {
+        "image_to_text": _one_way(img[first], txt, there, ks, tile_size),
+        "text_to_image": _one_way(txt, img[first], back, ks, tile_size),
+    }
+
+
+def _equal(mine: Tensor, theirs: Tensor) -> Callable:
+    return _pairwise(mine, theirs, torch.eq)
+
+
+def _pairwise(mine: Tensor, theirs: Tensor, related: Callable) -> Callable:
+    """Which candidates of a slice are correct for which rows of a slice: `(rows, candidates)` bool."""
+    return lambda rows, columns: related(mine[rows][:, None], theirs[columns][None])
+
+
+def _one_way(a: Tensor, b: Tensor, correct: Callable, ks: tuple[int, ...], tile_size: int) -> dict[int, float]:
+    """Recall of every row of `a` (q, d) looking for its partners among the rows of `b` (c, d)."""
     totals = dict.fromkeys(ks, 0.0)
-    columns = list(zip(b.split(tile_size), groups.split(tile_size)))
-    slack = 8 * torch.finfo(a.dtype).eps * a.norm(dim=1) * b.norm(dim=1).max()  # (b,)
-    for rows, mine, near in zip(a.split(tile_size), groups.split(tile_size), slack.split(tile_size)):
-        tiles = [(rows, column, mine[:, None] == group) for column, group in columns]
+    slices = [slice(start, start + tile_size) for start in range(0, max(len(a), len(b)), tile_size)]
+    slack = 8 * torch.finfo(a.dtype).eps * a.norm(dim=1) * b.norm(dim=1).max()  # (q,)
+    for part in (part for part in slices if part.start < len(a)):
+        rows = a[part]
+        tiles = [(rows, b[other], correct(part, other)) for other in slices if other.start < len(b)]
         best = torch.full((len(rows),), float("-inf"), dtype=a.dtype, device=a.device)
-        for row, column, correct in tiles:
-            x = (row @ column.T).masked_fill(~correct, float("-inf"))  # (rows, tile)
+        for row, column, right in tiles:
+            x = (row @ column.T).masked_fill(~right, float("-inf"))  # (rows, tile)
             best = torch.maximum(best, x.amax(1))
-        better, wrong, right = _counts(tiles, best, near)
+        better, wrong, right = _counts(tiles, best, slack[part])
         for k in ks:
             totals[k] += _chance(better, wrong, right, k).sum().item()
     return {k: total / len(a) for k, total in totals.items()}
@@ -126,7 +181,7 @@ def _chance(better: Tensor, wrong: Tensor, right: Tensor, k: int) -> Tensor:
     return 1 - missed
 
 
-def _check(img: Tensor, txt: Tensor, ks: tuple[int, ...], tile_size: int, groups: Tensor | None) -> None:
+def _check(img: Tensor, txt: Tensor, ks, tile_size: int, groups: Tensor | None, images: Tensor | None) -> None:
     for name, features in (("image_features", img), ("text_features", txt)):
         if features.ndim != 2 or not features.is_floating_point():
             raise ValueError(
@@ -145,11 +200,12 @@ def _check(img: Tensor, txt: Tensor, ks: tuple[int, ...], tile_size: int, groups
         raise ValueError(f"ks must hold whole numbers of at least 1, got {ks!r}: pass for example (1, 5, 10).")
     if not isinstance(tile_size, int) or tile_size < 1:
         raise ValueError(f"tile_size must be an integer of at least 1, got {tile_size!r}: pass for example 1024.")
-    if groups is not None and (groups.shape != img.shape[:1] or groups.is_floating_point()):
-        raise ValueError(
-            f"groups must be integers with shape ({len(img)},), got {groups.dtype} {tuple(groups.shape)}: "
-            "pass one number for each item."
-        )
+    for name, numbers in (("groups", groups), ("images", images)):
+        if numbers is not None and (numbers.shape != img.shape[:1] or numbers.is_floating_point()):
+            raise ValueError(
+                f"{name} must be integers with shape ({len(img)},), got {numbers.dtype} {tuple(numbers.shape)}: "
+                "pass one number for each item."
+            )
 
 
 def _check_rows(dataset: Dataset, micro_batch_size: int) -> None:

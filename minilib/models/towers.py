@@ -13,6 +13,7 @@ Taught in notebooks/07_train_with_giant_batches.ipynb.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -20,6 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 PAD, UNKNOWN = 0, 1
+# Han and kana, Thai and Lao, Burmese, Khmer, Tibetan: a character each, the text between them in one piece.
+UNSPACED = re.compile(
+    "([\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])"
+)
 GRID = 4  # the image tower ends in a grid of 4 x 4 places
 
 
@@ -79,7 +84,7 @@ class TwoTowers(nn.Module):
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Word numbers `(k, longest)` int64, 0 behind the end of a caption and 1 for an unknown word."""
-        rows = [[self.index.get(word, UNKNOWN) for word in caption.lower().split()] for caption in captions]
+        rows = [[self.index.get(word, UNKNOWN) for word in words_of(caption)] for caption in captions]
         longest = min(max(map(len, rows), default=1) or 1, self.max_words)
         rows = [(row + [PAD] * (longest - len(row)))[:longest] for row in rows]
         return torch.tensor(rows, dtype=torch.long, device=self.logit_scale.device).view(-1, longest)
@@ -125,6 +130,11 @@ class TextTower(nn.Module):
         length = real.sum(2).clamp(min=1)  # (k, 1)
         both = torch.cat([x.sum(2), y.sum(2)], dim=1) / length  # (k, 2 width)
         return self.out(self.dropout(both))  # (k, dim)
+
+
+def words_of(caption: str) -> list[str]:
+    """The words of a caption in lower case; of scripts that put no blanks between words, every character."""
+    return [piece for word in caption.lower().split() for piece in UNSPACED.split(word) if piece]
 
 
 def check_captions(captions: Sequence[str]) -> None:
