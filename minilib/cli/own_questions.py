@@ -87,7 +87,11 @@ class QuestionScores:
     def _compared(self, loaded, settings: EvalSettings) -> dict:
         names = ("model", "answer_tokens", "cut_middle", "split", "dtype", *columns_of(settings))
         kept = {name: getattr(settings, name) for name in names}
-        return kept | {"run": str(settings.run), "window": loaded.window, "data_sha256": self.digest}
+        place = settings.run if settings.model is None else Path(settings.model)
+        stats = [(path.name, path.stat()) for path in sorted(place.glob("*.safetensors"))]
+        weights = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]  # answers of another training
+        found = {"run": str(settings.run), "weights": weights, "window": loaded.window, "data_sha256": self.digest}
+        return kept | found
 
 
 def report(found: Mapping[str, dict]) -> list[str]:

@@ -179,6 +179,22 @@ def test_a_run_of_logo_is_scored_next_to_its_base(tmp_path):
     assert all(len(read_lines(tmp_path / "run" / f"answers-{name}.jsonl")) == 3 for name in models)
 
 
+def test_answers_of_other_weights_are_not_taken_for_those_of_the_model(tmp_path, capsys):
+    model = gpt2(tmp_path / "gpt2")
+    path = write_lines(tmp_path / "questions.jsonl", questions(2))
+    flags = ("eval", "--model", model, "--data", path, "--output", tmp_path / "out", "--answer_tokens", 2)
+    minilib(*flags)
+    gpt2(tmp_path / "gpt2")  # trained anew, so to speak
+    assert "answers-model.jsonl was begun with weights=" in refusal(capsys, *flags)
+
+
+@pytest.mark.parametrize("command", ["logo", "pairs"])
+def test_more_answer_tokens_than_the_window_are_refused(tmp_path, capsys, command):
+    path = write_lines(tmp_path / "questions.jsonl", questions(1))
+    told = refusal(capsys, command, "--data", path, "--output", tmp_path / "out", "--answer_tokens", 100_000)
+    assert "100,000" in told
+
+
 def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     path = write_lines(tmp_path / "questions.jsonl", questions(5))
     flags = ("eval", "--model", "tiny", "--data", path, "--output", tmp_path / "out", "--answer_tokens", 4)

@@ -104,6 +104,15 @@ def test_word_pieces_go_on_inside_a_word():
     assert [prompt[0], *whole] == prompt + answer
 
 
+def test_a_long_prompt_is_continued_like_a_short_one():
+    text = "The Seine flows through Paris, to the sea. " * 40
+    for name in EXACT:
+        tokenizer = TOKENIZERS[name]
+        found = text_ids(tokenizer, text + "What is it?", [" Paris flows", "\n\nParis"])
+        for ids, answer in zip(found.answers, (" Paris flows", "\n\nParis")):
+            assert found.prompt[-20:] + ids == plain(tokenizer, text + "What is it?" + answer)[-20 - len(ids) :]
+
+
 # Special tokens
 
 
