@@ -1,4 +1,4 @@
-"""python -m minilib tour | clip | logo | eval | bench | doctor: every command is a plain function.
+"""python -m minilib tour | clip | pairs | logo | eval | bench | doctor: every command is a plain function.
 
 Flags are made from the function's signature, or from the dataclass of its settings, and help from the docstring
 (jsonargparse), with dashes or underscores; any set of flags may come from a YAML file instead: `python -m minilib clip
@@ -23,7 +23,7 @@ from minilib.cli.clip_settings import ClipSettings
 from minilib.cli.command_line import Parser, normalised
 from minilib.cli.doctor import doctor
 from minilib.cli.evaluate import evaluate
-from minilib.cli.settings import LogoSettings
+from minilib.cli.settings import EvalSettings, LogoSettings, PairsSettings
 from minilib.teaching.tour.tour import tour
 
 BENCH = {
@@ -38,14 +38,8 @@ BENCH = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; what goes wrong is one sentence on standard error and an exit status (`minilib.cli.faults`)."""
-    commands = {
-        "tour": tour,
-        "clip": ClipSettings,
-        "logo": LogoSettings,
-        "eval": evaluate,
-        "bench": BENCH,
-        "doctor": doctor,
-    }
+    commands = {"tour": tour, "clip": ClipSettings, "pairs": PairsSettings, "logo": LogoSettings, "eval": EvalSettings}
+    commands |= {"bench": BENCH, "doctor": doctor}
     given = normalised(sys.argv[1:] if arguments is None else arguments)
     with faults.told():
         found = auto_cli(
@@ -58,6 +52,12 @@ def main(arguments: list[str] | None = None) -> None:
             from minilib.cli.logo import logo  # imports transformers, for which no other command shall wait
 
             logo(found)
+        elif isinstance(found, PairsSettings):
+            from minilib.cli.make_pairs import make_pairs
+
+            make_pairs(found)
+        elif isinstance(found, EvalSettings):
+            evaluate(found)
 
 
 if __name__ == "__main__":

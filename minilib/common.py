@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import torch
 
+LISTED = 10  # rows that an error names
 PROBE = 2**20  # bytes that are written to find out why a write has failed
 
 
@@ -94,3 +95,19 @@ def process_peak() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def rows_named(numbers: list[int]) -> str:
+    """ "row 3", or "rows 3, 5, 8": the first ten, and how many more."""
+    first, more = ", ".join(map(str, numbers[:LISTED])), len(numbers) - LISTED
+    return f"row{'s' * (len(numbers) > 1)} {first}" + (f" and {more} more" if more > 0 else "")
+
+
+def raise_first(faults: list[Exception]) -> None:
+    """Raise the only fault of many rows, or one of its kind that lists the first ten and counts the rest."""
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        first, more = "; ".join(str(fault).split(": ")[0] for fault in faults[:LISTED]), len(faults) - LISTED
+        rest = f"; and {more} rows more" if more > 0 else ""
+        raise type(faults[0])(f"{first}{rest}: fix these rows or leave them out.")

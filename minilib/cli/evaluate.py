@@ -1,114 +1,106 @@
 """python -m minilib eval: whatever a run has trained is asked what it can do, two towers or a language model.
 
     model.json                              two towers of `clip`       recall at k, both ways
-    adapter_config.json, or config.json     a language model           needle map, details, middle, perplexity
+    adapter_config.json, or config.json     a language model           needle map, details, middle, perplexity; with
+                                                                       data, its answers to your own questions
 
-The first is in `minilib.cli.clip`, the second in `minilib.evals.language_model`.
+The first is in `minilib.cli.clip`, the others in `minilib.evals.language_model` and `minilib.cli.own_questions`.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 from minilib.cli import clip as commands
 from minilib.cli import run_folder
+from minilib.cli.settings import EvalSettings
 
 
-def evaluate(
-    run: Path = Path("runs/clip"),
-    model: str | None = None,
-    data: str = "scenes",
-    pairs: int = 1_000,
-    lengths: list[int] | None = None,
-    samples: int = 20,
-    base: bool = True,
-    seed: int = 1,
-    output: Path | None = None,
-    dtype: str = "auto",
-    attention: str = "auto",
-    split: str | None = None,
-    image_column: str | None = None,
-    caption_column: str | None = None,
-    allow_outside: bool = False,
-) -> None:
-    """Measure what a run has trained, or any language model, print it and write it to evaluation.json.
-
-    Two towers: recall at 1, 5 and 10, both ways. A language model: right answers by depth and length of a text, recall
-    of two details, lost in the middle, perplexity within the window, and needle_map.png.
-
-    Args:
-        run: the output folder of `clip` or `logo`.
-        model: a language model instead of a run: "tiny", a folder of transformers, or a name on the hub.
-        data: towers only; as in `clip`, made pairs come from another seed than those of the training.
-        pairs: towers only; how many scenes or digit strips to make.
-        lengths: tokens of the texts, such as [96,224]; by default half a window, one, two and four, up to 32,768.
-        samples: questions for each length and place.
-        base: whether the model from before the alignment is measured next to the aligned one.
-        seed: of the made pairs or texts.
-        output: folder of what is written, by default the run's (for a model runs/eval).
-        dtype: of a language model: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
-        attention: of a language model: "auto" (sdpa), "sdpa" or "eager".
-        split: towers only; of your own data, by default "test" or "validation" where there is one.
-        image_column: towers only; by default that of the training, or found by its name.
-        caption_column: towers only; by default that of the training, or found by its name.
-        allow_outside: towers only; whether paths and links may lead out of the data folder.
-    """
+def evaluate(settings: EvalSettings | None = None, **given) -> None:
+    """Measure what `settings` say, or fields of them by name (`EvalSettings`)."""
+    settings = settings or EvalSettings(**given)
     from minilib.models.loading import holds_language_model
 
+    run, model = settings.run, settings.model
     command = None if model is not None else run_folder.command_of(run)
     if model is None and command != "logo" and (run / "model.json").exists():
-        named = {"split": split, "image_column": image_column, "caption_column": caption_column}
-        commands.evaluate(data, run, pairs, seed, **named, allow_outside=allow_outside)
+        named = {name: getattr(settings, name) for name in ("split", "image_column", "caption_column", "allow_outside")}
+        commands.evaluate(settings.data or "scenes", run, settings.pairs, settings.seed, **named)
         return
     if model is None and not holds_language_model(run):
+        if command == "pairs":
+            raise ValueError(f"run {run} holds pairs and no model: train on {run / run_folder.PAIRS} with logo first.")
         if command is not None:
             raise ValueError(f"run {run} is not finished: give the same {run_folder.go_on(run, command)}.")
         raise ValueError(
             f"run {run} holds no trained model: run `python -m minilib clip --output {run}` or `python -m minilib logo "
             f"--output {run}` first."
         )
+    folder = settings.output or (run if model is None else Path("runs/eval"))
+    if settings.data is not None:
+        from minilib.cli.own_questions import QuestionScores
+
+        asked = QuestionScores(settings, folder)
+        with run_folder.opened(folder):
+            _write_scores(*_measured(settings, asked), settings, folder)
+        return
+    samples, lengths = settings.samples, settings.lengths
     if samples < 1 or min(lengths or [64]) < 64:
         raise ValueError(f"samples is {samples} and lengths {lengths}: give 1 or more samples and 64 or more tokens.")
-    found, window = _measured(run, model, base, dtype, attention, lengths=lengths, samples=samples, seed=seed)
-    _write(found, window, output or (run if model is None else Path("runs/eval")))
+    found, window = _measured(settings, _ask_haystacks)
+    _write(found, window, folder)
 
 
-def _measured(run: Path, model: str | None, base: bool, dtype: str, attention: str, **asked) -> tuple[dict, int]:
-    """The numbers of the models by name, and the window that they were trained on."""
+def _measured(settings: EvalSettings, ask: Callable) -> tuple[dict, int]:
+    """What `ask(name, loaded, settings)` finds for each model by its name, and the window that they were trained on."""
     from minilib.models import loading as language
 
     device = commands.best_device()
-    settings = {"dtype": language.pick_dtype(dtype, device), "attention": attention}
-    if model is not None:
-        loaded = language.load_language_model(model, **settings)
-        return {model: _ask(loaded, device, **asked)}, loaded.window
-    aligned, found = language.load_aligned(run, **settings), {}
-    if base and hasattr(aligned.model, "disable_adapter"):
-        found["base"] = _ask(aligned, device, without_adapter=True, **asked)
-    elif base and (before := language.load_base(run, **settings)):
-        found["base"] = _ask(before, device, **asked)
-    return found | {"aligned": _ask(aligned, device, **asked)}, aligned.window
+    how = {"dtype": language.pick_dtype(settings.dtype, device), "attention": settings.attention}
+
+    def asked(name: str, loaded, without_adapter: bool = False) -> dict:
+        model = loaded.model.to(device)
+        with model.disable_adapter() if without_adapter else nullcontext():
+            return ask(name, loaded._replace(model=model), settings)
+
+    if settings.model is not None:
+        loaded = language.load_language_model(settings.model, **how)
+        return {settings.model: asked("model", loaded)}, loaded.window
+    aligned, found = language.load_aligned(settings.run, **how), {}
+    if settings.base and hasattr(aligned.model, "disable_adapter"):
+        found["base"] = asked("base", aligned, without_adapter=True)
+    elif settings.base and (before := language.load_base(settings.run, **how)):
+        found["base"] = asked("base", before)
+    return found | {"aligned": asked("aligned", aligned)}, aligned.window
 
 
-def _ask(loaded, device: str, *, lengths: list[int] | None, samples: int, seed: int, without_adapter: bool = False):
-    from minilib.evals.language_model import default_lengths, measure
+def _ask_haystacks(name: str, loaded, settings: EvalSettings) -> dict:
+    from minilib.evals.language_model import fitting_lengths, measure
 
-    model = loaded.model.to(device)
-    with model.disable_adapter() if without_adapter else nullcontext():
-        return measure(
-            model, loaded.tokenizer, window=loaded.window, samples=samples,
-            lengths=sorted(set(lengths or default_lengths(loaded.window))),
-            seed=10_000 + seed,  # training has the small seeds
-        )  # fmt: skip
+    return measure(
+        loaded.model, loaded.tokenizer, window=loaded.window, samples=settings.samples,
+        lengths=fitting_lengths(loaded.model, loaded.tokenizer, loaded.window, settings.lengths),
+        seed=10_000 + settings.seed,  # training has the small seeds
+    )  # fmt: skip
+
+
+def _write_scores(found: dict, window: int, settings: EvalSettings, folder: Path) -> None:
+    from minilib.cli.own_questions import report
+
+    print("\n".join(report(found)))
+    run_folder.write_json(folder / "evaluation.json", {"window": window, "data": settings.data, "models": found})
+    print(f"{folder / 'evaluation.json'}, " + ", ".join(scores["answers"] for scores in found.values()))
 
 
 def _write(found: dict, window: int, folder: Path) -> None:
-    from minilib.cli.run_folder import write_json
     from minilib.evals.language_model import report
     from minilib.evals.longcontext import NeedleMap
     from minilib.teaching.plots import needle_maps, to_png
 
     print("\n".join(report(found)))
-    write_json(folder / "evaluation.json", {"window": window, "models": found})
+    run_folder.write_json(folder / "evaluation.json", {"window": window, "models": found})
     cells = {name: NeedleMap(**scores["needle_map"]) for name, scores in found.items()}
     (folder / "needle_map.png").write_bytes(to_png(needle_maps(cells, window)))
     print(f"{folder / 'evaluation.json'}, {folder / 'needle_map.png'}")

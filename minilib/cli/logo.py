@@ -24,7 +24,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 
 from minilib.cli import faults, run_folder
 from minilib.cli import pairs as data_rows
-from minilib.cli.settings import LogoSettings, fill, to_compare
+from minilib.cli.settings import LogoSettings, columns_of, fill, to_compare
 from minilib.common import Notice
 from minilib.distributed import ranks
 from minilib.longcontext import answer_hidden, pack_answers
@@ -47,7 +47,8 @@ def logo(settings: LogoSettings) -> None:
     """One run of the command; an interrupted one goes on, a finished one says so."""
     given, window = settings, window_of(settings.model)
     settings = fill(settings, window)
-    kind, table = data_rows.read_data(settings.data)
+    kind, table = data_rows.read_data(settings.data, settings.split, columns_of(settings))
+    settings = data_rows.fit_to_data(given, settings, kind, table)
     data_rows.scorer_of(settings.scorer)  # a missing spaCy is told before anything is loaded
     rank = int(os.environ.get("RANK", 0))
     with run_folder.opened(settings.output):
@@ -68,7 +69,7 @@ def _align(settings: LogoSettings, kind: str, table, rank: int) -> list[dict]:
         table = data_rows.answered_pairs(kind, table, settings, loaded, rank)
     table = data_rows.numbered(table, settings)
     if rank == 0:
-        longest = data_rows.check_rows(table, loaded.tokenizer, settings)
+        longest = data_rows.check_rows(table, loaded.tokenizer, settings, loaded.window)
         target = settings.target_length
         reach = f"spread over {target:,} positions" if target else "at plain positions"
         print(f"{len(table):,} pairs with prompts of up to {longest:,} tokens, {reach}")

@@ -2,7 +2,7 @@
 
     "haystack"    made questions with known facts           -> pairs.jsonl in the run's folder
     questions     a file with context, question, answer     -> pairs.jsonl in the run's folder (`build_pairs`)
-    pairs         a file with prompt, chosen, rejected (a text or a list of texts), and chunks
+    pairs         a file of preference rows, see `minilib.trainers.preference_rows`
 
 What a file holds is seen from its columns. Answering goes on after an interrupt; of several ranks the first one answers
 and the others wait for `pairs_report.json` next to the pairs. Taught in notebooks/13_train_logo_end_to_end.ipynb.
@@ -10,8 +10,12 @@ and the others wait for `pairs_report.json` next to the pairs. Taught in noteboo
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,35 +24,59 @@ from tqdm.auto import tqdm
 
 from minilib.cli.run_folder import PAIRS, write_json
 from minilib.cli.settings import HAYSTACK, LogoSettings
-from minilib.data.files import open_table
-from minilib.data.questions import load_questions
+from minilib.common import raise_first, rows_named
+from minilib.data.questions import load_questions, question_columns, read_table
+from minilib.evals.answers import ends_unbroken
+from minilib.longcontext.text_ids import render_question
 from minilib.models.generation import make_answer_fn
 from minilib.preferences import build_pairs, plain_prompt, rare_words, spacy_entities
 from minilib.preferences.haystack_pairs import chunks_as_prompt, haystack_pairs, repeatable
-from minilib.trainers.collator import Numbered, PairCollator, as_packed, draw_positions, number_rows
+from minilib.trainers.collator import Numbered, PairCollator, as_packed, draw_positions, number_rows, pack_rows
+from minilib.trainers.preference_rows import is_messages
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from minilib.models.loading import Loaded
 
-PAIR, QUESTION = ("prompt", "chosen", "rejected"), ("context", "question", "answer")
+ANSWERS, QUESTION = ("chosen", "rejected"), ("context", "question", "answer")
+FIELDS = ("prompt", *ANSWERS, "chunks", "separator", "tools", "chat_template_kwargs")  # what training reads
 REPORT = "pairs_report.json"
 
 
-def read_data(data: str) -> tuple[str, Dataset | None]:
+def read_data(
+    data: str, split: str | None = None, columns: Mapping[str, str | None] | None = None
+) -> tuple[str, Dataset | None]:
     """("haystack", None), ("pairs", table) or ("questions", table); ValueError for a file that is none of them."""
     if data == HAYSTACK:
         return HAYSTACK, None
-    table = open_table(data, None)[0]
-    if set(PAIR) <= set(table.column_names):
+    table = read_table(data, split=split)
+    if set(ANSWERS) <= set(table.column_names):
         return "pairs", _pairs(table)
-    if set(QUESTION) <= set(table.column_names):
-        return "questions", load_questions(table)
+    given = {name.removesuffix("_column"): column for name, column in (columns or {}).items()}
+    if any(given.values()) or set(question_columns(table.column_names, **given)) <= set(table.column_names):
+        return "questions", load_questions(table, **(columns or {}))
     raise ValueError(
-        f"data {data!r} has the columns {table.column_names}: give pairs with {', '.join(PAIR)}, or questions with "
-        f"{', '.join(QUESTION)}."
+        f"data {data!r} has the columns {table.column_names}: give pairs with prompt, {', '.join(ANSWERS)}, or "
+        f"questions with {', '.join(QUESTION)}, or name their columns."
     )
+
+
+def fit_to_data(given: LogoSettings, settings: LogoSettings, kind: str, table: Dataset | None) -> LogoSettings:
+    """The settings without what nobody asked for and the pairs do not have: a target without chunks, more answers."""
+    if kind != "pairs":
+        return settings
+    found = {}
+    if given.num_rejected is None:
+        found["num_rejected"] = min(settings.num_rejected, max(map(_count, table["rejected"])))
+    if given.target_length is None and given.rope == "none" and "chunks" not in table.column_names:
+        found["target_length"] = 0
+    return replace(settings, **found)
+
+
+def _count(rejected) -> int:
+    several = isinstance(rejected, list) and not is_messages(rejected)
+    return len(rejected) if several else 1
 
 
 def answered_pairs(kind: str, questions: Dataset | None, settings: LogoSettings, loaded: Loaded, rank: int) -> Dataset:
@@ -66,7 +94,7 @@ def answered_pairs(kind: str, questions: Dataset | None, settings: LogoSettings,
             f"data {settings.data!r} gave no pair, {folder / REPORT} counts why: ask about more or other questions, "
             "lower threshold or raise num_chunks."
         )
-    return _pairs(open_table(folder / PAIRS, None)[0])
+    return _pairs(read_table(folder / PAIRS))
 
 
 def numbered(table: Dataset, settings: LogoSettings) -> Numbered:
@@ -77,27 +105,64 @@ def numbered(table: Dataset, settings: LogoSettings) -> Numbered:
             f"data {settings.data!r} has no column 'chunks': give each row the pieces of its context, or train at "
             "plain positions with target_length 0."
         )
-    try:
-        return number_rows(table, "data", with_chunks=with_chunks)
-    except TypeError as error:  # to the command's user it is the data that are wrong, not the call
-        raise ValueError(str(error)) from error
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            rows = number_rows(table, "data", with_chunks=with_chunks)
+        except TypeError as error:  # to the command's user it is the data that are wrong, not the call
+            raise ValueError(str(error)) from error
+    if int(os.environ.get("RANK", 0)) == 0:
+        for warning in told:
+            _say(str(warning.message))
+    return rows
 
 
-def check_rows(rows: Numbered, tokenizer, settings: LogoSettings) -> int:
+def check_rows(rows: Numbered, tokenizer, settings: LogoSettings, window: int | None = None) -> int:
     """Turn every row into tokens and positions once; returns the tokens of the longest prompt.
 
-    Raises ValueError naming the first bad row.
+    Raises ValueError naming the bad rows, those longer than `window` tokens among them; angles that are stretched reach
+    as far as the target.
     """
     target = settings.target_length
+    reach = target if settings.rope != "none" else window
     placed = {"target": target, "mode": settings.position_mode, "seed": "check", "vary": settings.vary_target}
     collator = PairCollator(tokenizer, num_rejected=settings.num_rejected, with_chunks=target > 0)
-    longest = 0
+    longest, faults, glued = 0, [], []
     for number in tqdm(range(len(rows)), desc="rows", unit="row"):
-        batch = collator([rows[number]])
-        longest = max(longest, int((batch["segment_ids"] == 0).sum()))
-        if target:
-            as_packed(batch, partial(draw_positions, **placed))
+        try:
+            row = collator.tokenize(rows[number])
+            batch = pack_rows([row])
+            if target:
+                as_packed(batch, partial(draw_positions, **placed))
+            if reach is not None and len(row.prompt) + max(map(len, row.answers)) > reach:
+                raise ValueError(
+                    f"row {number} has {len(row.prompt):,} tokens of prompt and {max(map(len, row.answers)):,} of an "
+                    f"answer, and the model reads {reach:,}: shorten or leave out the row, or stretch with rope."
+                )
+            longest = max(longest, len(row.prompt))
+            glued += [number] * _runs_together(rows[number])
+        except ValueError as error:
+            faults.append(error)
+    raise_first(faults)
+    if glued:
+        _say(
+            f"data has no blank between prompt and chosen answer in {rows_named(glued)}, and none is put there: begin "
+            'the answers with one, or give each row "separator": " ".'
+        )
     return longest
+
+
+def _runs_together(row: Mapping) -> bool:
+    """Whether a prompt and an answer make one word of two, which may be meant in a script without blanks."""
+    prompt, chosen, separator = row.get("prompt"), row["chosen"], row.get("separator")
+    texts = isinstance(prompt, str) and isinstance(chosen, str)
+    if not texts or separator or ends_unbroken(prompt) or ends_unbroken(chosen[:1]):
+        return False
+    return (prompt[-1].isalnum() or prompt[-1] in ":?.!,;") and chosen[0].isalnum()
+
+
+def _say(text: str) -> None:
+    print(f"minilib: {text}", file=sys.stderr)
 
 
 def prompt_for(tokenizer) -> Callable[[list[str], str], str]:
@@ -106,9 +171,7 @@ def prompt_for(tokenizer) -> Callable[[list[str], str], str]:
         return chunks_as_prompt
 
     def chat_prompt(chunks: list[str], question: str) -> str:
-        message = [{"role": "user", "content": plain_prompt(chunks, question)}]
-        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        return text.removeprefix(tokenizer.bos_token or "")  # encoding will put it there again
+        return render_question(tokenizer, [{"role": "user", "content": plain_prompt(chunks, question).strip()}])
 
     return chat_prompt
 
@@ -129,7 +192,7 @@ def _from_questions(loaded: Loaded, questions: Dataset, settings: LogoSettings, 
         questions, repeatable(answer), scorer=scorer_of(settings.scorer), tokenizer=loaded.tokenizer,
         prompt_fn=prompt_for(loaded.tokenizer), path=path, chunk_size=settings.chunk_size,
         num_chunks=settings.num_chunks, threshold=settings.threshold, num_rejected=settings.num_rejected,
-        seed=settings.seed,
+        seed=settings.seed, separator="" if getattr(loaded.tokenizer, "chat_template", None) else None,
     )  # fmt: skip
 
 
@@ -139,11 +202,8 @@ def scorer_of(name: str) -> Callable:
 
 
 def _pairs(table: Dataset) -> Dataset:
-    """Only the columns that training reads, and one rejected answer as a list of one."""
-    table = table.select_columns([name for name in (*PAIR, "chunks") if name in table.column_names])
-    if getattr(table.features["rejected"], "dtype", None) not in ("string", "large_string"):
-        return table
-    return table.map(lambda row: {"rejected": None if row["rejected"] is None else [row["rejected"]]}, desc="rejected")
+    """Only the columns that training reads."""
+    return table.select_columns([name for name in FIELDS if name in table.column_names])
 
 
 def _told(skipped: dict[str, int]) -> str:

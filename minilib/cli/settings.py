@@ -54,17 +54,21 @@ class LogoSettings:
 
     Args:
         model: "tiny", a folder of transformers, or a name on the hub.
-        data: "haystack" (made, offline), or the path of a JSON Lines, Parquet or Arrow file: either pairs with prompt,
-            chosen, rejected and chunks, or questions with context, question and answer, which the model then answers
-            itself, from the right chunks and from wrong ones.
+        data: "haystack" (made, offline), or the path of a file or folder: either pairs as TRL has them, texts or chats,
+            with chunks where a target is asked for, or questions with context, question and answer, which the model
+            then answers itself, from the right chunks and from wrong ones.
+        split: which part of the data, by default "train" or the only one.
+        context_column: of questions, where it has none of the known names.
+        question_column: as for the context.
+        answer_column: as for the context.
         output: folder of pairs, checkpoints, the adapter or model, its tokenizer, settings.json and records.json.
         loss_type: "logo", "simpo", "cpo", "orpo", "dpo" or "sft".
         beta: scale of the reward, by default the loss's own (logo: 10).
         gamma: margin that is asked for, by default the loss's own (logo: 3).
         sft_weight: weight of the SFT term, by default the loss's own (logo: 0.1).
-        num_rejected: M, rejected answers of a prompt.
+        num_rejected: M, rejected answers of a prompt, by default 2, or 1 where your pairs have one.
         target_length: positions that prompts are spread over, by default four windows of the model; 0 leaves them
-            plain.
+            plain, as does the default for pairs without chunks.
         position_mode: "mixed", "continuous", "sparse", "pose" or "random".
         vary_target: whether each prompt gets a target of its own in each step, from its real length up to the target.
         share_prompt: whether a prompt is computed once for all its answers.
@@ -94,12 +98,16 @@ class LogoSettings:
 
     model: str = "tiny"
     data: str = HAYSTACK
+    split: str | None = None
+    context_column: str | None = None
+    question_column: str | None = None
+    answer_column: str | None = None
     output: Path = Path("runs/logo")
     loss_type: str = "logo"
     beta: float | None = None
     gamma: float | None = None
     sft_weight: float | None = None
-    num_rejected: int = 2
+    num_rejected: int | None = None
     target_length: int | None = None
     position_mode: str = "mixed"
     vary_target: bool = False
@@ -140,6 +148,7 @@ def fill(given: LogoSettings, window: int) -> LogoSettings:
     scorer = given.scorer or ("exact" if given.data == HAYSTACK else "rare_words")
     chunk_size = min(512, window * 7 // 8 // filled.num_chunks) if given.chunk_size is None else given.chunk_size
     found = {
+        "num_rejected": 2,
         "target_length": 4 * window,
         "chunk_size": chunk_size,
         "length": 30 * chunk_size * filled.num_chunks // 7,  # over four times what is read, as tiny_lm's 960 tokens
@@ -154,7 +163,7 @@ def fill(given: LogoSettings, window: int) -> LogoSettings:
 def to_compare(settings: LogoSettings, window: int) -> dict:
     """What makes a run the run it is: all but where it lies and how often it saves, with its data and its ranks."""
     kept = {name: value for name, value in asdict(settings).items() if name not in ("output", "save_every")}
-    found = {"window": window, "data_sha256": _fingerprint(settings.data)}
+    found = {"window": window, "data_sha256": fingerprint_of(settings.data)}
     return kept | found | {"ranks": int(os.environ.get("WORLD_SIZE", 1))}
 
 
@@ -172,8 +181,8 @@ def _check_names(given: LogoSettings) -> None:
                 raise ValueError(f"{name} is {value!r} and data 'haystack', where facts are known: leave it out.")
     elif given.scorer == "exact":
         raise ValueError("scorer 'exact' needs the facts of haystacks: choose 'rare_words' or 'entities'.")
-    elif not Path(given.data).is_file():
-        raise ValueError(f"data {given.data!r} is no file: give 'haystack', or the path of pairs or questions.")
+    elif not given.data.strip() or not Path(given.data).exists():
+        raise ValueError(f"data {given.data!r} is no file or folder: give 'haystack', or a path.")
 
 
 def _check_numbers(settings: LogoSettings, window: int) -> None:
@@ -192,8 +201,123 @@ def _check_numbers(settings: LogoSettings, window: int) -> None:
         )
 
 
-def _fingerprint(data: str) -> str | None:
+def fingerprint_of(data: str) -> str | None:
+    """Of the contents of a file, or of all files of a folder and their names."""
     if data == HAYSTACK:
         return None
-    with open(data, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if Path(data).is_file():
+        with open(data, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for path in sorted(path for path in Path(data).rglob("*") if path.is_file()):
+        with open(path, "rb") as file:
+            digest.update(f"{path.relative_to(data)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class PairsSettings:
+    """Make preference pairs with a model and keep them; the same command goes on after an interrupt.
+
+    The first half of `logo`: afterwards `python -m minilib logo --data OUTPUT/pairs.jsonl` trains on them.
+
+    Args:
+        model: "tiny", a folder of transformers, or a name on the hub.
+        data: "haystack" (made, offline), or the path of questions with context, question and answer.
+        split: which part of the data, by default "train" or the only one.
+        context_column: of questions, where it has none of the known names.
+        question_column: as for the context.
+        answer_column: as for the context.
+        output: folder of pairs.jsonl, pairs_report.json and settings.json.
+        num_rejected: M, rejected answers of a prompt.
+        rows: how many haystacks to ask about.
+        length: tokens of a made haystack, by default some four times what is read at a time.
+        scorer: what makes a chunk matter: "rare_words" or "entities" (spaCy); haystacks know it exactly.
+        threshold: score above which a chunk matters, by default 6.
+        chunk_size: tokens of a chunk, by default 512, or less so that num_chunks fill the window.
+        num_chunks: N, chunks that are read at a time, by default 16 (tiny: 8).
+        answer_tokens: the most tokens of an answer to a question of yours.
+        temperature: of the answers; 0 takes the likeliest.
+        seed: of what is drawn, and of made haystacks.
+        dtype: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
+        attention: "auto" (sdpa), "sdpa" or "eager".
+    """
+
+    model: str = "tiny"
+    data: str = HAYSTACK
+    split: str | None = None
+    context_column: str | None = None
+    question_column: str | None = None
+    answer_column: str | None = None
+    output: Path = Path("runs/pairs")
+    num_rejected: int = 2
+    rows: int = 400
+    length: int | None = None
+    scorer: str | None = None
+    threshold: float | None = None
+    chunk_size: int | None = None
+    num_chunks: int | None = None
+    answer_tokens: int = 128
+    temperature: float = 0.7
+    seed: int = 0
+    dtype: str = "auto"
+    attention: str = "auto"
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """Measure what a run has trained, or any language model, print it and write it to evaluation.json.
+
+    Two towers: recall at 1, 5 and 10, both ways. A language model: right answers by depth and length of a text, recall
+    of two details, lost in the middle, perplexity within the window, and needle_map.png; or, with data, its answers to
+    your own questions, one a line in answers-NAME.jsonl, and their mean scores.
+
+    Args:
+        run: the output folder of `clip` or `logo`.
+        model: a language model instead of a run: "tiny", a folder of transformers, or a name on the hub.
+        data: of towers as in `clip`, by default "scenes", and made pairs come from another seed than those of the
+            training; of a language model the path of questions with context, question and answer.
+        split: which part of the data, by default "train" or the only one; for towers "test" or "validation".
+        context_column: of questions, where it has none of the known names.
+        question_column: as for the context.
+        answer_column: as for the context.
+        answer_tokens: the most tokens of an answer to a question of yours.
+        cut_middle: whether the middle is left out of texts that are longer than the window, as LongBench does it.
+        pairs: towers only; how many scenes or digit strips to make.
+        image_column: towers only; by default that of the training, or found by its name.
+        caption_column: towers only; by default that of the training, or found by its name.
+        allow_outside: towers only; whether paths and links may lead out of the data folder.
+        lengths: tokens of the texts, such as [96,224]; by default half a window, one, two and four, up to 32,768.
+        samples: questions for each length and place.
+        base: whether the model from before the alignment is measured next to the aligned one.
+        seed: of the made pairs or texts.
+        output: folder of what is written, by default the run's (for a model runs/eval).
+        dtype: of a language model: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
+        attention: of a language model: "auto" (sdpa), "sdpa" or "eager".
+    """
+
+    run: Path = Path("runs/clip")
+    model: str | None = None
+    data: str | None = None
+    split: str | None = None
+    context_column: str | None = None
+    question_column: str | None = None
+    answer_column: str | None = None
+    answer_tokens: int = 128
+    cut_middle: bool = False
+    pairs: int = 1_000
+    image_column: str | None = None
+    caption_column: str | None = None
+    allow_outside: bool = False
+    lengths: list[int] | None = None
+    samples: int = 20
+    base: bool = True
+    seed: int = 1
+    output: Path | None = None
+    dtype: str = "auto"
+    attention: str = "auto"
+
+
+def columns_of(settings) -> dict[str, str | None]:
+    """The names of the columns of questions, as `load_questions` takes them."""
+    return {name: getattr(settings, name) for name in ("context_column", "question_column", "answer_column")}

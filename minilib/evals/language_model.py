@@ -13,8 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from minilib.data.facts import NAMES, as_prompt
 from minilib.evals import kind_scores, lost_in_the_middle, needle_map, perplexity_by_position
+from minilib.longcontext.text_ids import prompt_ids
+from minilib.models.generation import position_table
 
+ANSWER = 8  # tokens that an answer may have
 ROOM = 32  # tokens kept for question and answer
 LONGEST, LONGEST_TEXT = 32_768, 2_048  # of a haystack by default; of running text, whose logits are all made
 SHARES = (0.5, 1, 2, 4)
@@ -23,6 +27,24 @@ SHARES = (0.5, 1, 2, 4)
 def default_lengths(window: int) -> list[int]:
     """Half a window, one, two and four, less the room for the question."""
     return sorted({max(min(int(share * window), LONGEST) - ROOM, 2 * ROOM) for share in SHARES})
+
+
+def fitting_lengths(model, tokenizer, window: int, wanted: Sequence[int] | None = None) -> list[int]:
+    """The wanted lengths, or those of `default_lengths` that fit where the model has a table of positions."""
+    table = position_table(model)
+    lengths = sorted({*(wanted or default_lengths(window))})
+    if table is None:
+        return lengths
+    asks = (as_prompt("", f"Which things does {name} keep?") for name in NAMES)
+    most = table - max(len(prompt_ids(tokenizer, ask)) for ask in asks) - ANSWER
+    if wanted is None:
+        lengths = [length for length in lengths if length <= most] or [most]
+    if lengths[-1] > most or most < 2 * ROOM:
+        raise ValueError(
+            f"lengths are {lengths} and the model has a table of {table} positions, of which question and answer take "
+            f"{table - most}: give lengths from {2 * ROOM} to {most} tokens, or a model with more positions."
+        )
+    return lengths
 
 
 def measure(model, tokenizer, *, window: int, lengths: Sequence[int], samples: int, seed: int) -> dict:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from minilib.data.haystack import hide_facts
 from minilib.data.rows import positive_int
 from minilib.data.running_text import token_counter
+from minilib.longcontext.text_ids import prompt_ids
 
 
 @torch.no_grad()
@@ -48,7 +49,7 @@ def perplexity_by_position(
         ]
     total, count = torch.zeros(-(-length // bucket), dtype=torch.float64), torch.zeros(-(-length // bucket))
     for document in documents:
-        ids = torch.tensor([tokenizer.encode(document)[:length]], device=model.device)  # (1, t)
+        ids = torch.tensor([prompt_ids(tokenizer, document)[:length]], device=model.device)  # (1, t)
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, :-1]
         loss = F.cross_entropy(logits.float(), ids[0, 1:], reduction="none").cpu()  # (t - 1,)
         place = torch.arange(1, len(loss) + 1) // bucket

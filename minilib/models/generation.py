@@ -1,21 +1,28 @@
 """Answers by any causal language model of transformers, as a plain function from prompts to strings.
 
-    answer(prompts)_i = the tokens that greedy decoding adds to prompt i, up to <eos> or `max_new_tokens`
+    answer(prompts)_i = the tokens that greedy decoding adds to prompt i, up to an end or `max_new_tokens`
 
-Prompts of unlike length share a batch by padding on the left, which the attention mask hides, so an answer does not
-depend on who else was asked. Batches are cut by tokens: one long prompt weighs as much as many short ones. The released
-code of LOGO (arXiv 2410.18533) draws at temperature 0.7, and so does this one when asked to.
+An end is any token that ends a text or a turn (`end_ids`). Prompts of unlike length share a batch by padding
+on the left, which the attention mask hides, so an answer does not depend on who else was asked, nor on the token that
+pads. Batches are cut by tokens: one long prompt weighs as much as many short ones. The released code of LOGO (arXiv
+2410.18533) draws at temperature 0.7, and so does this one when asked to.
 Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
+
+from minilib.longcontext.text_ids import prompt_ids, turn_end
+
+PAD = 0  # a row of every embedding, and hidden by the mask
+POSITIONS = re.compile(r"position|wpe")  # what learned tables are called
 
 
 def make_answer_fn(
@@ -26,8 +33,8 @@ def make_answer_fn(
     batch_tokens: int = 16_384,
     temperature: float = 0.0,
     progress: bool = False,
-) -> Callable[[list[str]], list[str]]:
-    """A function from a list of prompts to as many answers, without blanks at either end.
+) -> Callable[[list], list[str]]:
+    """A function from a list of prompts, texts or lists of chat messages, to as many answers without blanks around.
 
     batch_tokens: prompt tokens, padding included, that are computed at a time; it bounds the memory.
     temperature: 0 takes the likeliest token; above it tokens are drawn with torch's global generator.
@@ -37,13 +44,16 @@ def make_answer_fn(
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}: pass a larger one.")
     if temperature < 0:
         raise ValueError(f"temperature must not be negative, got {temperature}: 0 takes the likeliest token.")
+    if (window := reach_of(model)) is not None and max_new_tokens >= window:
+        raise ValueError(
+            f"max_new_tokens is {max_new_tokens:,} and the model reads {window:,} tokens, prompt included: lower it."
+        )
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
 
     @torch.no_grad()
-    def answer(prompts: list[str]) -> list[str]:
-        ids = [tokenizer.encode(prompt) for prompt in prompts]
-        if (empty := next((i for i, one in enumerate(ids) if not one), None)) is not None:
-            raise ValueError(f"prompts[{empty}] has no tokens, got {prompts[empty]!r}: leave it out.")
+    def answer(prompts: list) -> list[str]:
+        ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+        _check_prompts(prompts, ids, position_table(model), max_new_tokens)
         texts, mode = [""] * len(ids), model.training
         model.eval()
         try:
@@ -55,6 +65,46 @@ def make_answer_fn(
         return texts
 
     return answer
+
+
+def end_ids(tokenizer, generation_config=None) -> list[int]:
+    """Every id that ends an answer: the generation config's, the tokenizer's eos, and the template's end of a turn."""
+    given = getattr(generation_config, "eos_token_id", None)
+    found = [*given] if isinstance(given, (list, tuple)) else [given]
+    found.append(getattr(tokenizer, "eos_token_id", None))
+    if end := turn_end(tokenizer):
+        special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        found.append(
+            next((token for token in tokenizer.encode(end, add_special_tokens=False) if token in special), None)
+        )
+    return sorted({int(token) for token in found if token is not None})
+
+
+def reach_of(model: nn.Module) -> int | None:
+    """The tokens that a model was trained to read, as its config has them; None where it says nothing."""
+    config = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    window = getattr(config, "max_position_embeddings", None)
+    return window if isinstance(window, int) and window > 0 else None
+
+
+def position_table(model: nn.Module) -> int | None:
+    """The positions of a model that looks them up in a table, such as GPT-2 and OPT; None where they are computed."""
+    window = reach_of(model)
+    tables = (module for name, module in model.named_modules() if POSITIONS.search(name.rpartition(".")[2]))
+    found = [module for module in tables if isinstance(module, nn.Embedding)]
+    return window if found and window else None
+
+
+def _check_prompts(prompts: list, ids: list[list[int]], table: int | None, max_new_tokens: int) -> None:
+    for i, one in enumerate(ids):
+        if not one:
+            raise ValueError(f"prompts[{i}] has no tokens, got {prompts[i]!r}: leave it out.")
+        if table is not None and len(one) + max_new_tokens > table:
+            raise ValueError(
+                f"prompts[{i}] has {len(one):,} tokens, {max_new_tokens} more are to come, and the model's table has "
+                f"{table:,} positions: shorten the prompt or lower max_new_tokens."
+            )
 
 
 def _batches(ids: list[list[int]], batch_tokens: int) -> list[list[int]]:
@@ -70,12 +120,12 @@ def _batches(ids: list[list[int]], batch_tokens: int) -> list[list[int]]:
 
 def _complete(model: nn.Module, tokenizer: Callable, ids: list[list[int]], max_new_tokens: int, sampling: dict) -> list:
     """The answers to one batch of prompts, given as token ids."""
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    # Not tokenizer.pad: it wants a pad token, which the tokenizers of GPT-2 and Llama-3 do not have.
     rows, left = [torch.tensor(one) for one in ids], {"batch_first": True, "padding_side": "left"}
-    inputs = pad_sequence(rows, padding_value=pad, **left).to(model.device)  # (b, t)
+    inputs = pad_sequence(rows, padding_value=PAD, **left).to(model.device)  # (b, t)
     mask = pad_sequence([torch.ones_like(row) for row in rows], **left).to(model.device)
-    end = tokenizer.eos_token_id
-    settings = {"max_new_tokens": max_new_tokens, "pad_token_id": pad, "eos_token_id": end, **sampling}
-    out = model.generate(inputs, attention_mask=mask, **settings)
-    return [text.strip() for text in tokenizer.batch_decode(out[:, inputs.shape[1] :], skip_special_tokens=True)]
+    ends = end_ids(tokenizer, getattr(model, "generation_config", None))
+    settings = {"max_new_tokens": max_new_tokens, "pad_token_id": PAD, "eos_token_id": ends or None, **sampling}
+    out = model.generate(inputs, attention_mask=mask, **settings)[:, inputs.shape[1] :].tolist()
+    # What stands behind an end is padding, which need not be a token that decoding skips.
+    told = [row[: next((t for t, token in enumerate(row) if token in ends), len(row))] for row in out]
+    return [text.strip() for text in tokenizer.batch_decode(told, skip_special_tokens=True)]

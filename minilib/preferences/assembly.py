@@ -18,6 +18,7 @@ from random import Random
 from tqdm.auto import tqdm
 
 from minilib.data.running_text import token_counter
+from minilib.evals.answers import ends_unbroken
 from minilib.preferences import validation as inputs
 from minilib.preferences.chunking import Plan, chunk_text, count_words, paper_rule, released_rule
 from minilib.preferences.filtering import ABANDONED, QualityReport, Verdict, judge
@@ -157,9 +158,11 @@ class Pairs:
         for verdict in draft.verdicts:
             report.kept.add_rejected(verdict)
         chunks = [draft.chunks[i] for i in draft.plan.prompt]
+        prompt = self.prompt_fn(chunks, draft.row["question"])
         return {
             "row": draft.number,
-            "prompt": self.prompt_fn(chunks, draft.row["question"]),
+            "prompt": prompt,
+            "separator": self._separator(prompt),
             "chosen": draft.chosen,
             "rejected": draft.rejected,
             "kinds": draft.kinds,
@@ -168,3 +171,8 @@ class Pairs:
             "chunks": chunks,
             "scores": [draft.scores[i] for i in draft.plan.prompt],
         }
+
+    def _separator(self, prompt: str) -> str:
+        if self.config.separator is not None:
+            return self.config.separator
+        return "" if prompt[-1:].isspace() or ends_unbroken(prompt) else " "

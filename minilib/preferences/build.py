@@ -44,6 +44,8 @@ class PairsConfig:
     similarity: share of common words from which on a rejected answer is a near-duplicate of the chosen one.
     tries: how often rejected answers are asked for, the first time included, before a prompt is given up.
     seed: of everything that is drawn. batch_size: rows that are worked on at a time.
+    separator: what stands between a prompt and its answers, which come without blanks around; None: a blank, unless the
+    prompt ends in white space or in a script that has none.
     """
 
     rule: str = "paper"
@@ -57,6 +59,7 @@ class PairsConfig:
     tries: int = 3
     seed: int = 0
     batch_size: int = 8
+    separator: str | None = None
 
     def __post_init__(self):
         inputs.check_rule(self.rule)
@@ -95,8 +98,9 @@ def build_pairs(
         progress: show a tqdm bar.
 
     Returns:
-        An iterable of dicts with prompt, chosen and rejected (a list of M answers), and next to them row, question,
-        answer, chunks and scores of the prompt, kinds of the rejected answers. Its `report` counts what happened.
+        An iterable of dicts with prompt, chosen and rejected (a list of M answers), and next to them separator, row,
+        question, answer, chunks and scores of the prompt, kinds of the rejected answers. Its `report` counts what
+        happened.
 
     Raises:
         ValueError, TypeError: one sentence, for bad arguments at once, for bad rows or answers when they come.

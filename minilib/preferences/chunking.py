@@ -16,12 +16,14 @@ least one), and more than N critical chunks (the best N stay, the rest is counte
 Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import NamedTuple
 
+import regex
+
 from minilib.data.running_text import token_counter
+from minilib.evals.answers import UNBROKEN, split_words
 
 Draw = tuple[str, list[int]]  # how a rejected answer came about, and the chunks that it may read
 
@@ -40,17 +42,19 @@ class Plan(NamedTuple):
     left_out: int  # critical chunks beyond N, which nobody reads
 
 
-count_words = token_counter(str.split)
+count_words = token_counter(split_words)
+# A word with the blanks before it, a sign of a script without blanks, the last blanks of all.
+PIECE = regex.compile(rf"\s*(?:[{UNBROKEN}]\p{{M}}*|[[\S]--[{UNBROKEN}]]+)|\s+\Z", regex.VERSION1)
 
 
 def chunk_text(text: str, size: int, count: Callable[[str], int] = count_words) -> list[str]:
     """Cut `text` into chunks of at most `size` tokens without cutting a word; joined, they are the text again.
 
     count: how many tokens a piece of text has (`token_counter`), by default its words. It is asked word by word; a word
-    that is longer than a chunk is cut after all.
+    that is longer than a chunk is cut after all. In a script without blanks between words, a sign is a word.
     """
     chunks, room = [], 0
-    for word in re.findall(r"\s*\S+|\s+\Z", text):  # a word with the blanks before it; the last blanks of all
+    for word in PIECE.findall(text):
         for piece in _pieces(word, size, count):
             cost = count(piece) if piece.strip() else 0
             if not chunks or cost > room:

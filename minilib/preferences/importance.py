@@ -8,15 +8,21 @@ where
     q, n_w, T         words of the question but function words; how often w stands in the context, of T words in all
 
 exact_entities needs rows with `facts`. rare_words needs nothing, counts in nats (a word that stands once in 400 words
-is worth 6) and is ours. A threshold belongs to its scorer: the paper's 6 is meant for entities of a long question. Any
-other function will do as well. Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
+is worth 6) and is ours; in a script without blanks between words, two neighbouring signs are a word. A threshold
+belongs to its scorer: the paper's 6 is meant for entities of a long question. Any other function will do as well.
+Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import pairwise
+from unicodedata import normalize
+
+import regex
+
+from minilib.evals.answers import SIGNS
 
 _LISTED = """
 a about after all an and any are as at be because been before both but by can could did do does done for from
@@ -25,6 +31,8 @@ should so some such than that the their them then there these they this those th
 what when where which while who whom whose why will with would you your
 """
 FUNCTION_WORDS = frozenset(_LISTED.split())
+SIGN = regex.compile(rf"[{SIGNS}]\p{{M}}*")
+RUN = regex.compile(rf"(?:[{SIGNS}]\p{{M}}*)+|[[\w\p{{M}}]--[{SIGNS}]]+", regex.VERSION1)
 
 
 def exact_entities(chunk: str, question: str, row: dict) -> int:
@@ -39,7 +47,7 @@ def exact_entities(chunk: str, question: str, row: dict) -> int:
 def rare_words(chunk: str, question: str, row: dict) -> float:
     """The words that the chunk shares with the question, each worth the more, the rarer it is in the whole context."""
     counts, total = _word_counts(row["context"])
-    shared = (_words(question) - FUNCTION_WORDS) & _words(chunk)
+    shared = ({*_words(question)} - FUNCTION_WORDS) & {*_words(chunk)}
     # fsum, because the order of a set differs from process to process, and a plain sum with it in its last digit.
     return math.fsum(math.log(total / counts[word]) for word in shared if counts[word])
 
@@ -85,14 +93,27 @@ def _load_spacy(name: str):
 
 def _holds(text: str, entity: str) -> bool:
     """Whether the entity stands in the text as whole words, written alike."""
-    return re.search(rf"(?<!\w){re.escape(entity)}(?!\w)", text) is not None
+    text, entity = normalize("NFKC", text), normalize("NFKC", entity)
+    before, behind = (
+        rf"[[\w\p{{M}}]--[{SIGNS}]]" if _is_letter(end) else r"[\p{M}]" for end in (entity[0], entity[-1])
+    )
+    return regex.search(rf"(?<!{before}){regex.escape(entity)}(?!{behind})", text, regex.VERSION1) is not None
 
 
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text.lower()))
+def _is_letter(sign: str) -> bool:
+    return regex.match(rf"[{SIGNS}]", sign) is None
+
+
+def _words(text: str) -> list[str]:
+    """Words in lower case; of signs without blanks every two neighbours, or one that stands alone."""
+    found = []
+    for run in RUN.findall(normalize("NFKC", text).lower()):
+        signs = SIGN.findall(run)
+        found += [a + b for a, b in pairwise(signs)] or signs or [run]
+    return found
 
 
 @lru_cache(maxsize=2)  # the context comes again with each of its chunks
 def _word_counts(context: str) -> tuple[Counter, int]:
-    words = re.findall(r"\w+", context.lower())
+    words = _words(context)
     return Counter(words), len(words)

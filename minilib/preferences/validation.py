@@ -31,6 +31,8 @@ def check_numbers(config) -> None:
         )
     if not isinstance(config.similarity, Real) or not 0 < config.similarity <= 1:
         raise ValueError(f"similarity is {config.similarity!r}: give a share of common words, above 0 and at most 1.")
+    if not (config.separator is None or isinstance(config.separator, str)):
+        raise TypeError(f"separator is {_short(config.separator)}: give a text, or None for a blank where one belongs.")
     if not _is_number(config.threshold):
         raise ValueError(f"threshold is {config.threshold!r}: give a finite number on the scale of the scorer.")
 

@@ -1,7 +1,7 @@
 """From rows of text to packed tensors: token ids of a prompt and its 1 + M answers, positions stretched if wished.
 
-    row       {"prompt": ..., "chosen": ..., "rejected": [...], "chunks": [...]}       as `build_pairs` writes them
-    tokens    head | chunk 1 | ... | chunk N | tail          each answer: its tokens and <eos>
+    row       {"prompt": ..., "chosen": ..., "rejected": [...], "chunks": [...]}       see `preference_rows`
+    tokens    head | chunk 1 | ... | chunk N | tail          each answer: its tokens and its end, see `text_ids`
     positions 0 .. h-1 | slots of the target | consecutive   (`prompt_positions`), drawn anew in every step
 
 where
@@ -22,17 +22,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from random import Random
-from textwrap import shorten
+from reprlib import repr as short
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
 
 from minilib.longcontext import Packed, pack_answers, prompt_positions, stack_packed
+from minilib.longcontext.text_ids import question_end, render_chat, text_ids, turn_end
+from minilib.trainers.preference_rows import Numbered, is_messages, number_rows, read_row
 
-FRONT = -1  # where a token begins that stands in front of the text
+__all__ = ["Numbered", "PairCollator", "TokenRow", "as_packed", "draw_positions", "number_rows", "pack_rows"]
 
 
 class TokenRow(NamedTuple):
@@ -58,34 +59,44 @@ class PairCollator:
                 "fast tokenizer, or train without a target_length."
             )
         self.tokenizer, self.num_rejected, self.with_chunks = tokenizer, num_rejected, with_chunks
+        self.asked, self.turn = question_end(tokenizer), turn_end(tokenizer)
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, Tensor]:
-        pads = (getattr(self.tokenizer, f"{name}_token_id", None) for name in ("pad", "eos"))
-        return pack_rows([self.tokenize(row) for row in rows], pad_id=next((pad for pad in pads if pad is not None), 0))
+        return pack_rows([self.tokenize(row) for row in rows])
 
     def tokenize(self, row: dict) -> TokenRow:
         """Token ids of one row, which has its place in the data as `number`."""
-        number = row["number"]
-        _check_texts(row, number, self.num_rejected)
-        prompt, sizes = self._prompt(row, number)
-        # An answer continues its prompt behind a blank, unless the prompt ends in white space.
-        blank = "" if row["prompt"][-1].isspace() else " "
-        texts = (row["chosen"], *row["rejected"][: self.num_rejected])[: row.get("num_answers")]
-        end = [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
-        answers = [self.tokenizer.encode(blank + text.lstrip(), add_special_tokens=False) + end for text in texts]
-        return TokenRow(number, prompt, answers, sizes)
+        prompt, answers, ended = self._texts(row, row["number"])
+        ids, tails, begins = text_ids(self.tokenizer, prompt, answers)
+        for j, part in enumerate([ids, *tails]):
+            if not part:
+                field = ("prompt", "chosen", f"rejected[{j - 2}]")[min(j, 2)]
+                raise ValueError(f"row {row['number']} has no token in {field}: give a text that the tokenizer knows.")
+        end = [] if ended or self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        tails = [tail if tail[-1:] == end else tail + end for tail in tails]
+        sizes = _sizes(begins, _chunk_starts(row, row["number"], prompt), prompt) if self.with_chunks else None
+        return TokenRow(row["number"], ids, tails, sizes)
 
-    def _prompt(self, row: dict, number: int) -> tuple[list[int], tuple | None]:
-        start = self.tokenizer.bos_token or "\0"
-        special = not row["prompt"].startswith(start)  # a chat template writes it out
-        if not self.with_chunks:
-            return self.tokenizer.encode(row["prompt"], add_special_tokens=special), None
-        wanted = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
-        found = self.tokenizer(row["prompt"], add_special_tokens=special, **wanted)
-        # What the tokenizer adds in front is no part of a chunk, even where the first chunk opens the prompt.
-        added = found["special_tokens_mask"]
-        begins = [FRONT if mark else begin for mark, (begin, _) in zip(added, found["offset_mapping"])]
-        return found["input_ids"], _sizes(begins, _chunk_starts(row, number), row["prompt"])
+    def _texts(self, row: dict, number: int) -> tuple[str, list[str], bool]:
+        """The prompt, the answers that are wanted as they continue it, and whether they have the end of a turn."""
+        prompt, answers = read_row(row, number)
+        if len(answers) - 1 < (self.num_rejected or 0):
+            raise ValueError(
+                f"row {number} has {len(answers) - 1} rejected answers and num_rejected is {self.num_rejected}: lower "
+                "num_rejected or leave out the row."
+            )
+        wanted = len(answers) if self.num_rejected is None else 1 + self.num_rejected
+        answers = answers[:wanted][: row.get("num_answers")]
+        if is_messages(prompt):
+            more = {"tools": row.get("tools"), **(row.get("chat_template_kwargs") or {})}
+            try:
+                return *render_chat(self.tokenizer, prompt, answers, **more), bool(self.turn)
+            except ValueError as error:
+                raise ValueError(f"row {number}: {error}") from error
+        answers = [(row.get("separator") or "") + answer for answer in answers]
+        if not self.turn or not self.asked.strip() or not prompt.endswith(self.asked):
+            return prompt, answers, False
+        return prompt, [text if text.rstrip().endswith(self.turn) else text + self.turn for text in answers], True
 
 
 def pack_rows(rows: Sequence[TokenRow], *, pad_id: int = 0) -> dict[str, Tensor]:
@@ -143,28 +154,15 @@ def draw_positions(
         raise ValueError(f"row {number}: {error}") from error
 
 
-def _check_texts(row: dict, number: int, num_rejected: int | None) -> None:
-    texts = {"prompt": row["prompt"], "chosen": row["chosen"]}
-    texts |= {f"rejected[{j}]": text for j, text in enumerate(row["rejected"])}
-    for name, text in texts.items():
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"row {number} has {text!r} as {name}: give a text that is not empty.")
-    if len(row["rejected"]) < (num_rejected or 0):
-        raise ValueError(
-            f"row {number} has {len(row['rejected'])} rejected answers and num_rejected is {num_rejected}: lower "
-            "num_rejected or leave out the row."
-        )
-
-
-def _chunk_starts(row: dict, number: int) -> list[int]:
+def _chunk_starts(row: dict, number: int, prompt: str) -> list[int]:
     """Where each chunk begins in the prompt, and behind them where the last one ends."""
     starts, at = [], 0
     for c, chunk in enumerate(row["chunks"]):
         text = chunk.strip() if isinstance(chunk, str) else ""  # at the ends of a context `build_pairs` cuts blanks off
-        begin = row["prompt"].find(text, at) if text else -1
+        begin = prompt.find(text, at) if text else -1
         if begin < 0:
             raise ValueError(
-                f"row {number} has {shorten(repr(chunk), 60)} as chunks[{c}], which its prompt does not hold behind "
+                f"row {number} has {short(chunk)} as chunks[{c}], which its prompt does not hold behind "
                 "the chunk before: give the pieces of the context as they stand there, in order."
             )
         starts.append(begin)
@@ -188,61 +186,3 @@ def _word_from(begin: int, prompt: str) -> int:
     if begin < 0:
         return begin
     return next((k for k in range(begin, len(prompt)) if not prompt[k].isspace()), begin)
-
-
-# Rows and their numbers
-
-
-FIELDS = ("prompt", "chosen", "rejected")
-
-
-class Numbered(Dataset):
-    """A table or list whose rows know their place, and how many of their answers are wanted (None: all)."""
-
-    def __init__(self, rows, num_answers: int | None = None):
-        self.rows, self.num_answers = rows, num_answers
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> dict:
-        return {**self.rows[number], "number": number, "num_answers": self.num_answers}
-
-
-def number_rows(rows, name: str, *, with_chunks: bool, num_answers: int | None = None):
-    """The rows, each with its `number`; several data sets by name stay a dict of them, None stays None."""
-    asked = {"with_chunks": with_chunks, "num_answers": num_answers}
-    if rows is None:
-        return None
-    if isinstance(rows, Numbered):
-        return Numbered(rows.rows, num_answers)
-    if isinstance(rows, dict):
-        return {key: number_rows(part, f"{name}[{key!r}]", **asked) for key, part in rows.items()}
-    if not hasattr(rows, "__len__"):
-        if not hasattr(rows, "map"):
-            raise TypeError(f"{name} is a {type(rows).__name__}: give a list of rows, a datasets table or stream.")
-        return rows.map(_numbered, with_indices=True, fn_kwargs={"name": name, **asked})
-    if len(rows) == 0:
-        raise ValueError(f"{name} is empty: give at least one row with {', '.join(FIELDS)}.")
-    for number, row in enumerate(rows):
-        _check_fields(row, number, name, with_chunks)
-    return Numbered(rows, num_answers)
-
-
-def _numbered(row: dict, number: int, name: str, with_chunks: bool, num_answers: int | None) -> dict:
-    _check_fields(row, number, name, with_chunks)
-    return {**row, "number": number, "num_answers": num_answers}
-
-
-def _check_fields(row: dict, number: int, name: str, with_chunks: bool) -> None:
-    if not isinstance(row, Mapping):
-        raise TypeError(f"{name} has a {type(row).__name__} as row {number}: give dicts with {', '.join(FIELDS)}.")
-    for field in (*FIELDS, *(("chunks",) if with_chunks else ())):
-        value = row.get(field)
-        if value is None or len(value) == 0:
-            fix = "fill the field or leave out the row"
-            if field == "chunks":
-                fix = "give the pieces of its context as they stand in the prompt, or train without a target_length"
-            raise ValueError(f"{name} has no {field!r} in row {number}: {fix}.")
-        if field in ("rejected", "chunks") and isinstance(value, str):
-            raise TypeError(f"{name} has one text as {field!r} in row {number}: give a list of texts, [{field}].")

@@ -24,8 +24,9 @@ from minilib.cli import pairs as data_rows
 from minilib.cli import run_folder
 from minilib.cli.doctor import diagnosis
 from minilib.cli.evaluate import evaluate
-from minilib.cli.settings import ALIASES, LogoSettings, fill
+from minilib.cli.settings import ALIASES, EvalSettings, LogoSettings, PairsSettings, fill
 from minilib.evals.language_model import default_lengths
+from minilib.longcontext.text_ids import prompt_ids
 from minilib.models.loading import load_aligned, load_language_model
 from minilib.models.tiny_lm import FOLDER, tiny_lm
 from minilib.preferences.haystack_pairs import long_questions
@@ -73,7 +74,7 @@ def run(tmp_path_factory):
 def pairs(run, tmp_path):
     """A file of your own pairs, which happen to be those of the finished run."""
     rows = [json.loads(line) for line in (run / "pairs.jsonl").read_text().splitlines()]
-    kept = [{name: row[name] for name in ("prompt", "chosen", "rejected", "chunks")} for row in rows]
+    kept = [{name: row[name] for name in ("prompt", "separator", "chosen", "rejected", "chunks")} for row in rows]
     return write_lines(tmp_path / "pairs.jsonl", kept)
 
 
@@ -226,11 +227,14 @@ def test_a_run_that_was_refused_may_begin_again_with_what_was_fixed(pairs, tmp_p
     assert len(records_of(tmp_path / "run")) == 4
 
 
-def test_rows_without_chunks_are_told_of_the_two_ways_out(pairs, tmp_path, capsys):
+def test_rows_without_chunks_are_told_of_the_two_ways_out_where_a_target_is_asked_for(pairs, tmp_path, capsys):
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     write_lines(pairs, [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in rows])
-    told = refusal(capsys, "logo", "--data", pairs, "--output", tmp_path / "run")
+    told = refusal(capsys, "logo", "--data", pairs, "--output", tmp_path / "run", "--target", 1024)
     assert "has no column 'chunks': give each row the pieces of its context, or train at plain positions" in told
+    minilib("logo", "--data", pairs, "--output", tmp_path / "run", *QUICK)
+    assert "at plain positions" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["target_length"] == 0
 
 
 @pytest.mark.parametrize(
@@ -374,7 +378,9 @@ def test_a_chat_template_frames_the_prompt_and_the_first_token_comes_once():
     assert data_rows.prompt_for(tokenizer)(["a", " b"], "Why?") == "a b Question: Why? Answer:"
     tokenizer.bos_token = "<eos>"
     tokenizer.chat_template = "{{ bos_token }}[user] {{ messages[0]['content'] }}{{ ' [model]\n' }}"
-    assert data_rows.prompt_for(tokenizer)(["a", " b"], "Why?") == "[user] a b\n\nWhy? [model]\n"
+    prompt = data_rows.prompt_for(tokenizer)(["a", " b"], "Why?")
+    assert prompt == "<eos>[user] a b\n\nWhy? [model]\n"
+    assert prompt_ids(tokenizer, prompt).count(tokenizer.bos_token_id) == 1
 
 
 def test_eval_measures_the_aligned_model_beside_its_base(run, tmp_path, capsys):
@@ -409,7 +415,9 @@ def test_eval_refuses_texts_too_short_for_their_facts(run, capsys):
     assert "give 1 or more samples and 64 or more tokens" in refusal(capsys, "eval", "--run", run, "--lengths", "[8]")
 
 
-@pytest.mark.parametrize(("name", "described"), [("logo", LogoSettings), ("eval", evaluate)])
+@pytest.mark.parametrize(
+    ("name", "described"), [("logo", LogoSettings), ("pairs", PairsSettings), ("eval", EvalSettings)]
+)
 def test_help_speaks_of_every_argument(name, described, capsys):
     with pytest.raises(SystemExit):
         minilib(name, "--help")

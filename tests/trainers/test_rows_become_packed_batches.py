@@ -115,15 +115,21 @@ def test_bos_goes_before_the_prompt_once_and_is_no_part_of_the_first_chunk(with_
         assert row.answers[0] == tokenizer.convert_tokens_to_ids(["w5", "<eos>"])
 
 
-def test_an_answer_continues_its_prompt_behind_one_blank_and_ends_with_eos(tokenizer):
-    whole = [f"{ROW['prompt']} {text}" for text in (ROW["chosen"], *ROW["rejected"])]
-    for chosen, end in (("salt", ""), ("  salt", ""), ("salt", "\n"), ("salt", " ")):
-        row = tokens(tokenizer, {**ROW, "prompt": ROW["prompt"] + end, "chosen": chosen})
-        got = [tokenizer.decode(row.prompt + answer[:-1]).replace("\n ", " ") for answer in row.answers]
-        assert [text.split() for text in got] == [text.split() for text in whole]
+def test_an_answer_continues_its_prompt_as_given_and_ends_with_eos(tokenizer):
+    for end, begin, separator in (("", " ", None), ("", "", " "), ("\n", "", ""), (" ", "", ""), ("", "\n  ", None)):
+        changed = {"prompt": ROW["prompt"] + end, "chosen": begin + "salt", "separator": separator}
+        row = tokens(tokenizer, {**ROW, **changed})
+        got = tokenizer.decode(row.prompt + row.answers[0][:-1])
+        assert got.removeprefix(" ") == changed["prompt"] + (separator or "") + changed["chosen"]
         assert all(answer[-1] == tokenizer.eos_token_id and answer.count(answer[-1]) == 1 for answer in row.answers)
-    row = tokens(tokenizer)
+    row = tokens(tokenizer, {**ROW, "separator": " "})
+    whole = [f"{ROW['prompt']} {text}" for text in (ROW["chosen"], *ROW["rejected"])]
     assert [row.prompt + answer[:-1] for answer in row.answers] == [tokenizer.encode(text) for text in whole]
+
+
+def test_an_answer_that_brings_its_end_along_gets_no_second_one(tokenizer):
+    row = tokens(tokenizer, {**ROW, "chosen": " salt<eos>"})
+    assert row.answers[0].count(tokenizer.eos_token_id) == 1
 
 
 @pytest.mark.parametrize(("wanted", "kept"), [(None, 3), (2, 2), (0, 0)])
@@ -184,6 +190,20 @@ def test_a_trainer_draws_anew_in_every_step_whoever_shares_the_batch_and_evaluat
     assert prompts(rows, "eval") == fixed
 
 
+def test_padding_needs_no_token_of_the_tokenizer():
+    tokenizer = toy_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})  # beyond the rows of a model that nobody resized
+    assert tokenizer.pad_token_id >= 61
+    rows = [{**row, "number": k} for k, row in enumerate(toy_rows(4))]
+    batch = PairCollator(tokenizer)(rows)
+    assert (batch["segment_ids"] < 0).any()
+    assert batch["input_ids"].max() < 61
+    tokenizer.pad_token = tokenizer.eos_token = None
+    without = PairCollator(tokenizer)(rows)
+    assert without["input_ids"].max() < 61
+    assert len(without["labels"]) == len(batch["labels"]) - 4 * 3  # no end is known
+
+
 def test_any_loader_can_move_a_collated_batch_and_padding_keeps_counting():
     trainer = make_trainer(target_length=100)
     loader = DataLoader(trainer.train_dataset, batch_size=3, collate_fn=trainer.data_collator, num_workers=1)
@@ -241,7 +261,9 @@ BAD_ROWS = {
     "no chosen": ({"chosen": ""}, ValueError, "train_dataset has no 'chosen' in row 2"),
     "no rejected": ({"rejected": []}, ValueError, "train_dataset has no 'rejected' in row 2"),
     "no chunks": ({"chunks": []}, ValueError, "train_dataset has no 'chunks' in row 2: give the pieces"),
-    "rejected is a text": ({"rejected": "w1 w2"}, TypeError, "train_dataset has one text as 'rejected' in row 2"),
+    "chunks are a text": ({"chunks": "w1 w2"}, TypeError, "train_dataset has one text as 'chunks' in row 2"),
+    "a number": ({"chosen": 7}, ValueError, "row 2 has 7 as chosen: give a text that is not empty"),
+    "a nested number": ({"rejected": ["w1", 7.5]}, ValueError, "row 2 has 7.5 as rejected[1]"),
 }
 
 

@@ -1,0 +1,47 @@
+"""python -m minilib pairs: the first half of `logo` as a step of its own, preference pairs from questions and a model.
+
+    output/settings.json         what the pairs were begun with
+    output/pairs.jsonl           one pair a line, and pairs.jsonl.state, with which an interrupted command goes on
+    output/pairs_report.json     written last: what became of every question and every answer
+
+`python -m minilib logo --data output/pairs.jsonl` trains on them, as often and with whatever settings you like.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from minilib.cli import pairs as data_rows
+from minilib.cli import run_folder
+from minilib.cli.settings import LogoSettings, PairsSettings, columns_of, fill, to_compare
+from minilib.common import best_device
+from minilib.models.loading import load_language_model, pick_dtype, window_of
+
+
+def make_pairs(settings: PairsSettings) -> None:
+    """One run of the command; an interrupted one goes on, a finished one says so."""
+    window = window_of(settings.model)
+    filled = fill(LogoSettings(**asdict(settings), target_length=0), window)
+    kind, table = data_rows.read_data(filled.data, filled.split, columns_of(filled))
+    if kind == "pairs":
+        raise ValueError(f"data {settings.data!r} holds pairs already: train on them with `python -m minilib logo`.")
+    data_rows.scorer_of(filled.scorer)
+    compared = {name: value for name, value in to_compare(filled, window).items() if name in COMPARED}
+    with run_folder.opened(settings.output):
+        run_folder.begin(settings.output, compared, "pairs", asdict(settings))
+        done = (settings.output / data_rows.REPORT).exists()
+        loaded = None if done else _loaded(settings)
+        made = data_rows.answered_pairs(kind, table, filled, loaded, rank=0)
+    path = settings.output / run_folder.PAIRS
+    told = "already finished, nothing to do: " if done else ""
+    print(f"{told}{path} holds {len(made):,} pairs: python -m minilib logo --data {path}")
+
+
+def _loaded(settings: PairsSettings):
+    device = best_device()
+    kept = {"dtype": pick_dtype(settings.dtype, device), "attention": settings.attention}
+    loaded = load_language_model(settings.model, **kept)
+    return loaded._replace(model=loaded.model.to(device))
+
+
+COMPARED = {*PairsSettings.__dataclass_fields__, "window", "data_sha256"} - {"output", "dtype", "attention"}
