@@ -9,6 +9,7 @@ Every file of ours is written next to its place and moved over it, so that a kil
 """
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from minilib.common import different_setting, write_text
@@ -16,10 +17,11 @@ from minilib.common import different_setting, write_text
 SETTINGS, PAIRS, RECORDS = "settings.json", "pairs.jsonl", "records.json"
 
 
-def begin(folder: Path, settings: dict) -> None:
+def begin(folder: Path, settings: dict, answering: Collection[str] | None = None) -> None:
     """Note the settings of a new run, or compare them with those that the run in `folder` was begun with.
 
     A run that was stopped before it had answered a question or trained a checkpoint may begin again with other ones.
+    Once it has answered, those named in `answering` are bound, by default all; once it has trained, all are.
     Raises ValueError: one sentence, when the folder belongs to another run.
     """
     settings = json.loads(json.dumps(settings))  # as they look when they are read back
@@ -36,15 +38,19 @@ def begin(folder: Path, settings: dict) -> None:
         found = dict(json.loads((folder / SETTINGS).read_text()))
     except ValueError as error:
         raise ValueError(f"output {folder} has a damaged {SETTINGS}: delete the folder to start anew.") from error
-    if not any((*folder.glob("checkpoint-*"), *folder.glob(PAIRS), *folder.glob(RECORDS))):
-        write_json(folder / SETTINGS, settings)
-        return
-    if different := different_setting(found, settings):
+    trained = any((*folder.glob("checkpoint-*"), *folder.glob(RECORDS)))
+    if not trained and not (folder / PAIRS).exists():
+        bound = ()
+    else:
+        bound = settings | found if trained or answering is None else answering
+    if different := different_setting(*({name: of.get(name) for name in bound} for of in (found, settings))):
         name, there, here = different
         raise ValueError(
             f"output {folder} was begun with {name}={there!r}, this run has {name}={here!r}: use the same setting or "
             "another output."
         )
+    if found != settings and not trained:
+        write_json(folder / SETTINGS, settings)
 
 
 def finished(folder: Path) -> list[dict] | None:

@@ -19,6 +19,8 @@ notebooks/12_stretch_positions_without_long_inputs.ipynb. Sources: arXiv 2306.15
 
 import copy
 
+import torch
+
 from minilib.losses.validation import check_choice
 
 METHODS = ("none", "interpolation", "ntk", "dynamic_ntk", "yarn")
@@ -27,6 +29,7 @@ METHODS = ("none", "interpolation", "ntk", "dynamic_ntk", "yarn")
 def rope_parameters(config, method: str, target: int) -> dict:
     """The `rope_parameters` that stretch a model of this transformers config from its window to `target` positions."""
     check_choice("method", method, METHODS)
+    config = config.get_text_config()
     if method == "none":
         return dict(config.rope_parameters)
     settings = _trained(config)
@@ -48,23 +51,49 @@ def rope_parameters(config, method: str, target: int) -> dict:
 def stretch_config(config, method: str, target: int):
     """A copy of the config with these settings: `AutoModelForCausalLM.from_pretrained(path, config=...)`.
 
-    Its window becomes `target`, but for "dynamic_ntk", whose formula reads the trained window from there.
+    Its window becomes `target`, but for "dynamic_ntk", whose formula reads the trained window from there. Of a config
+    that holds one for text, as those of models that see, that one is stretched.
     """
     stretched = copy.deepcopy(config)
-    stretched.rope_parameters = rope_parameters(config, method, target)
+    text = stretched.get_text_config()
+    text.rope_parameters = rope_parameters(config, method, target)
+    if method == "yarn":  # whose formula in transformers takes no head_dim of None, and another window before ours
+        if getattr(text, "head_dim", 0) is None:
+            text.head_dim = text.hidden_size // text.num_attention_heads
+        if hasattr(text, "original_max_position_embeddings"):
+            text.original_max_position_embeddings = text.max_position_embeddings
     if method not in ("none", "dynamic_ntk"):
-        stretched.max_position_embeddings = target
+        text.max_position_embeddings = target
     return stretched
+
+
+def check_stretched(model, config, method: str) -> None:
+    """ValueError unless the rotary frequencies of `model` differ from those of `config`, from before the stretching."""
+    changed = []
+    for module in model.modules():
+        if hasattr(module, "inv_freq") and hasattr(module, "config"):
+            before = type(module)(config.get_text_config())
+            same = before.inv_freq.shape == module.inv_freq.shape and torch.allclose(
+                before.inv_freq.cpu(), module.inv_freq.cpu(), rtol=1e-6, atol=0
+            )
+            changed.append(not same or getattr(module, "rope_type", None) == "dynamic")  # which changes when it is long
+    if not changed or not all(changed):
+        raise ValueError(
+            f"rope is {method!r} and the angles of a {type(model).__name__} do not follow the settings of its config: "
+            "give a model with one rotary embedding for all layers, such as Llama, or rope 'none'."
+        )
 
 
 def _trained(config) -> dict:
     settings = dict(getattr(config, "rope_parameters", None) or {})
     kind = settings.get("rope_type")
-    if kind is None or "rope_theta" not in settings:
+    if kind is None or settings.get("rope_theta") is None:
         raise ValueError(
             f"config of model type {config.model_type!r} has no single set of rope_parameters: give the config of a "
             "model with one rotary embedding for all layers, such as Llama."
         )
     if kind != "default":
         raise ValueError(f"config has rope_type {kind!r} already: give the config from before any stretching.")
+    if not isinstance(getattr(config, "max_position_embeddings", None), int):
+        raise ValueError(f"config of model type {config.model_type!r} names no window: set max_position_embeddings.")
     return settings
