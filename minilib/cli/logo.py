@@ -162,7 +162,7 @@ def restored(model, trained: dict) -> Iterator[None]:
             parameter.grad = None
             parameter.requires_grad_(wanted)
         vars(model).pop("peft_config", None)
-        if getattr(model, "is_gradient_checkpointing", False):
+        if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             model.gradient_checkpointing_disable()
         model.eval()
 

@@ -75,9 +75,9 @@ def checked_layout(model: nn.Module, batch: Packed, route: str, run: Callable) -
             model, "separate", lambda: _measure_route(model, "separate", run, own.moves), (None, "")
         )
         fix = "choose route 'separate' (share_prompt=False)" if other and other[0] is None else "choose another model"
-        seen = f" of more than {limit} tokens" if limit else ""
+        seen = f" in a layout of more than {limit} tokens" if limit else ""
         raise ValueError(
-            f"route is {route!r} and model is a {kind}, which in a layout{seen} does not give what it gives for each "
+            f"route is {route!r} and model is a {kind}, which{seen} does not give what it gives for each "
             f"answer alone ({reason}): {fix}."
         )
     positions, real = batch.position_ids, batch.segment_ids >= 0
@@ -189,7 +189,9 @@ def _full(probe: nn.Module, ids: Tensor, positions: Tensor | None = None) -> tup
         logits = probe(**inputs).logits[0]
     finally:
         hook.remove()
-    return caught[-1].last_hidden_state[0], logits
+    if len(caught) != 1 or not hasattr(caught[0], "last_hidden_state"):
+        raise ValueError("its get_decoder() is not what its hidden states come from")
+    return caught[0].last_hidden_state[0], logits
 
 
 def _difference(got: Tensor, true: Tensor) -> str:

@@ -107,11 +107,13 @@ def _alone(decoder, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
 
 def trained_length(config) -> int | None:
     """Positions from which on the rotary angles depend on the length of a call; None where they never do."""
-    settings = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    text = config.get_text_config()
+    settings = getattr(text, "rope_parameters", None) or {}
     for one in [settings, *(part for part in settings.values() if isinstance(part, dict))]:
-        kind, window = one.get("rope_type"), config.get_text_config().max_position_embeddings
-        if kind in ("dynamic", "longrope"):
-            return window if kind == "dynamic" else one.get("original_max_position_embeddings", window)
+        if one.get("rope_type") == "dynamic":
+            return text.max_position_embeddings
+        if one.get("rope_type") == "longrope":
+            return one.get("original_max_position_embeddings", text.max_position_embeddings)
     return None
 
 
