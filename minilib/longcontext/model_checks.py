@@ -31,6 +31,7 @@ from minilib.longcontext.packing import Packed, pack_answers, stack_packed
 SHORT, LONGEST, JUMP = 24, 512, 4  # tokens of the small pack, largest window that is measured, gap in positions
 DEEP = 8  # layers above which a copy is shortened
 TOLERANCE = 2e-5  # of log-probabilities, for each nat between the likeliest and the least likely token
+CHANGING = ("_token_id", "use_cache", "dtype", "_name_or_path")  # settings that trainers change and logits do not show
 LOOKUPS = (nn.functional.embedding, torch.gather, Tensor.gather, torch.index_select, Tensor.index_select)
 
 
@@ -100,7 +101,8 @@ def _once(model: nn.Module, name: str, measure: Callable, unknown):
     """The verdict on this model under its present config: kept with its decoder, or measured now."""
     decoder = _in_words(model, model.get_decoder) if hasattr(model, "get_decoder") else model
     kept = decoder.__dict__.setdefault("_measured", {})
-    key = type(model), name, repr(vars(model.config.get_text_config()))
+    config = vars(model.config.get_text_config())
+    key = type(model), name, repr([item for item in config.items() if not item[0].endswith(CHANGING)])
     if key not in kept:
         plain = (type(p.data) is Tensor and p.is_floating_point() and not p.is_meta for p in model.parameters())
         kept[key] = _in_words(model, measure) if all(plain) and all(map(Tensor.numel, model.parameters())) else unknown
@@ -132,17 +134,18 @@ def _measure_own(model: nn.Module) -> Own:
         fits = isinstance(head, nn.Linear) and head.in_features == hidden.shape[-1]
         return Own(
             head=_difference(nn.functional.linear(hidden, head.weight), logits) if fits else "another width",
-            moves=gap > 0 and _difference(_jumped(probe, ids, gap, logits), logits) != "",
+            moves=gap > 0 and _moves(probe, ids, gap),
             table=table,
         )
 
 
-def _jumped(probe: nn.Module, ids: Tensor, gap: int, plain: Tensor) -> Tensor:
-    """The model's own logits with a gap in the middle of the positions; `plain` where it takes no positions."""
+def _moves(probe: nn.Module, ids: Tensor, gap: int) -> bool:
+    """Whether a gap in the middle of the positions changes the logits, by more than a second run does."""
     try:
-        return _full(probe, ids, _positions(len(ids), len(ids) // 2, gap))[1]
+        plain, again, jumped = (_full(probe, ids, _positions(len(ids), len(ids) // 2, g))[1] for g in (0, 0, gap))
     except (TypeError, ValueError):  # no such argument
-        return plain
+        return False
+    return bool((jumped - plain).abs().max() > 4 * (again - plain).abs().max())
 
 
 def _measure_route(model: nn.Module, route: str, run: Callable, moves: bool) -> tuple[int | None, str]:
@@ -232,6 +235,8 @@ def _probe(model: nn.Module) -> Iterator[nn.Module]:
     if any(p.dtype in (torch.float16, torch.bfloat16) for p in probe.parameters()):
         probe = probe.float()
     for module in probe.modules():  # whoever counts or changes the model's calls is not asked
+        if not hasattr(module, "_hf_hook"):  # which brings inputs to the layers of a model on several GPUs
+            vars(module).pop("forward", None)  # accelerate's, with its own precision
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
     generator, precision = torch.Generator().manual_seed(0), torch.get_float32_matmul_precision()
