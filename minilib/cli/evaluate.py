@@ -24,6 +24,7 @@ def evaluate(
     output: Path | None = None,
     dtype: str = "auto",
     attention: str = "auto",
+    trust_remote_code: bool = False,
 ) -> None:
     """Measure what a run has trained, or any language model, print it and write it to evaluation.json.
 
@@ -42,6 +43,7 @@ def evaluate(
         output: folder of what is written, by default the run's (for a model runs/eval).
         dtype: of a language model: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
         attention: of a language model: "auto" (sdpa), "sdpa" or "eager".
+        trust_remote_code: of a language model: whether Python files that come with it may run.
     """
     from minilib.models.loading import holds_language_model
 
@@ -57,16 +59,17 @@ def evaluate(
         )
     if samples < 1 or min(lengths or [64]) < 64:
         raise ValueError(f"samples is {samples} and lengths {lengths}: give 1 or more samples and 64 or more tokens.")
-    found, window = _measured(run, model, base, dtype, attention, lengths=lengths, samples=samples, seed=seed)
+    how = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
+    found, window = _measured(run, model, base, how, lengths=lengths, samples=samples, seed=seed)
     _write(found, window, output or (run if model is None else Path("runs/eval")))
 
 
-def _measured(run: Path, model: str | None, base: bool, dtype: str, attention: str, **asked) -> tuple[dict, int]:
+def _measured(run: Path, model: str | None, base: bool, settings: dict, **asked) -> tuple[dict, int]:
     """The numbers of the models by name, and the window that they were trained on."""
     from minilib.models import loading as language
 
     device = commands.best_device()
-    settings = {"dtype": language.pick_dtype(dtype, device), "attention": attention}
+    settings = settings | {"dtype": language.pick_dtype(settings["dtype"], device)}
     if model is not None:
         loaded = language.load_language_model(model, **settings)
         return {model: _ask(loaded, device, **asked)}, loaded.window
@@ -79,13 +82,13 @@ def _measured(run: Path, model: str | None, base: bool, dtype: str, attention: s
 
 
 def _ask(loaded, device: str, *, lengths: list[int] | None, samples: int, seed: int, without_adapter: bool = False):
-    from minilib.evals.language_model import default_lengths, measure
+    from minilib.evals.language_model import lengths_for, measure
 
     model = loaded.model.to(device)
     with model.disable_adapter() if without_adapter else nullcontext():
         return measure(
             model, loaded.tokenizer, window=loaded.window, samples=samples,
-            lengths=sorted(set(lengths or default_lengths(loaded.window))),
+            lengths=lengths_for(model, loaded.window, lengths),
             seed=10_000 + seed,  # training has the small seeds
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from minilib.evals import kind_scores, lost_in_the_middle, needle_map, perplexity_by_position
+from minilib.longcontext.model_checks import own_forward
 
 ROOM = 32  # tokens kept for question and answer
 LONGEST, LONGEST_TEXT = 32_768, 2_048  # of a haystack by default; of running text, whose logits are all made
@@ -23,6 +24,19 @@ SHARES = (0.5, 1, 2, 4)
 def default_lengths(window: int) -> list[int]:
     """Half a window, one, two and four, less the room for the question."""
     return sorted({max(min(int(share * window), LONGEST) - ROOM, 2 * ROOM) for share in SHARES})
+
+
+def lengths_for(model, window: int, asked: Sequence[int] | None) -> list[int]:
+    """The lengths asked for, or the usual ones, as far as the model's table of positions goes if it has one."""
+    table = own_forward(model).table
+    if table is None:
+        return sorted(set(asked or default_lengths(window)))
+    if asked and max(asked) + ROOM > table:
+        raise ValueError(
+            f"lengths has {max(asked)} and the model's position table {table} positions, {ROOM} of them for question "
+            f"and answer: give lengths of up to {table - ROOM}."
+        )
+    return sorted(set(asked or [length for length in default_lengths(window) if length + ROOM <= table]))
 
 
 def measure(model, tokenizer, *, window: int, lengths: Sequence[int], samples: int, seed: int) -> dict:

@@ -121,15 +121,15 @@ def _in_words(model: nn.Module, call: Callable):
 
 def _measure_own(model: nn.Module) -> Own:
     with _probe(model) as probe:
-        ids, seen = _tokens(probe, SHORT), []
-        for length in (SHORT - 5, SHORT):  # two lengths: a table has equally many rows in both
+        ids, seen = _tokens(probe, _room(model)), []
+        for length in (len(ids) - 5, len(ids)):  # two lengths: a table has equally many rows in both
             with _Tables(length) as tables:
                 hidden, logits = _full(probe, ids[:length])
             seen.append(tables.found)
         if not logits.isfinite().all():
             raise ValueError("its logits are not finite, so its weights are damaged")
         table = min(seen[0] & seen[1], default=None)
-        gap = JUMP if table is None else min(JUMP, table - SHORT)
+        gap = JUMP if table is None else min(JUMP, table - len(ids))
         head = probe.get_output_embeddings()
         fits = isinstance(head, nn.Linear) and head.in_features == hidden.shape[-1]
         return Own(
@@ -151,7 +151,8 @@ def _moves(probe: nn.Module, ids: Tensor, gap: int) -> bool:
 def _measure_route(model: nn.Module, route: str, run: Callable, moves: bool) -> tuple[int | None, str]:
     """Tokens up to which the route is right (None: all, 0: none), and what happens beyond."""
     windows = _windows(model.config.get_text_config())
-    sizes = [max(8, min([SHORT, *(window - JUMP for window in windows)])), *(window + SHORT for window in windows)]
+    short = min([_room(model), *(window - JUMP for window in windows)])
+    sizes = [max(8, short), *(window + SHORT for window in windows)]
     with _probe(model) as probe:
         for size, limit in zip(sizes, [0, *windows]):
             for gap in (0, JUMP) if moves else (0,):
@@ -289,6 +290,12 @@ def _tokens(probe: nn.Module, length: int) -> Tensor:
     entries = probe.get_input_embeddings().weight.shape[0]
     plain = torch.tensor([i for i in range(min(entries, 10_000)) if i not in special])
     return plain[torch.randint(len(plain), (length,), generator=torch.Generator().manual_seed(length))]
+
+
+def _room(model: nn.Module) -> int:
+    """Tokens of the small pack: fewer where the model has not as many positions."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return max(8, min(SHORT, positions - JUMP)) if isinstance(positions, int) else SHORT
 
 
 def _positions(length: int, at: int, gap: int) -> Tensor:

@@ -126,7 +126,7 @@ def separate_rows(batch: Packed) -> tuple[Tensor, Tensor, Tensor]:
             rows.append((ids[kept], positions[kept], torch.ones_like(ids[kept])))
     ids, positions, mask = (pad_sequence(column, batch_first=True) for column in zip(*rows))
     # Positions keep counting through the padding: some kernels take one that starts again for a new document.
-    beyond = positions.amax(1, keepdim=True) + (1 - mask).cumsum(1)
+    beyond = (positions.amax(1, keepdim=True) + (1 - mask).cumsum(1)).clamp(max=batch.position_ids.max())
     return ids, torch.where(mask == 1, positions, beyond), mask
 
 

@@ -1,7 +1,7 @@
 """Every causal language model class of transformers that builds small: random weights, two layers or a few, width 32.
 
-`small_model(name)` shrinks the configuration of a model type; `logps_alone` is the judge: a full pass of the model's own
-for every answer by itself, without mask or positions unless they are given.
+`small_model(name)` shrinks the configuration of a model type; `logps_alone` is the judge: a full pass of the model for
+every answer by itself, without mask or positions unless they are given.
 """
 
 import inspect
