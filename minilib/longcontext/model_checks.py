@@ -102,7 +102,7 @@ def _once(model: nn.Module, name: str, measure: Callable, unknown):
     decoder = _in_words(model, model.get_decoder) if hasattr(model, "get_decoder") else model
     kept = decoder.__dict__.setdefault("_measured", {})
     config = vars(model.config.get_text_config())
-    key = type(model), name, repr([item for item in config.items() if not item[0].endswith(CHANGING)])
+    key = _class(model), name, repr([item for item in config.items() if not item[0].endswith(CHANGING)])
     if key not in kept:
         plain = (type(p.data) is Tensor and p.is_floating_point() and not p.is_meta for p in model.parameters())
         kept[key] = _in_words(model, measure) if all(plain) and all(map(Tensor.numel, model.parameters())) else unknown
@@ -305,8 +305,8 @@ def _positions(length: int, at: int, gap: int) -> Tensor:
 
 
 def _class(model: nn.Module) -> str:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return type(inner).__name__
+    learned = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)  # adds tokens of its own
+    return type(model.get_base_model() if hasattr(model, "get_base_model") and not learned else model).__name__
 
 
 def _short(error: Exception) -> str:

@@ -42,6 +42,8 @@ def rope_parameters(config, method: str, target: int) -> dict:
     if method == "ntk":  # a larger base and no scaling
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         rotated = int(head * settings.get("partial_rotary_factor", 1.0))
+        if rotated < 4:
+            raise ValueError(f"config rotates {rotated} numbers of a head and ntk needs 4: choose another method.")
         return settings | {"rope_theta": base * factor ** (rotated / (rotated - 2))}
     if method == "dynamic_ntk":
         return settings | {"rope_type": "dynamic", "factor": factor}
@@ -64,6 +66,14 @@ def stretch_config(config, method: str, target: int):
             text.original_max_position_embeddings = text.max_position_embeddings
     if method not in ("none", "dynamic_ntk"):
         text.max_position_embeddings = target
+    try:
+        type(stretched).from_dict(stretched.to_dict())  # as it will be read from a file
+    except Exception as error:
+        cause = str(error).strip().splitlines()[-1].strip().rstrip(".")
+        raise ValueError(
+            f"config of model type {config.model_type!r} does not take the settings of rope {method!r} ({cause}): "
+            "choose another method, or 'none'."
+        ) from error
     return stretched
 
 

@@ -95,6 +95,8 @@ def load_aligned(
     from peft import PeftModel
 
     base = load_base(run, **settings)
+    if base is None:
+        raise ValueError(f"run {run} names no model that its adapter belongs to: set base_model_name_or_path.")
     with _in_one_sentence(str(run)):
         adapted = PeftModel.from_pretrained(base.model, run).eval()
     _check_finite(adapted, str(run))
@@ -182,11 +184,13 @@ def _config(name: str, trust_remote_code: bool):
         raise ValueError(f"model {name!r} is an adapter: give the model that it belongs to, or evaluate it with --run.")
     with _in_one_sentence(name):
         place = Path(_place(name))
+        if not name.strip():
+            raise OSError("the name is empty")
         if place.is_file():
             raise OSError("it is a file")
         if place.is_dir() and not (place / "config.json").is_file():
             raise OSError("the folder has no config.json")
-        if not place.exists() and (name.startswith(("/", ".", "~")) or not name.strip() or name.count("/") > 1):
+        if not place.exists() and (name[0] in "/.~" or name.count("/") > 1):
             raise OSError("there is no such folder")
         return AutoConfig.from_pretrained(_place(name), trust_remote_code=trust_remote_code)
 

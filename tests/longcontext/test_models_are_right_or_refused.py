@@ -19,9 +19,9 @@ from minilib.longcontext.scoring import head_weight, sequence_logps
 
 ROUTES = ("cache", "mask", "separate")
 # Right on every route.
-PLAIN = """llama, qwen2, qwen3, qwen3_moe, gemma, gpt2, gpt_neox, gpt_bigcode, opt, xglm, falcon, falcon new, olmo, olmo2,
-    stablelm, glm, glm4, granite, granitemoe, nemotron, smollm3, persimmon, biogpt, ernie4_5, helium, deepseek_v2,
-    deepseek_v3, diffllama, jetmoe, seed_oss, arcee, apertus, llama yarn, phi3 longrope"""
+PLAIN = """llama, qwen2, qwen3, qwen3_moe, gemma, gpt2, gpt_neox, gpt_bigcode, opt, xglm, falcon, falcon new, olmo,
+    olmo2, stablelm, glm, glm4, granite, granitemoe, nemotron, smollm3, persimmon, biogpt, ernie4_5, helium,
+    deepseek_v2, deepseek_v3, diffllama, jetmoe, seed_oss, arcee, apertus, llama yarn, phi3 longrope"""
 # Right inside of their sliding window of 16 tokens, and as full sequences beyond it.
 SLIDING = """mistral, mixtral, gemma3_text, gemma4_text, phi3, olmo3, starcoder2, exaone4, gpt_oss, gemma2 uncapped,
     cohere2 unscaled, qwen2 sliding"""

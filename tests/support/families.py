@@ -31,6 +31,7 @@ SMALL = {
     **{"linear_num_value_heads": 2, "vocab_size": VOCABULARY, "vocab_size_per_layer_input": VOCABULARY},
     **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
 }
+WHOLE_HEADS = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0}
 # What a type needs besides.
 OWN = {
     "bamba": {"attn_layer_indices": [1]},
@@ -58,6 +59,7 @@ OWN = {
             "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32
         }
     },
+    **{name: {"rope_parameters": WHOLE_HEADS} for name in ("gpt_neox", "stablelm")},
     "gemma2 capped": {"final_logit_softcapping": 3.0},
     "gemma2 uncapped": {"final_logit_softcapping": None},
     "cohere2 unscaled": {"logit_scale": 1.0},
