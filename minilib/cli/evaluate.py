@@ -59,6 +59,7 @@ def _measured(settings: EvalSettings, ask: Callable) -> tuple[dict, int]:
 
     device = commands.best_device()
     how = {"dtype": language.pick_dtype(settings.dtype, device), "attention": settings.attention}
+    how["trust_remote_code"] = settings.trust_remote_code
 
     def asked(name: str, loaded, without_adapter: bool = False) -> dict:
         model = loaded.model.to(device)

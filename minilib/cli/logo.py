@@ -4,6 +4,9 @@
     batch       batch_size x gradient_accumulation_steps x ranks prompts for each step, each with its 1 + M answers
     precision   weights in `dtype` under LoRA, else fp32 with autocast to `dtype`
 
+A model is tried in full before it answers the first question (`try_model`). Next to an adapter on stretched angles lies
+base_config/, the config under which peft loads it to the same logits.
+
 torchrun and `accelerate launch -m minilib logo` take the same flags; transformers' Trainer shares the work between the
 ranks. The two newest checkpoints are kept. `LogoTrainer` does the work and names its departure from the paper.
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
@@ -13,9 +16,12 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import torch
 from torch import distributed as dist
@@ -24,13 +30,14 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 
 from minilib.cli import faults, run_folder
 from minilib.cli import pairs as data_rows
-from minilib.cli.settings import LogoSettings, columns_of, fill, to_compare
+from minilib.cli.settings import ANSWERING, LogoSettings, columns_of, fill, to_compare
 from minilib.common import Notice
 from minilib.distributed import ranks
-from minilib.longcontext import answer_hidden, pack_answers
-from minilib.models.loading import Loaded, load_language_model, pick_dtype, window_of
-from minilib.trainers.logo import LogoConfig, LogoTrainer
-from minilib.trainers.lora import lora_config
+from minilib.longcontext import pack_answers, stack_packed
+from minilib.models.adapters import adapted, attention_modules
+from minilib.models.loading import Loaded, load_language_model, pick_dtype, window_of, write_merged
+from minilib.trainers.logo import LogoConfig, LogoTrainer, check_model
+from minilib.trainers.lora import lora_config, with_adapters
 from minilib.trainers.trainer_utils import (
     DivergedError,
     last_checkpoint,
@@ -38,6 +45,10 @@ from minilib.trainers.trainer_utils import (
     remove_unfinished_checkpoints,
 )
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+BASE_CONFIG, MERGED = "base_config", "merged"
 SHOWN = {"loss": ("loss", ".3f"), "margin": ("rewards/margins", ".2f"), "accuracy": ("rewards/accuracies", ".0%")}
 # peft and we still say gradient checkpointing, which transformers has begun to call otherwise.
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing. is deprecated", category=FutureWarning)
@@ -45,34 +56,45 @@ warnings.filterwarnings("ignore", message=".*gradient_checkpointing. is deprecat
 
 def logo(settings: LogoSettings) -> None:
     """One run of the command; an interrupted one goes on, a finished one says so."""
-    given, window = settings, window_of(settings.model)
+    given = settings
+    window = window_of(settings.model, trust_remote_code=settings.trust_remote_code)
     settings = fill(settings, window)
     kind, table = data_rows.read_data(settings.data, settings.split, columns_of(settings))
     settings = data_rows.fit_to_data(given, settings, kind, table)
     data_rows.scorer_of(settings.scorer)  # a missing spaCy is told before anything is loaded
     rank = int(os.environ.get("RANK", 0))
     with run_folder.opened(settings.output):
-        run_folder.begin(settings.output, to_compare(settings, window), "logo", asdict(given))
+        run_folder.begin(settings.output, to_compare(settings, window), "logo", asdict(given), ANSWERING)
         records = run_folder.finished(settings.output)
         already = records is not None
         if not already:
             records = _align(settings, kind, table, rank)
     if rank == 0:
         print(_summary(records, settings, already))
+        if settings.merge:
+            write_merged(settings.output, settings.output / MERGED, trust_remote_code=settings.trust_remote_code)
+            print(f"{settings.output / MERGED} holds the model with its adapter merged, for transformers alone")
 
 
 def _align(settings: LogoSettings, kind: str, table, rank: int) -> list[dict]:
     """The pairs, the training, and its records."""
     loaded = load_policy(settings)
+    fresh = last_checkpoint(settings.output) is None
+    check_model(loaded.model, _config(settings))
     if kind != "pairs":
-        try_layout(loaded, settings)
+        if fresh and (told := try_model(loaded, settings, settings.chunk_size * settings.num_chunks)) and rank == 0:
+            print(told)
         table = data_rows.answered_pairs(kind, table, settings, loaded, rank)
     table = data_rows.numbered(table, settings)
     if rank == 0:
         longest = data_rows.check_rows(table, loaded.tokenizer, settings, loaded.window)
+        if kind == "pairs" and fresh and (told := try_model(loaded, settings, longest)):
+            print(told)
         target = settings.target_length
         reach = f"spread over {target:,} positions" if target else "at plain positions"
         print(f"{len(table):,} pairs with prompts of up to {longest:,} tokens, {reach}")
+    if rank == 0 and settings.rope != "none" and settings.lora_rank:
+        loaded.model.config.save_pretrained(settings.output / BASE_CONFIG)
     return run(make_trainer(settings, loaded, table), settings.output)
 
 
@@ -87,29 +109,90 @@ def load_policy(settings: LogoSettings) -> Loaded:
         if getattr(settings, name) == value and own_device() == "cpu":
             raise ValueError(f"{name} is {value!r} and there is no GPU: choose 'auto', training needs one for that.")
     dtype = pick_dtype(settings.dtype, own_device()) if settings.lora_rank else torch.float32
-    stretch = {"rope": settings.rope, "target": settings.target_length}
-    loaded = load_language_model(settings.model, dtype=dtype, attention=settings.attention, **stretch)
+    how = {"rope": settings.rope, "target": settings.target_length, "trust_remote_code": settings.trust_remote_code}
+    loaded = load_language_model(settings.model, dtype=dtype, attention=settings.attention, **how)
     if fault := not_finite(loaded.model):  # before it answers anything
         raise DivergedError.at(fault, 1, settings.steps, (settings.learning_rate,) * 2, None)
     return loaded._replace(model=loaded.model.to(own_device()))
 
 
-@torch.no_grad()
-def try_layout(loaded: Loaded, settings: LogoSettings) -> None:
-    """One pass over a prompt of the size to come: a model that cannot take it is told before hours of answering."""
-    entries = loaded.model.config.get_text_config().vocab_size
-    ids = torch.arange(settings.chunk_size * settings.num_chunks) % entries
-    answer_hidden(loaded.model, pack_answers(ids, [ids[:2]] * (1 + settings.num_rejected)))
+def try_model(loaded: Loaded, settings: LogoSettings, length: int) -> str:
+    """One step on a prompt of `length` tokens, undone to the bit: what cannot be trained is told before any answer.
+
+    Returns one line about the adapters, "" without any.
+    """
+    model, args = loaded.model, _config(settings)
+    trained, config = {p: p.requires_grad for p in model.parameters()}, adapters(settings, model)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), restored(model, trained):
+        tried = model if config is None else with_adapters(model, config)
+        told = "" if config is None else adapted(tried)
+        try:
+            _one_step(tried.train(), args, settings, length)
+        except Exception as error:  # whatever a model's code or a full device may raise
+            if isinstance(error, ValueError):
+                raise
+            cause = (str(error).strip() or "no reason given").splitlines()[0].rstrip(".")
+            raise ValueError(
+                f"model {settings.model!r} could not take one step on a prompt of {length} tokens "
+                f"({type(error).__name__}: {cause}): choose smaller settings or another model."
+            ) from error
+        finally:
+            if config is not None:
+                tried.unload()
+    return told
+
+
+def _one_step(model, args: LogoConfig, settings: LogoSettings, length: int) -> None:
+    """Forward, backward and a step of AdamW at rate 0, which moves nothing and takes the memory of a real one."""
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    entries = model.get_input_embeddings().weight.shape[0]
+    if settings.target_length:
+        length = min(length, settings.target_length - 2)
+    ids = torch.arange(max(3, length)) % entries
+    positions = torch.arange(len(ids))
+    if settings.target_length > len(ids) + 2:  # the last token at the end of the target
+        positions[-1] = settings.target_length - 3
+    pack = pack_answers(ids, [ids[:2], *[ids[1:3]] * settings.num_rejected], positions)
+    half = args.bf16 or args.fp16
+    dtype = torch.bfloat16 if args.bf16 else torch.float16
+    with torch.autocast(model.device.type, dtype=dtype if half else None, enabled=half):
+        loss = args.objective()(model, stack_packed([pack]))[0]
+    loss.backward()
+    torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0).step()
+
+
+@contextmanager
+def restored(model, trained: dict) -> Iterator[None]:
+    """Afterwards the model has no gradients, trains what it trained before, and is in evaluation mode."""
+    try:
+        yield
+    finally:
+        for parameter, wanted in trained.items():
+            parameter.grad = None
+            parameter.requires_grad_(wanted)
+        vars(model).pop("peft_config", None)
+        if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+            model.gradient_checkpointing_disable()
+        model.eval()
+
+
+def adapters(settings: LogoSettings, model) -> LoraConfig | None:
+    """The settings of the adapters; modules that were not named are those of the model's attention."""
+    if not settings.lora_rank:
+        return None
+    modules = settings.lora_modules or attention_modules(model)
+    return lora_config(rank=settings.lora_rank, alpha=settings.lora_alpha, modules=modules)
 
 
 def make_trainer(settings: LogoSettings, loaded: Loaded, rows) -> LogoTrainer:
     """The trainer of these settings; the ranks that a launcher has started meet here."""
     args = _config(settings)
     set_seed(settings.seed)  # the adapters' first weights
-    adapt = {"rank": settings.lora_rank, "alpha": settings.lora_alpha, "modules": settings.lora_modules}
     trainer = LogoTrainer(
         loaded.model, args, rows, processing_class=loaded.tokenizer,
-        peft_config=lora_config(**adapt) if settings.lora_rank else None,
+        peft_config=adapters(settings, loaded.model),
     )  # fmt: skip
     for printing in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(printing)
@@ -218,4 +301,9 @@ def _summary(records: list[dict], settings: LogoSettings, already: bool) -> str:
         f"{', '.join(moves)} in {len(records)} steps, {records[-1]['tokens']:,} tokens",
         f"{settings.output} holds the {what}: python -m minilib eval --run {settings.output}",
     ]
+    if settings.lora_rank and settings.rope != "none":
+        lines.append(
+            "its angles are stretched: give the base of the adapter config=AutoConfig.from_pretrained("
+            f"{str(settings.output / BASE_CONFIG)!r}), or this command once more with --merge true"
+        )
     return "\n".join(["already finished, nothing to do", *lines] if already else lines)

@@ -20,7 +20,7 @@ from minilib.models.loading import load_language_model, pick_dtype, window_of
 
 def make_pairs(settings: PairsSettings) -> None:
     """One run of the command; an interrupted one goes on, a finished one says so."""
-    window = window_of(settings.model)
+    window = window_of(settings.model, trust_remote_code=settings.trust_remote_code)
     filled = fill(LogoSettings(**asdict(settings), target_length=0), window)
     kind, table = data_rows.read_data(filled.data, filled.split, columns_of(filled))
     if kind == "pairs":
@@ -40,8 +40,14 @@ def make_pairs(settings: PairsSettings) -> None:
 def _loaded(settings: PairsSettings):
     device = best_device()
     kept = {"dtype": pick_dtype(settings.dtype, device), "attention": settings.attention}
+    kept["trust_remote_code"] = settings.trust_remote_code
     loaded = load_language_model(settings.model, **kept)
     return loaded._replace(model=loaded.model.to(device))
 
 
-COMPARED = {*PairsSettings.__dataclass_fields__, "window", "data_sha256"} - {"output", "dtype", "attention"}
+COMPARED = {*PairsSettings.__dataclass_fields__, "window", "data_sha256"} - {
+    "output",
+    "dtype",
+    "attention",
+    "trust_remote_code",
+}

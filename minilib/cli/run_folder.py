@@ -14,7 +14,7 @@ Every file of ours is written next to its place and moved over it, so that a kil
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -54,10 +54,14 @@ def opened(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def begin(folder: Path, settings: dict, command: str = "logo", config: dict | None = None) -> None:
+def begin(
+    folder: Path, settings: dict, command: str = "logo", config: dict | None = None,
+    answering: Collection[str] | None = None,
+) -> None:  # fmt: skip
     """Note the settings of a new run, or compare them with those that the run in `folder` was begun with.
 
     A run that was stopped before it had answered a question or trained a checkpoint may begin again with other ones.
+    Once it has answered, those named in `answering` are bound, by default all; once it has trained, all are.
     config: the flags as they were given, for config.yaml.
     Raises ValueError: one sentence, when the folder belongs to another run.
     """
@@ -73,15 +77,19 @@ def begin(folder: Path, settings: dict, command: str = "logo", config: dict | No
         _note(folder, settings, config)
         return
     found = {"command": "logo"} | read_object(folder / SETTINGS, f"output {folder} has a damaged {SETTINGS}")
-    if not any(path for name in WORK for path in folder.glob(name)):
-        _note(folder, settings, config)
-        return
-    if different := different_setting(found, settings):
+    trained = any(path for name in WORK if name != PAIRS for path in folder.glob(name))
+    if not trained and not (folder / PAIRS).exists():
+        bound = ()
+    else:
+        bound = settings | found if trained or answering is None else answering
+    if different := different_setting(*({name: of.get(name) for name in bound} for of in (found, settings))):
         name, there, here = different
         raise ValueError(
             f"output {folder} was begun with {name}={there!r}, this run has {name}={here!r}: use the same setting or "
             "another output."
         )
+    if not trained:
+        _note(folder, settings, config)
 
 
 def _note(folder: Path, settings: dict, config: dict | None) -> None:

@@ -2,7 +2,7 @@
 
     setting                        "tiny"          other models       where the others' comes from
     lora_rank                      16              32                 the released scripts
-    lora_modules                   q_proj k_proj   and v_proj o_proj  the released code
+    lora_modules                   q_proj k_proj   all of attention   the released code: q, k, v and o
     learning_rate                  1e-3            1e-5               one of the authors' experiment scripts
     batch_size                     8               1                  the paper's, on each GPU
     gradient_accumulation_steps    1               8                  the paper's
@@ -19,6 +19,7 @@ Full fine-tuning (`lora_rank` 0) has no default learning rate: that of an adapte
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,12 +32,27 @@ from minilib.trainers.objectives import make_objective
 
 TINY = {"lora_rank": 16, "lora_modules": list(ATTENTION[:2]), "learning_rate": 1e-3, "num_chunks": 8}
 TINY |= {"batch_size": 8, "gradient_accumulation_steps": 1}
-OTHERS = {"lora_rank": 32, "lora_modules": list(ATTENTION), "learning_rate": 1e-5, "num_chunks": 16}
+OTHERS = {"lora_rank": 32, "learning_rate": 1e-5, "num_chunks": 16}
 OTHERS |= {"batch_size": 1, "gradient_accumulation_steps": 8}
 THRESHOLDS = {"exact": 0, "rare_words": 6, "entities": 6}
 COUNTS = ("steps", "batch_size", "gradient_accumulation_steps", "save_every", "rows")
 COUNTS += ("num_rejected", "answer_tokens", "chunk_size", "length")
+NUMBERS = ("beta", "gamma", "sft_weight", "lora_alpha", "learning_rate", "threshold", "temperature")
 HAYSTACK = "haystack"
+# What the answers of a run come from; all other settings may change as long as nothing has been trained.
+ANSWERING = ("model", "window", "data", "data_sha256", "seed", "rows", "length", "num_rejected", "rope", "stretched")
+ANSWERING += (
+    "split",
+    "context_column",
+    "question_column",
+    "answer_column",
+    "scorer",
+    "threshold",
+    "chunk_size",
+    "num_chunks",
+    "answer_tokens",
+    "temperature",
+)
 ALIASES = {  # shorter flags, which a YAML file may have as well
     "loss_type": "loss",
     "target_length": "target",
@@ -75,7 +91,7 @@ class LogoSettings:
         rope: "none", or stretch the rotary angles to the target: "interpolation", "ntk", "dynamic_ntk" or "yarn".
         lora_rank: rank of the adapters, by default 32 (tiny: 16); 0 trains all weights.
         lora_alpha: scale of the adapters, divided by their rank.
-        lora_modules: what is adapted, by default q_proj, k_proj, v_proj and o_proj (tiny: q_proj and k_proj).
+        lora_modules: what is adapted, by default all matrices of attention (tiny: q_proj and k_proj).
         steps: optimizer steps.
         batch_size: prompts that a rank computes at a time, by default 1 (tiny: 8).
         gradient_accumulation_steps: such batches for each step, by default 8 (tiny: 1).
@@ -94,6 +110,9 @@ class LogoSettings:
         num_chunks: N, chunks that are read at a time, by default 16 (tiny: 8).
         answer_tokens: the most tokens of an answer to a question of yours.
         temperature: of the answers; 0 takes the likeliest.
+        merge: whether the adapter is also merged, in the end or into a finished run, and written to output/merged as a
+            plain folder of transformers in fp32.
+        trust_remote_code: whether Python files that come with the model may run.
     """
 
     model: str = "tiny"
@@ -134,6 +153,8 @@ class LogoSettings:
     num_chunks: int | None = None
     answer_tokens: int = 128
     temperature: float = 0.7
+    merge: bool = False
+    trust_remote_code: bool = False
 
 
 def fill(given: LogoSettings, window: int) -> LogoSettings:
@@ -162,8 +183,10 @@ def fill(given: LogoSettings, window: int) -> LogoSettings:
 
 def to_compare(settings: LogoSettings, window: int) -> dict:
     """What makes a run the run it is: all but where it lies and how often it saves, with its data and its ranks."""
-    kept = {name: value for name, value in asdict(settings).items() if name not in ("output", "save_every")}
+    left_out = ("output", "save_every", "merge", "trust_remote_code")  # leave to run code is given anew each time
+    kept = {name: value for name, value in asdict(settings).items() if name not in left_out}
     found = {"window": window, "data_sha256": fingerprint_of(settings.data)}
+    found["stretched"] = settings.target_length if settings.rope != "none" else None  # as the answering model was
     return kept | found | {"ranks": int(os.environ.get("WORLD_SIZE", 1))}
 
 
@@ -183,15 +206,36 @@ def _check_names(given: LogoSettings) -> None:
         raise ValueError("scorer 'exact' needs the facts of haystacks: choose 'rare_words' or 'entities'.")
     elif not given.data.strip() or not Path(given.data).exists():
         raise ValueError(f"data {given.data!r} is no file or folder: give 'haystack', or a path.")
+    if given.lora_modules is not None and not (given.lora_modules and all(map(str.strip, given.lora_modules))):
+        raise ValueError(f"lora_modules is {given.lora_modules}: name modules of the model, or leave it out.")
 
 
 def _check_numbers(settings: LogoSettings, window: int) -> None:
     for name in COUNTS:
         if getattr(settings, name) < 1:
             raise ValueError(f"{name} is {getattr(settings, name)}: give a positive whole number.")
-    for name in ("lora_rank", "warmup", "temperature", "target_length"):
+    for name in NUMBERS:
+        if (value := getattr(settings, name)) is not None and not math.isfinite(value):
+            raise ValueError(f"{name} is {value}: give a finite number.")
+    for name in ("lora_rank", "warmup", "temperature", "target_length", "seed"):
         if getattr(settings, name) < 0:
             raise ValueError(f"{name} is {getattr(settings, name)}: give 0 or more.")
+    if settings.seed >= 2**32:
+        raise ValueError(f"seed is {settings.seed}: give a whole number below 2**32.")
+    if settings.merge and not settings.lora_rank:
+        raise ValueError("merge is true and lora_rank 0, which leaves no adapter to merge: leave merge out.")
+    if not settings.lora_alpha > 0:
+        raise ValueError(f"lora_alpha is {settings.lora_alpha}: give a positive number.")
+    if settings.answer_tokens >= window:
+        raise ValueError(
+            f"answer_tokens is {settings.answer_tokens:,} and the model's window {window:,} tokens: give less, an "
+            "answer shares the window with its prompt."
+        )
+    if settings.chunk_size * settings.num_chunks > window:
+        raise ValueError(
+            f"num_chunks is {settings.num_chunks} and chunk_size {settings.chunk_size}, more than the model's window "
+            f"of {window:,} tokens holds: give fewer or smaller chunks."
+        )
     if not settings.learning_rate > 0:
         raise ValueError(f"learning_rate is {settings.learning_rate}: give a positive learning rate.")
     if settings.rope != "none" and settings.target_length <= window:
@@ -241,6 +285,7 @@ class PairsSettings:
         seed: of what is drawn, and of made haystacks.
         dtype: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
         attention: "auto" (sdpa), "sdpa" or "eager".
+        trust_remote_code: whether Python files that come with a model may run.
     """
 
     model: str = "tiny"
@@ -262,6 +307,7 @@ class PairsSettings:
     seed: int = 0
     dtype: str = "auto"
     attention: str = "auto"
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -294,6 +340,7 @@ class EvalSettings:
         output: folder of what is written, by default the run's (for a model runs/eval).
         dtype: of a language model: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
         attention: of a language model: "auto" (sdpa), "sdpa" or "eager".
+        trust_remote_code: of a language model: whether Python files that come with it may run.
     """
 
     run: Path = Path("runs/clip")
@@ -316,6 +363,7 @@ class EvalSettings:
     output: Path | None = None
     dtype: str = "auto"
     attention: str = "auto"
+    trust_remote_code: bool = False
 
 
 def columns_of(settings) -> dict[str, str | None]:

@@ -27,6 +27,7 @@ METHODS = ("none", "interpolation", "ntk", "dynamic_ntk", "yarn")
 def rope_parameters(config, method: str, target: int) -> dict:
     """The `rope_parameters` that stretch a model of this transformers config from its window to `target` positions."""
     check_choice("method", method, METHODS)
+    config = config.get_text_config()
     if method == "none":
         return dict(config.rope_parameters)
     settings = _trained(config)
@@ -39,6 +40,8 @@ def rope_parameters(config, method: str, target: int) -> dict:
     if method == "ntk":  # a larger base and no scaling
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         rotated = int(head * settings.get("partial_rotary_factor", 1.0))
+        if rotated < 4:
+            raise ValueError(f"config rotates {rotated} numbers of a head and ntk needs 4: choose another method.")
         return settings | {"rope_theta": base * factor ** (rotated / (rotated - 2))}
     if method == "dynamic_ntk":
         return settings | {"rope_type": "dynamic", "factor": factor}
@@ -48,23 +51,40 @@ def rope_parameters(config, method: str, target: int) -> dict:
 def stretch_config(config, method: str, target: int):
     """A copy of the config with these settings: `AutoModelForCausalLM.from_pretrained(path, config=...)`.
 
-    Its window becomes `target`, but for "dynamic_ntk", whose formula reads the trained window from there.
+    Its window becomes `target`, but for "dynamic_ntk", whose formula reads the trained window from there. Of a config
+    that holds one for text, as those of models that see, that one is stretched.
     """
     stretched = copy.deepcopy(config)
-    stretched.rope_parameters = rope_parameters(config, method, target)
+    text = stretched.get_text_config()
+    text.rope_parameters = rope_parameters(config, method, target)
+    if method == "yarn":  # whose formula in transformers takes no head_dim of None, and another window before ours
+        if getattr(text, "head_dim", 0) is None:
+            text.head_dim = text.hidden_size // text.num_attention_heads
+        if hasattr(text, "original_max_position_embeddings"):
+            text.original_max_position_embeddings = text.max_position_embeddings
     if method not in ("none", "dynamic_ntk"):
-        stretched.max_position_embeddings = target
+        text.max_position_embeddings = target
+    try:
+        type(stretched).from_dict(stretched.to_dict())  # as it will be read from a file
+    except Exception as error:
+        cause = str(error).strip().splitlines()[-1].strip().rstrip(".")
+        raise ValueError(
+            f"config of model type {config.model_type!r} does not take the settings of rope {method!r} ({cause}): "
+            "choose another method, or 'none'."
+        ) from error
     return stretched
 
 
 def _trained(config) -> dict:
     settings = dict(getattr(config, "rope_parameters", None) or {})
     kind = settings.get("rope_type")
-    if kind is None or "rope_theta" not in settings:
+    if kind is None or settings.get("rope_theta") is None:
         raise ValueError(
             f"config of model type {config.model_type!r} has no single set of rope_parameters: give the config of a "
             "model with one rotary embedding for all layers, such as Llama."
         )
     if kind != "default":
         raise ValueError(f"config has rope_type {kind!r} already: give the config from before any stretching.")
+    if not isinstance(getattr(config, "max_position_embeddings", None), int):
+        raise ValueError(f"config of model type {config.model_type!r} names no window: set max_position_embeddings.")
     return settings

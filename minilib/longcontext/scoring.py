@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from minilib.longcontext.model_checks import own_forward
 from minilib.longcontext.shared_prefix import answer_hidden
 from minilib.losses.logps import mean_by_answer, token_logps
 from minilib.losses.validation import check_deviations
@@ -59,11 +60,18 @@ def head_weight(model) -> Tensor:
     if getattr(head, "bias", None) is not None:
         raise ValueError(f"model is a {type(model).__name__} whose head has a bias: take the model's own logits.")
     for name in SCALINGS:
-        value = getattr(model.config, name, None)
+        value = getattr(model.config.get_text_config(), name, None)
         if value not in (None, 1):
             raise ValueError(
                 f"model has {name}={value}, which changes its logits after the head: take them from the model itself."
             )
+    if head.weight.shape[1] != head.in_features:  # exchanged by the caller, whose hidden states it is meant for
+        return head.weight
+    if reason := own_forward(model).head:
+        raise ValueError(
+            f"model is a {type(model).__name__} whose logits are more than its head ({reason}): take them from the "
+            "model itself."
+        )
     return head.weight
 
 

@@ -15,7 +15,10 @@ FlexAttention has no backward pass on a CPU and has not yet run on a GPU. All an
 
 An explicit mask goes with every call: without one transformers takes the jumps of synthesised positions for borders
 between documents. Windows that slide over token indices know nothing of positions or answers, so models with layers of
-that kind raise an error where the layout is longer than the window.
+that kind raise an error where the layout is longer than the window. Angles that depend on the length of the call
+(LongRoPE, dynamic NTK) are those of full sequences only where each is computed by itself, without padding: beyond the
+trained window "auto" takes the route "separate" for them, one answer at a time. What a model makes of a route is
+measured before its first use (`model_checks`).
 Taught in notebooks/10_score_a_long_answer.ipynb.
 """
 
@@ -25,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from minilib.longcontext.model_checks import checked_layout
 from minilib.longcontext.packing import Packed, dense_mask, sees, stack_packed
 from minilib.losses.validation import check_choice
 
@@ -43,8 +47,18 @@ def answer_hidden(model, packed: Packed, route: str = "auto") -> Tensor:
     Raises:
         ValueError: one sentence, when the model cannot take the route.
     """
+    return _run(model, *check_route(model, packed, route))
+
+
+def check_route(model, packed: Packed, route: str = "auto") -> tuple[Packed, str]:
+    """The layout as a batch and the route it takes; raises what `answer_hidden` raises and computes nothing of it."""
     batch = (packed if packed.input_ids.ndim == 2 else stack_packed([packed])).to(model.device)
-    route, decoder = _resolve(model, batch, route), model.get_decoder()
+    route = _resolve(model, batch, route)
+    return checked_layout(model, batch, route, _run), route
+
+
+def _run(model, batch: Packed, route: str) -> Tensor:
+    decoder = model.get_decoder()
     if route == "separate":
         return _by_rows(decoder, batch)
     if route == "cache":
@@ -69,12 +83,38 @@ def _by_cache(decoder, batch: Packed) -> Tensor:
 def _by_rows(decoder, batch: Packed) -> Tensor:
     """Hidden states (n, d) from one full sequence for each answer, padded on the right to the longest."""
     ids, positions, mask = separate_rows(batch)
-    out = decoder(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
+    takes = inspect.signature(decoder.forward).parameters
+    if trained_length(decoder.config) is None:
+        places = {"position_ids": positions} if "position_ids" in takes else {}  # recurrent models have none
+        hidden = decoder(input_ids=ids, attention_mask=mask, use_cache=False, **places).last_hidden_state
+    else:
+        columns = ([part[None, seen == 1] for part in (*row, seen)] for *row, seen in zip(ids, positions, mask))
+        hidden = pad_sequence([_alone(decoder, *column) for column in columns], batch_first=True)
     # A label is predicted one column before its own: behind the prompt and what is said of its answer so far.
     first = torch.cat([batch.answer.new_zeros(1), batch.answer.bincount().cumsum(0)[:-1]])  # (b (1 + M),)
     said = torch.arange(len(batch.answer), device=ids.device) - first[batch.answer]  # (n,)
     prompt = (batch.segment_ids == 0).sum(1).repeat_interleave(batch.num_answers // len(batch.input_ids))
-    return out.last_hidden_state[batch.answer, prompt[batch.answer] - 1 + said]
+    return hidden[batch.answer, prompt[batch.answer] - 1 + said]
+
+
+def _alone(decoder, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    """Hidden states (t, d) of one sequence, its angles those of its own length."""
+    for module in decoder.modules():
+        if hasattr(module, "max_seq_len_cached"):  # dynamic NTK remembers the longest call so far
+            module.max_seq_len_cached = module.original_max_seq_len
+    return decoder(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False).last_hidden_state[0]
+
+
+def trained_length(config) -> int | None:
+    """Positions from which on the rotary angles depend on the length of a call; None where they never do."""
+    text = config.get_text_config()
+    settings = getattr(text, "rope_parameters", None) or {}
+    for one in [settings, *(part for part in settings.values() if isinstance(part, dict))]:
+        if one.get("rope_type") == "dynamic":
+            return text.max_position_embeddings
+        if one.get("rope_type") == "longrope":
+            return one.get("original_max_position_embeddings", text.max_position_embeddings)
+    return None
 
 
 def separate_rows(batch: Packed) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,7 +126,7 @@ def separate_rows(batch: Packed) -> tuple[Tensor, Tensor, Tensor]:
             rows.append((ids[kept], positions[kept], torch.ones_like(ids[kept])))
     ids, positions, mask = (pad_sequence(column, batch_first=True) for column in zip(*rows))
     # Positions keep counting through the padding: some kernels take one that starts again for a new document.
-    beyond = positions.amax(1, keepdim=True) + (1 - mask).cumsum(1)
+    beyond = (positions.amax(1, keepdim=True) + (1 - mask).cumsum(1)).clamp(max=batch.position_ids.max())
     return ids, torch.where(mask == 1, positions, beyond), mask
 
 
@@ -123,10 +163,14 @@ def _resolve(model, batch: Packed, route: str) -> str:
     check_choice("route", route, ROUTES)
     attention = model.config._attn_implementation  # no public name for it; what set_attn_implementation sets
     checkpointing = any(m.training and getattr(m, "gradient_checkpointing", False) for m in model.modules())
-    if route == "auto":
+    trained = trained_length(model.config)
+    varies = trained is not None and int(batch.position_ids[batch.segment_ids >= 0].max()) >= trained
+    if route == "auto" and varies:
+        route = "separate"
+    elif route == "auto":
         route = "flex" if attention == "flex_attention" else "mask" if checkpointing else "cache"
     wanted = ("flex_attention",) if route == "flex" else ("sdpa", "eager")
-    if attention not in wanted:
+    if attention not in wanted and route != "separate":
         raise ValueError(
             f"route is {route!r} and the model's attention {attention!r}: load the model with "
             f"attn_implementation={wanted[0]!r}."
@@ -141,7 +185,13 @@ def _resolve(model, batch: Packed, route: str) -> str:
             "route is 'cache' and the model uses gradient checkpointing, which empties the cache: choose 'mask', or "
             "'flex' on a CUDA GPU."
         )
-    _check_sight(model.config, batch.input_ids.shape[1])
+    if varies and route != "separate":
+        raise ValueError(
+            f"route is {route!r} and the model's rotary angles change with the length of a call beyond {trained} "
+            "positions: choose route 'auto' or 'separate' (share_prompt=False)."
+        )
+    if route != "separate":
+        _check_sight(model.config.get_text_config(), batch.input_ids.shape[1])
     return route
 
 
@@ -153,5 +203,6 @@ def _check_sight(config, length: int) -> None:
     if short or other:
         raise ValueError(
             f"model has layers of {', '.join(sorted(kinds))} (window {window}) and the layout {length} tokens: such "
-            "layers know neither positions nor answers, choose a model with full attention."
+            "layers know neither positions nor answers, choose a model with full attention or route 'separate' "
+            "(share_prompt=False)."
         )

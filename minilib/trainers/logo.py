@@ -29,11 +29,14 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from minilib.common import process_peak
-from minilib.longcontext import Packed
+from minilib.longcontext import Packed, pack_answers
+from minilib.longcontext.model_checks import check_positions_fit
 from minilib.longcontext.positions import MODES
+from minilib.longcontext.scoring import head_weight
+from minilib.longcontext.shared_prefix import check_route
 from minilib.losses.validation import check_choice
 from minilib.trainers.collator import PairCollator, as_packed, draw_positions, number_rows
-from minilib.trainers.lora import delta_norm
+from minilib.trainers.lora import delta_norm, with_adapters
 from minilib.trainers.objectives import Objective, make_objective
 from minilib.trainers.stay_finite import StayFinite
 from minilib.trainers.trainer_utils import RowMeans, inside_forward, sealed
@@ -84,11 +87,23 @@ class LogoConfig(TrainingArguments):
         )  # fmt: skip
 
 
+def check_model(model: nn.Module, args: LogoConfig) -> None:
+    """ValueError, one sentence, for a model whose log-probabilities or positions would be wrong."""
+    route = args.route if args.share_prompt else "separate"
+    head_weight(model)
+    if args.target_length is not None:
+        check_positions_fit(model, args.target_length)
+    if route == "auto" and args.gradient_checkpointing:
+        route = "flex" if model.config._attn_implementation == "flex_attention" else "mask"
+    check_route(model, pack_answers([0, 0], [[0], [0]]), route)
+
+
 class LogoTrainer(Trainer):
     """Aligns `model` on preference pairs with LOGO's loss or one of its neighbours.
 
     Args:
         model: a causal language model of transformers whose head is one matrix; with `peft_config` peft wraps it.
+            It is measured here (`longcontext.model_checks`): ValueError for one that the loss would score wrongly.
         args: a LogoConfig, transformers' TrainingArguments with the settings of loss and positions; never changed.
         train_dataset: rows with prompt, chosen, rejected (a list) and, for a target_length, chunks, as `build_pairs`
             writes them: a list, a `datasets` table or stream. They are checked here, those of a stream when they come.
@@ -112,6 +127,7 @@ class LogoTrainer(Trainer):
     ):
         if not isinstance(args, LogoConfig):
             raise TypeError(f"args is a {type(args).__name__}: give a LogoConfig, which takes the same arguments.")
+        check_model(model, args)  # before a copy is taken, which then knows the verdict as well
         adapted = peft_config is not None or hasattr(model, "disable_adapter")
         needs_copy = args.loss_type == "dpo" and not adapted
         self.objective = args.objective(copy.deepcopy(model).eval().requires_grad_(False) if needs_copy else None)
@@ -122,10 +138,8 @@ class LogoTrainer(Trainer):
         eval_dataset = self.number(eval_dataset, "eval_dataset")
         collator = PairCollator(processing_class, num_rejected=args.num_rejected, with_chunks=with_chunks)
         if peft_config is not None:  # only now, as it changes the model that was given
-            from peft import get_peft_model
-
             set_seed(args.seed)  # so that the seed decides where the adapters start, too
-            model = get_peft_model(model, peft_config)
+            model = with_adapters(model, peft_config)
         super().__init__(
             model=model, args=args, data_collator=collator, train_dataset=train_dataset, eval_dataset=eval_dataset,
             processing_class=processing_class, callbacks=callbacks, optimizers=optimizers,
