@@ -65,6 +65,8 @@ def clip(
             model, dataset, batch_size=batch_size, micro_batch_size=micro_batch_size, steps=steps, loss=loss,
             backend=backend, lr=lr, warmup=warmup, frozen=frozen, seed=seed, output_dir=output, save_every=save_every,
         )  # fmt: skip
+        if rank == 0:
+            print(ranks.who_trains(trainer.ranks, "the ring over " + str(ranks.comm_backend())))
         records = trainer.train()
     if rank == 0:
         (output / "model.json").write_text(json.dumps({"vocabulary": model.vocabulary, "dim": dim}))

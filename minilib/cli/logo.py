@@ -4,8 +4,8 @@
     batch       batch_size x gradient_accumulation_steps x ranks prompts for each step, each with its 1 + M answers
     precision   weights in `dtype` under LoRA, else fp32 with autocast to `dtype`
 
-torchrun and `accelerate launch -m minilib logo` take the same flags; transformers' Trainer shares the work between the
-ranks. The two newest checkpoints are kept. `LogoTrainer` does the work and names its departure from the paper.
+torchrun and accelerate (book/scale.md has the commands) take the same flags; transformers' Trainer shares the work
+between the ranks. The two newest checkpoints are kept. `LogoTrainer` does the work and names its departure from the paper.
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 
@@ -24,6 +24,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 from minilib.cli import pairs as data_rows
 from minilib.cli import run_folder
 from minilib.cli.settings import LogoSettings, fill, to_compare
+from minilib.distributed import ranks
 from minilib.longcontext import answer_hidden, pack_answers
 from minilib.models.loading import Loaded, load_language_model, pick_dtype, window_of
 from minilib.trainers.logo import LogoConfig, LogoTrainer
@@ -37,6 +38,7 @@ warnings.filterwarnings("ignore", message=".*gradient_checkpointing. is deprecat
 
 def logo(settings: LogoSettings) -> None:
     """One run of the command; an interrupted one goes on, a finished one says so."""
+    ranks.check_launcher()
     window = window_of(settings.model)
     settings = fill(settings, window)
     kind, table = data_rows.read_data(settings.data)
@@ -63,7 +65,11 @@ def _align(settings: LogoSettings, kind: str, table, rank: int) -> list[dict]:
         target = settings.target_length
         reach = f"spread over {target:,} positions" if target else "at plain positions"
         print(f"{len(table):,} pairs with prompts of up to {longest:,} tokens, {reach}")
-    return run(make_trainer(settings, loaded, table), settings.output)
+    trainer = make_trainer(settings, loaded, table)
+    if rank == 0:
+        engine = trainer.accelerator.distributed_type.value.replace("MULTI_", "DDP, each on its ")
+        print(ranks.who_trains(trainer.accelerator.num_processes, engine))
+    return run(trainer, settings.output)
 
 
 def own_device() -> str:
