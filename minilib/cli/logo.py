@@ -5,7 +5,7 @@
     precision   weights in `dtype` under LoRA, else fp32 with autocast to `dtype`
 
 torchrun and accelerate (book/scale.md has the commands) take the same flags; transformers' Trainer shares the work
-between the ranks. The two newest checkpoints are kept. `LogoTrainer` does the work and names its departure from the paper.
+between the ranks. The two newest checkpoints are kept. `LogoTrainer` does the work and names its departures.
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 

@@ -32,12 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from minilib.distributed.ring_comm import lost_ranks_named
 
-STARTED_BY = (
-    "RANK",
-    "PMI_RANK",
-    "OMPI_COMM_WORLD_RANK",
-    "MV2_COMM_WORLD_RANK",
-)  # torchrun and MPI tell a rank
+STARTED_BY = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # torchrun's and those of MPI
 
 
 @contextmanager

@@ -73,12 +73,21 @@ def _gather_head(module: nn.Module) -> None:
 
 
 def shard_on_cpus(args) -> None:
-    """Let accelerate shard between CPUs as well, over gloo, where `args` or its launcher ask for FSDP."""
+    """Let accelerate shard between CPUs as well, over gloo, where `args` or its launcher ask for FSDP.
+
+    ValueError where they ask for DeepSpeed, which accelerate leaves out on CPUs without a word, too.
+    """
     from accelerate.utils import DistributedType
 
-    asked = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     state = args.distributed_state  # what all of accelerate looks at
-    if asked and state is not None and state.distributed_type == DistributedType.MULTI_CPU:
+    if state is None or state.distributed_type != DistributedType.MULTI_CPU:
+        return
+    asked = {
+        engine: os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() == "true" for engine in ("FSDP", "DEEPSPEED")
+    }
+    if asked["DEEPSPEED"] or args.deepspeed:
+        raise ValueError("DeepSpeed is asked for and training is on CPUs: shard with FSDP, which runs on CPUs as well.")
+    if asked["FSDP"] or args.fsdp:
         state.distributed_type = DistributedType.MULTI_GPU  # the name under which it shards; devices stay as they are
 
 
