@@ -42,6 +42,7 @@ def clip(settings: ClipSettings | None = None, **given) -> None:
         run_folder.begin(output, compared, "clip", asdict(asked))
         with _only_first_rank_speaks(rank):
             trainer, lines = make_trainer(settings, rank)
+            lines.append(ranks.who_trains(trainer.ranks, f"the ring over {ranks.comm_backend()}"))
             if rank == 0:
                 print("\n".join(lines), end="\n" * bool(lines))
         with faults.training():

@@ -7,8 +7,8 @@
 A model is tried in full before it answers the first question (`try_model`). Next to an adapter on stretched angles lies
 base_config/, the config under which peft loads it to the same logits.
 
-torchrun and `accelerate launch -m minilib logo` take the same flags; transformers' Trainer shares the work between the
-ranks. The two newest checkpoints are kept. `LogoTrainer` does the work and names its departure from the paper.
+torchrun and accelerate (book/scale.md has the commands) take the same flags; transformers' Trainer shares the work
+between the ranks. The two newest checkpoints are kept. `LogoTrainer` does the work and names its departures.
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 
@@ -56,6 +56,7 @@ warnings.filterwarnings("ignore", message=".*gradient_checkpointing. is deprecat
 
 def logo(settings: LogoSettings) -> None:
     """One run of the command; an interrupted one goes on, a finished one says so."""
+    ranks.check_launcher()
     given = settings
     window = window_of(settings.model, trust_remote_code=settings.trust_remote_code)
     settings = fill(settings, window)
@@ -95,7 +96,11 @@ def _align(settings: LogoSettings, kind: str, table, rank: int) -> list[dict]:
         print(f"{len(table):,} pairs with prompts of up to {longest:,} tokens, {reach}")
     if rank == 0 and settings.rope != "none" and settings.lora_rank:
         loaded.model.config.save_pretrained(settings.output / BASE_CONFIG)
-    return run(make_trainer(settings, loaded, table), settings.output)
+    trainer = make_trainer(settings, loaded, table)
+    if rank == 0:
+        engine = trainer.accelerator.distributed_type.value.replace("MULTI_", "DDP, each on its ")
+        print(ranks.who_trains(trainer.accelerator.num_processes, engine))
+    return run(trainer, settings.output)
 
 
 def own_device() -> str:

@@ -32,6 +32,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from minilib.distributed.ring_comm import lost_ranks_named
 
+STARTED_BY = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # torchrun's and those of MPI
+
 
 @contextmanager
 def launched(timeout: float) -> Iterator[int]:
@@ -42,6 +44,7 @@ def launched(timeout: float) -> Iterator[int]:
     """
     if not 0 < timeout < 1e9:  # some thirty years
         raise ValueError(f"timeout is {timeout}: give a positive number of seconds.")
+    check_launcher()
     if not dist.is_available() or dist.is_initialized() or not dist.is_torchelastic_launched():
         yield place(default_group())[0]
         return
@@ -56,6 +59,16 @@ def launched(timeout: float) -> Iterator[int]:
         yield rank
     finally:
         dist.destroy_process_group()
+
+
+def check_launcher() -> None:
+    """ValueError where accelerate was asked for several processes and has started one, as its --cpu does."""
+    told = {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys()  # MASTER_PORT: of several processes only
+    if told and not any(name in os.environ for name in STARTED_BY):
+        raise ValueError(
+            "accelerate launch was asked for several processes and has started one: give it "
+            "`--config_file book/accelerate/ddp.yaml`, or --multi_gpu instead of --cpu, which works without a GPU too."
+        )
 
 
 def comm_backend() -> str | None:
@@ -95,6 +108,11 @@ def spans_ranks(group) -> bool:
             "torch.distributed.group.WORLD, or None."
         )
     return dist.get_world_size(group) > 1
+
+
+def who_trains(ranks: int, how: str) -> str:
+    """How many ranks train, in a line for the user: a launcher that has started fewer than was wished is seen."""
+    return "1 rank trains" if ranks == 1 else f"{ranks} ranks train, {how}"
 
 
 def place(group: dist.ProcessGroup | None) -> tuple[int, int]:

@@ -5,7 +5,7 @@
 
 Ours is what one step computes: the prompt once for all 1 + M answers, logits of answer tokens only, LOGO's loss in one
 sweep, and positions drawn anew in every step. All else is `transformers.Trainer`: checkpoints, accelerate, peft, mixed
-precision and loggers. On several ranks, DDP and FSDP2 are tested over gloo; DeepSpeed has not been tried.
+precision and loggers. On several ranks, DDP and FSDP2 are tested over gloo, DeepSpeed is not (book/scale.md).
 
 Logged next to transformers' own numbers: the metrics of `objectives`, tokens so far and per second, peak memory in
 bytes, and how far LoRA has moved the model.
@@ -39,7 +39,7 @@ from minilib.trainers.collator import PairCollator, as_packed, draw_positions, n
 from minilib.trainers.lora import delta_norm, with_adapters
 from minilib.trainers.objectives import Objective, make_objective
 from minilib.trainers.stay_finite import StayFinite
-from minilib.trainers.trainer_utils import RowMeans, inside_forward, sealed
+from minilib.trainers.trainer_utils import RowMeans, inside_forward, sealed, shard_on_cpus
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -140,6 +140,7 @@ class LogoTrainer(Trainer):
         if peft_config is not None:  # only now, as it changes the model that was given
             set_seed(args.seed)  # so that the seed decides where the adapters start, too
             model = with_adapters(model, peft_config)
+        shard_on_cpus(args)
         super().__init__(
             model=model, args=args, data_collator=collator, train_dataset=train_dataset, eval_dataset=eval_dataset,
             processing_class=processing_class, callbacks=callbacks, optimizers=optimizers,

@@ -93,6 +93,7 @@ def delta_norm(model: nn.Module) -> float | None:
                 a, b = layer.lora_embedding_A[name], layer.lora_embedding_B[name]
             else:
                 continue
+            a, b = (x.full_tensor() if hasattr(x, "full_tensor") else x for x in (a, b))  # FSDP has cut them
             gram = (b.float().T @ b.float()) * (a.float() @ a.float().T)  # (r, r)
             total += layer.scaling[name] ** 2 * gram.sum().item()
     return max(total, 0.0) ** 0.5

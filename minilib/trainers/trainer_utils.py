@@ -2,6 +2,7 @@
 
     RowMeans         mean = sum over batches of (rows x value) / sum over batches of rows, on all ranks
     inside_forward   wrapper(*inputs) -> its own work -> function(module, *inputs) -> its own work
+    shard_on_cpus    accelerate shards (FSDP) on GPUs alone: on CPUs it would take DDP, without a word
     last_checkpoint  the newest folder checkpoint-N whose trainer_state.json says N: that file is written last. Where
                      digests.json stands next to it, every file must be the one that was written, too; newer folders
                      are unfinished or damaged, and `remove_unfinished_checkpoints` deletes them
@@ -13,6 +14,7 @@ arrange the exchange of gradients around a forward pass: a computation outside o
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,6 +95,7 @@ def inside_forward(wrapper: nn.Module, module: nn.Module, function: Callable[...
 
     def once(*given: Any) -> Any:
         restore()  # what we call in here may call the module itself
+        _gather_head(module)
         return function(module, *given)
 
     def restore() -> None:
@@ -105,6 +108,32 @@ def inside_forward(wrapper: nn.Module, module: nn.Module, function: Callable[...
         return wrapper(*inputs)  # a call even where both are the same: newer FSDP hooks the call of a bare model
     finally:
         restore()
+
+
+def _gather_head(module: nn.Module) -> None:
+    """FSDP gathers a module's weights when it is called; the head is not called, its weight is read."""
+    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    if hasattr(head, "unshard"):
+        head.unshard()
+
+
+def shard_on_cpus(args) -> None:
+    """Let accelerate shard between CPUs as well, over gloo, where `args` or its launcher ask for FSDP.
+
+    ValueError where they ask for DeepSpeed, which accelerate leaves out on CPUs without a word, too.
+    """
+    from accelerate.utils import DistributedType
+
+    state = args.distributed_state  # what all of accelerate looks at
+    if state is None or state.distributed_type != DistributedType.MULTI_CPU:
+        return
+    asked = {
+        engine: os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() == "true" for engine in ("FSDP", "DEEPSPEED")
+    }
+    if asked["DEEPSPEED"] or args.deepspeed:
+        raise ValueError("DeepSpeed is asked for and training is on CPUs: shard with FSDP, which runs on CPUs as well.")
+    if asked["FSDP"] or args.fsdp:
+        state.distributed_type = DistributedType.MULTI_GPU  # the name under which it shards; devices stay as they are
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
