@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from minilib.cli.pairs import prompt_for
-from minilib.cli.settings import EvalSettings, columns_of, fingerprint_of
+from minilib.cli.settings import EvalSettings, answer_tokens_for, columns_of, fingerprint_of
 from minilib.common import rows_named
 from minilib.data.questions import load_questions
 from minilib.evals.answers import accepted, answer_scores
@@ -40,6 +41,8 @@ class QuestionScores:
         self.questions = load_questions(settings.data, split=settings.split, **columns_of(settings))
 
     def __call__(self, name: str, loaded, settings: EvalSettings) -> dict:
+        if settings.answer_tokens is None:
+            settings = replace(settings, answer_tokens=answer_tokens_for(loaded.window))
         if settings.answer_tokens < 1 or settings.answer_tokens >= loaded.window:
             raise ValueError(
                 f"answer_tokens is {settings.answer_tokens:,} and the model's window {loaded.window:,} tokens: give 1 "

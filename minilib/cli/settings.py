@@ -108,7 +108,7 @@ class LogoSettings:
         threshold: score above which a chunk matters, by default 6.
         chunk_size: tokens of a chunk, by default 512, or less so that num_chunks fill the window.
         num_chunks: N, chunks that are read at a time, by default 16 (tiny: 8).
-        answer_tokens: the most tokens of an answer to a question of yours.
+        answer_tokens: the most tokens of an answer to a question of yours, by default 128, or half a small window.
         temperature: of the answers; 0 takes the likeliest.
         merge: whether the adapter is also merged, in the end or into a finished run, and written to output/merged as a
             plain folder of transformers in fp32.
@@ -151,7 +151,7 @@ class LogoSettings:
     threshold: float | None = None
     chunk_size: int | None = None
     num_chunks: int | None = None
-    answer_tokens: int = 128
+    answer_tokens: int | None = None
     temperature: float = 0.7
     merge: bool = False
     trust_remote_code: bool = False
@@ -169,6 +169,7 @@ def fill(given: LogoSettings, window: int) -> LogoSettings:
     scorer = given.scorer or ("exact" if given.data == HAYSTACK else "rare_words")
     chunk_size = min(512, window * 7 // 8 // filled.num_chunks) if given.chunk_size is None else given.chunk_size
     found = {
+        "answer_tokens": answer_tokens_for(window),
         "num_rejected": 2,
         "target_length": 4 * window,
         "chunk_size": chunk_size,
@@ -280,7 +281,7 @@ class PairsSettings:
         threshold: score above which a chunk matters, by default 6.
         chunk_size: tokens of a chunk, by default 512, or less so that num_chunks fill the window.
         num_chunks: N, chunks that are read at a time, by default 16 (tiny: 8).
-        answer_tokens: the most tokens of an answer to a question of yours.
+        answer_tokens: the most tokens of an answer to a question of yours, by default 128, or half a small window.
         temperature: of the answers; 0 takes the likeliest.
         seed: of what is drawn, and of made haystacks.
         dtype: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
@@ -302,7 +303,7 @@ class PairsSettings:
     threshold: float | None = None
     chunk_size: int | None = None
     num_chunks: int | None = None
-    answer_tokens: int = 128
+    answer_tokens: int | None = None
     temperature: float = 0.7
     seed: int = 0
     dtype: str = "auto"
@@ -327,7 +328,7 @@ class EvalSettings:
         context_column: of questions, where it has none of the known names.
         question_column: as for the context.
         answer_column: as for the context.
-        answer_tokens: the most tokens of an answer to a question of yours.
+        answer_tokens: the most tokens of an answer to a question of yours, by default 128, or half a small window.
         cut_middle: whether the middle is left out of texts that are longer than the window, as LongBench does it.
         pairs: towers only; how many scenes or digit strips to make.
         image_column: towers only; by default that of the training, or found by its name.
@@ -350,7 +351,7 @@ class EvalSettings:
     context_column: str | None = None
     question_column: str | None = None
     answer_column: str | None = None
-    answer_tokens: int = 128
+    answer_tokens: int | None = None
     cut_middle: bool = False
     pairs: int = 1_000
     image_column: str | None = None
@@ -364,6 +365,11 @@ class EvalSettings:
     dtype: str = "auto"
     attention: str = "auto"
     trust_remote_code: bool = False
+
+
+def answer_tokens_for(window: int) -> int:
+    """The tokens that an answer may have where nobody says."""
+    return max(1, min(128, window // 2))
 
 
 def columns_of(settings) -> dict[str, str | None]:

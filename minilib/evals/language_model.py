@@ -36,13 +36,13 @@ def fitting_lengths(model, tokenizer, window: int, wanted: Sequence[int] | None 
     if table is None:
         return lengths
     asks = (as_prompt("", f"Which things does {name} keep?") for name in NAMES)
-    most = table - max(len(prompt_ids(tokenizer, ask)) for ask in asks) - ANSWER
+    room = max(ROOM, ANSWER + max(len(prompt_ids(tokenizer, ask)) for ask in asks))
     if wanted is None:
-        lengths = [length for length in lengths if length <= most] or [most]
-    if lengths[-1] > most or most < 2 * ROOM:
+        lengths = [length for length in lengths if length + room <= table] or [table - room]
+    if lengths[-1] + room > table or lengths[0] < 2 * ROOM:
         raise ValueError(
-            f"lengths are {lengths} and the model has a table of {table} positions, of which question and answer take "
-            f"{table - most}: give lengths from {2 * ROOM} to {most} tokens, or a model with more positions."
+            f"lengths has {lengths[-1]} and the model's position table {table} positions, {room} of them for question "
+            f"and answer: give lengths from {2 * ROOM} up to {table - room}, or a model with a longer table."
         )
     return lengths
 

@@ -269,12 +269,12 @@ def test_eval_keeps_within_a_table_of_positions(tmp_path, capsys):
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert found["models"][str(model)]["needle_map"]["lengths"] == [96, 224]
     told = refusal(capsys, "eval", "--model", model, "--samples", 1, "--lengths", "[96,480]")
-    assert "lengths are [96, 480] and the model has a table of 256 positions" in told
+    assert "lengths has 480 and the model's position table 256 positions, 32 of them for question and answer" in told
 
 
 def test_a_table_too_short_for_any_haystack_is_told(tmp_path):
     model = GPT2LMHeadModel.from_pretrained(gpt2(tmp_path / "gpt2", positions=64))
-    with pytest.raises(ValueError, match="the model has a table of 64 positions, of which question and answer take"):
+    with pytest.raises(ValueError, match="lengths has 32 and the model's position table 64 positions, 32 of them for"):
         fitting_lengths(model, tiny_lm()[1], 64)
 
 
