@@ -355,6 +355,33 @@ def test_the_command_says_that_an_epoch_draws_one_caption_of_each_image(pictures
     assert "validation: 5 pairs" in out
 
 
+def test_captions_that_differ_late_are_read_to_their_end_or_the_cut_is_said(pictures, tmp_path, capsys):
+    images(tmp_path, pictures)
+    records = rows()
+    for k in (0, 1):
+        records[k]["caption"] = "same " * 40 + str(k)
+    flags = (
+        "--data",
+        tmp_path / "pairs.jsonl",
+        "--batch_size",
+        6,
+        "--steps",
+        1,
+        "--dim",
+        8,
+        "--output",
+        tmp_path / "run",
+    )
+    (tmp_path / "pairs.jsonl").write_text(lines(records))
+    minilib("clip", *flags)
+    assert "are longer than" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "model.json").read_text())["max_words"] == 41
+    records[0]["caption"] = "same " * 300
+    (tmp_path / "pairs.jsonl").write_text(lines(records))
+    minilib("clip", *flags[:-1], tmp_path / "again")
+    assert "1 of 12 captions are longer than the 256 words that are read: cut there" in capsys.readouterr().out
+
+
 # What is wrong is named by file, row and field, ten at a time
 
 

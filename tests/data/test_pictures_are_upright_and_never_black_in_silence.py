@@ -168,4 +168,4 @@ def test_truncated_pictures_and_bombs_are_named_with_their_file(tmp_path, monkey
         "row 0 (OSError) of mine.jsonl, file cut.jpg",
         "row 1 (DecompressionBombError) of mine.jsonl, file large",
     ):
-        refused(ValueError, words, lambda: load_pairs(tmp_path / "mine.jsonl"))  # noqa: B023
+        refused(ValueError, words, lambda: load_pairs(tmp_path / "mine.jsonl"))
