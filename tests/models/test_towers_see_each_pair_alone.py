@@ -70,7 +70,7 @@ def test_scripts_without_blanks_are_read_character_by_character():
     assert words_of("Ein Bild von 北京, sehr schön") == ["ein", "bild", "von", "北", "京", ",", "sehr", "schön"]
     assert words_of("ねこ が") == ["ね", "こ", "が"]
     assert words_of("แมว") == ["แ", "ม", "ว"]
-    assert words_of("A red  RING's edge-case 12,000") == "a red ring's edge-case 12,000".split()
+    assert words_of("A red  RING's edge-case 12,000") == ["a", "red", "ring's", "edge-case", "12,000"]
     towers = TwoTowers(words_of("一只红色的猫在桌子上"))
     assert not torch.equal(towers.encode_text(["一只猫"]), towers.encode_text(["一只桌"]))
 
