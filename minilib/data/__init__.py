@@ -1,7 +1,8 @@
 """Pairs of images and captions, always a `datasets.Dataset` with the columns `image` and `caption`; long questions.
 
-scenes.py renders pairs, digits.py builds them from real handwriting, files.py reads your own; rows.py is what they
-share. haystack.py hides facts in long English and asks for them, questions.py reads your own questions.
+scenes.py renders pairs, digits.py builds them from real handwriting, files.py reads your own (tables.py, folders.py,
+table_files.py, tars.py and images.py in whatever form they are, streams.py row by row); rows.py is what they share.
+haystack.py hides facts in long English and asks for them, questions.py reads your own questions.
 """
 
 from minilib.data.digits import digits_dataset, render_digits

@@ -26,7 +26,7 @@ from PIL import ImageOps, UnidentifiedImageError
 from minilib.common import Notice
 from minilib.data.images import read_picture
 from minilib.data.rows import positive_int
-from minilib.data.table_files import IMAGE_COLUMNS
+from minilib.data.table_files import IMAGE_COLUMNS, names_of
 from minilib.data.tables import open_table
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def find_columns(table, image: str | None, caption: str | None, label: str | Non
     """The columns of image and text: those that are named, or else those that are called so."""
     from datasets import ClassLabel, Image
 
-    names = table.column_names or list(next(iter(table), {}))
+    names = names_of(table)
     features = table.features or {}
     typed = [name for name in names if isinstance(features.get(name), Image)]
     lower = {name.lower(): name for name in reversed(names)}
@@ -121,7 +121,8 @@ def undecoded(table, column: str):
         return table  # a transform of the caller's stays
     if hasattr(table, "format"):
         table = table.with_format(None)
-    return table.cast_column(column, Image(decode=False)) if isinstance(table.features[column], Image) else table
+    feature = (table.features or {}).get(column)  # of a stream, they may be unknown
+    return table.cast_column(column, Image(decode=False)) if isinstance(feature, Image) else table
 
 
 def captions_of(row_text: Any, columns: Columns) -> list[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minilib.data.images import ENDINGS, is_inside
-from minilib.data.table_files import Reader, coco_rows, kind_of, read_files, relative_to, split_of
+from minilib.data.table_files import Reader, coco_rows, kind_of, names_of, read_files, relative_to, split_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -91,7 +91,8 @@ def _by_split(folder: Path, paths: list[Path], read, *, by_name: bool = True) ->
 
 def _of_one_kind(folder: Path, tables: list[Path]) -> list[Path]:
     kinds = {kind: [path for path in tables if kind_of(path) == kind] for kind in TABLES}
-    kinds["json"] = [path for path in kinds["json"] if not path.name.lower().startswith(("dataset_info", "config"))]
+    if any(kinds[kind] for kind in kinds if kind != "json"):  # a .json next to a table says something about it
+        kinds["json"] = [path for path in kinds["json"] if path.suffix.lower() != ".json"]
     found = [paths for paths in kinds.values() if paths]
     if len(found) > 1:
         names = [paths[0].name for paths in found]
@@ -127,7 +128,7 @@ def _metadata(folder: Path, paths: list[Path], **settings):
 
 
 def _renamed(table):
-    names = table.column_names or []
+    names = names_of(table)
     return table.rename_column("file_name", "image") if "file_name" in names and "image" not in names else table
 
 

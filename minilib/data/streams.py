@@ -58,8 +58,7 @@ class StreamedPairs:
         named = {name: (columns or {}).get(f"{name}_column") for name in ("image", "caption", "label")}
         self.columns = find_columns(table, **named)
         table = undecoded(table.select_columns([self.columns.image, self.columns.text]), self.columns.image)
-        buffer = positive_int(shuffle_buffer, "shuffle_buffer")
-        self.table = table.shuffle(seed=seed, buffer_size=buffer) if buffer > 1 else table
+        self.table, self.buffer = table, positive_int(shuffle_buffer, "shuffle_buffer")
         self.reader = PictureReader(image_size, root_of(image_folder, folder), allow_outside)
         self.seed, self.column_names = seed, ["image", "caption"]
         self._rewind()
@@ -104,14 +103,19 @@ class StreamedPairs:
         self.source, self.next, self.window = self._endless(), 0, deque(maxlen=self.keep)
 
     def _endless(self) -> Iterator[tuple]:
+        """(number in the source, image, text) of row after row, each epoch in another order."""
         epoch = 0
         while True:
-            self.table.set_epoch(epoch)
-            number = -1
+            random, waiting, number = np.random.default_rng((self.seed, epoch)), [], -1
+            # Our own buffer: that of `datasets` keeps a thread that takes five seconds to end.
             for number, row in enumerate(self.table):
-                yield number, row[self.columns.image], row[self.columns.text]
+                waiting.append((number, row[self.columns.image], row[self.columns.text]))
+                if len(waiting) == self.buffer:
+                    yield _drawn(waiting, random)
             if number < 0:
                 raise ValueError("source must hold at least one pair, got an empty stream: pass a source with rows.")
+            while waiting:
+                yield _drawn(waiting, random)
             epoch += 1
 
     def _pair(self, drawn: int, number: int, image, text) -> tuple:
@@ -128,6 +132,13 @@ class StreamedPairs:
             fault = self.reader.fault(image, self.columns.image, error, number, " of the stream")
             raise ValueError(f"source has {fault}: replace the image or drop the row.") from error
         return picture, texts[int(np.random.default_rng((self.seed, drawn)).integers(len(texts)))]
+
+
+def _drawn(waiting: list, random: np.random.Generator):
+    """One of the rows that wait, taken out."""
+    place = int(random.integers(len(waiting)))
+    waiting[place], waiting[-1] = waiting[-1], waiting[place]
+    return waiting.pop()
 
 
 class OneCaptionEach:

@@ -94,7 +94,7 @@ def coco_rows(content: dict, path: Path, folder: Path) -> list[dict]:
             captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
         images = [(image["file_name"], captions[image["id"]]) for image in content["images"] if image["id"] in captions]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path.name} has annotations without {error}: COCO's captions have id and caption") from error
+        raise ValueError(f"{path.name} has annotations without {error}: COCO's captions have id and caption") from None
     if not images:
         raise ValueError(f"{path.name} has no captions for its images")
     prefix = prefix_of(images[0][0], folder, path.parent, split_of(path.name))
@@ -114,14 +114,19 @@ def prefix_of(name: str, folder: Path, inner: Path, split: str | None = None) ->
 
 def relative_to(folder: Path, inner: Path, table):
     """The table with the paths of its images seen from `folder`, wherever the table in `inner` sees them from."""
-    column = next((name for name in IMAGE_COLUMNS if name in (table.column_names or [])), None)
-    if column is None or getattr(table.features[column], "dtype", None) not in ("string", "large_string"):
-        return table
+    column = next((name for name in IMAGE_COLUMNS if name in names_of(table)), None)
+    if column is None or (table.features and getattr(table.features[column], "dtype", "") != "string"):
+        return table  # the pictures themselves, or what nobody takes for a path
     name = next(iter(table.select_columns([column])), {}).get(column)
     if not isinstance(name, str) or not name or Path(name).is_absolute() or len(name) > 1_000:
         return table
     prefix = prefix_of(name, folder, inner)
     return table.map(_prefixed, fn_kwargs={"column": column, "prefix": prefix}) if prefix else table
+
+
+def names_of(table) -> list[str]:
+    """The columns of a table; those of a stream that does not know them are in its first row."""
+    return table.column_names or list(next(iter(table), {}))
 
 
 def _prefixed(row: dict, column: str, prefix: str) -> dict:

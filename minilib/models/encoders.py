@@ -242,9 +242,10 @@ def _told(*names: str) -> Iterator[None]:
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "custom code" in said or "trust_remote_code" in str(error):
             said = "it brings code of its own, which is not run: pass trust_remote_code if you trust it"
+        which = " with ".join(names)
         raise ValueError(
-            f"model {' with '.join(names)!r} cannot be used ({said.rstrip('.'):.240}): give a folder of transformers, or a name on the "
-            "hub, with model, image processor and tokenizer."
+            f"model {which!r} cannot be used ({said.rstrip('.'):.240}): give a folder of transformers, or a name on "
+            "the hub, with model, image processor and tokenizer."
         ) from error
     finally:
         logging.set_verbosity(level)

@@ -151,6 +151,60 @@ def test_repeated_captions_of_a_set_count_as_one_group():
     assert found["image_to_text"][1] == found["text_to_image"][1] == 1
 
 
+class ByImage(nn.Module):
+    """Perfect towers: an image and a caption that begins with its number have one feature, which no other one has."""
+
+    def __init__(self, pictures):
+        super().__init__()
+        self.known = {picture.numpy().tobytes(): k for k, picture in enumerate(pictures)}
+
+    def encode_image(self, images):
+        return F.one_hot(
+            torch.tensor([self.known[image.numpy().tobytes()] for image in images]), len(self.known)
+        ).float()
+
+    def encode_text(self, captions):
+        return F.one_hot(torch.tensor([int(text.split()[0]) for text in captions]), len(self.known)).float()
+
+
+@pytest.mark.parametrize("micro", [7, 50])
+def test_rows_that_share_an_image_are_one_image(micro):
+    """Ten images with five captions each, which perfect towers find all, both ways."""
+    pictures = render_digits(10, digits=1)[0] + torch.arange(10, dtype=torch.uint8)[:, None, None, None]
+    rows = torch.arange(10).repeat(5)  # the captions of an image lie far from each other
+    table = as_dataset(pictures[rows], [f"{k} caption {n}" for n, k in enumerate(rows.tolist())])
+    found = evaluate_retrieval(ByImage(pictures), table, micro_batch_size=micro, progress=False)
+    assert found == {way: {1: 1.0, 5: 1.0, 10: 1.0} for way in ("image_to_text", "text_to_image")}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 17), st.integers(0, 10**6))
+def test_shared_images_and_captions_rank_like_a_sort(rows, tile, seed):
+    """The judge has one row for each image and knows by a set which captions it has."""
+    generator = torch.Generator().manual_seed(seed)
+    images, groups = (torch.randint(0, max(1, rows // 2), (rows,), generator=generator) for _ in range(2))
+    features = torch.randn(rows, 6, generator=generator, dtype=torch.float64)[images]
+    txt = torch.randn(rows, 6, generator=generator, dtype=torch.float64)
+    found = recall_at_k(features, txt, (1, 3), tile_size=tile, groups=groups, images=images)
+    held = set(zip(images.tolist(), groups.tolist()))
+    unique = images.unique()
+    first = torch.stack([features[images == k][0] for k in unique])
+    correct = np.array([[(int(k), int(g)) in held for g in groups] for k in unique])
+    x = (first @ txt.T).numpy()
+    for k in (1, 3):
+        there = np.take_along_axis(correct, np.argsort(-x, axis=1)[:, :k], 1).any(1).mean()
+        back = np.take_along_axis(correct.T, np.argsort(-x.T, axis=1)[:, :k], 1).any(1).mean()
+        assert found["image_to_text"][k] == pytest.approx(there)
+        assert found["text_to_image"][k] == pytest.approx(back)
+
+
+def test_collapsed_features_score_chance_among_images():
+    img, txt = torch.ones(50, 3), torch.ones(50, 3)
+    found = recall_at_k(img, txt, (1, 5), images=torch.arange(10).repeat_interleave(5))
+    assert found["text_to_image"] == pytest.approx({1: 1 / 10, 5: 5 / 10})
+    assert found["image_to_text"][1] == pytest.approx(5 / 50)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -163,6 +217,7 @@ def test_repeated_captions_of_a_set_count_as_one_group():
         ({"ks": (1, 0)}, r"ks must hold whole numbers of at least 1, got \(1, 0\)"),
         ({"tile_size": 0}, "tile_size must be an integer of at least 1, got 0"),
         ({"groups": torch.zeros(3, dtype=torch.int64)}, r"groups must be integers with shape \(4,\)"),
+        ({"images": torch.zeros(3, dtype=torch.int64)}, r"images must be integers with shape \(4,\)"),
         ({"groups": torch.zeros(4)}, r"groups must be integers with shape \(4,\), got torch.float32"),
     ],
 )

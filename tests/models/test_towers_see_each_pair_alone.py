@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from minilib.data import render_digits, render_scenes
 from minilib.models import HFTowers, TwoTowers
+from minilib.models.towers import words_of
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,20 @@ def test_unknown_words_share_one_place_and_long_captions_lose_their_end():
     assert towers.tokenize(["sun moon star", "moon"]).tolist() == [[3, 2, 1], [2, 0, 0]]
     assert torch.equal(towers.tokenize(["sun sun sun moon"]), towers.tokenize(["sun sun sun"]))
     assert towers.encode_text([""]).isfinite().all()
+
+
+def test_scripts_without_blanks_are_read_character_by_character():
+    assert words_of("答案是北京市") == list("答案是北京市")
+    assert words_of("Ein Bild von 北京, sehr schön") == ["ein", "bild", "von", "北", "京", ",", "sehr", "schön"]
+    assert words_of("ねこ が") == ["ね", "こ", "が"]
+    assert words_of("แมว") == ["แ", "ม", "ว"]
+    assert words_of("A red  RING's edge-case 12,000") == ["a", "red", "ring's", "edge-case", "12,000"]
+    towers = TwoTowers(words_of("一只红色的猫在桌子上"))
+    assert not torch.equal(towers.encode_text(["一只猫"]), towers.encode_text(["一只桌"]))
+
+
+def test_captions_of_scenes_have_the_words_that_they_always_had():
+    assert all(words_of(text) == text.lower().split() for text in render_scenes(300)[1] + render_digits(100)[1])
 
 
 def test_the_default_vocabulary_knows_scenes_and_digits():
