@@ -82,8 +82,6 @@ def load_aligned(run: Path, *, dtype: torch.dtype = torch.float32, attention: st
     from peft import PeftModel
 
     base = load_base(run, dtype=dtype, attention=attention)
-    if base is None:
-        raise ValueError(f"{run / 'adapter_config.json'} names no base model: fix the file or train the run again.")
     with _in_one_sentence(str(run)):
         adapted = PeftModel.from_pretrained(base.model, run).eval()
         tokenizer = base.tokenizer
@@ -96,7 +94,7 @@ def load_base(run: Path, *, dtype: torch.dtype = torch.float32, attention: str =
     """The model that the run began with, its angles stretched as there; None where nothing says which it was."""
     begun, name = _begun(run), None
     if (run / "adapter_config.json").exists():
-        name = read_json(run / "adapter_config.json").get("base_model_name_or_path")
+        name = read_json(run / "adapter_config.json")["base_model_name_or_path"]
     if (name := begun.get("model", name)) is None:
         return None
     stretch = {"rope": begun.get("rope", "none"), "target": begun.get("target_length")}
