@@ -34,7 +34,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # where nothing may be written, nothing is there to remove
             unfinished.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(unfinished), str(path.parent)):
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
         raise
 
 

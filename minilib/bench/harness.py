@@ -160,6 +160,8 @@ def run_apart(module: str, settings: dict[str, Any], output: Path) -> Document:
             status = child.wait(limit and LAST_CALL)
         finally:
             child.kill()  # without effect on a process that has ended
+    if status == 2:
+        sys.exit(2)  # it has said what is wrong
     if status not in (0, 130):
         raise RuntimeError(f"the measuring process ended with status {status}: its message stands above.")
     return json.loads(Path(output).read_text())

@@ -19,6 +19,7 @@ import torch
 from support.toys import ToyPairs, ToyTowers
 
 import minilib.__main__ as main_module
+import minilib.cli.logo  # noqa: F401, so that no case pays for importing transformers
 from minilib import ContrastiveTrainer, clip_loss, siglip_loss, token_logps
 from minilib.longcontext import pack_answers, synthesize_positions
 from minilib.losses.logo_from_hidden import logo_loss_from_hidden
@@ -46,6 +47,7 @@ def lines(*rows):
 GOOD = {"prompt": "a b. What?", "chosen": "yes", "rejected": ["no", "never"], "chunks": ["a b."]}
 FILES = {
     "a_file": "just a file",
+    "tour/metrics.json": "{",
     "list.yaml": "- 1\n- 2\n",
     "scalar.yaml": "forty-two\n",
     "empty.yaml": "",
@@ -146,6 +148,10 @@ COMMANDS = {  # command line: what its line must name
     "--versoin": ["--versoin", "did you mean --version?"],
     "--output x": ["'x'", "choose from"],
     "bench": ["contrastive", "step"],
+    "bench contrastive --device gpu": ["device is 'gpu'"],
+    "tour --output {place}/tour": ["metrics.json is damaged", "delete it"],
+    "tour --size huge": ["size is 'huge'"],
+    "tour --output {place}/a_file": ["a_file", "choose another path"],
     "bench contrastiv": ["'contrastiv'", "did you mean contrastive?"],
     "bench step --baches 3": ["--baches", "flag of step"],
     "doctor --now": ["--now", "doctor"],
@@ -275,7 +281,7 @@ COMMANDS = {  # command line: what its line must name
     "eval --run {place}/runs/settings": ["damaged settings.json"],
     "eval --run {place}/runs/unfinished_clip": ["not finished", "python -m minilib clip"],
     "eval --run {place}/runs/unfinished_logo": ["not finished", "python -m minilib logo"],
-    "eval --run {place}/runs/adapter": ["adapter_config.json"],
+    "eval --run {place}/runs/adapter": ["base_model_name_or_path"],
     "eval --run {place}/runs/config": ["runs/config"],
     "eval --run {place}/runs/architecture": ["no_such_model"],
     "eval --run {place}/runs/gone --pairs 0": ["pairs is 0"],

@@ -62,6 +62,7 @@ def tour(output: Path = Path("runs/tour"), size: str = "full") -> None:
         raise ValueError(f"size is {size!r}: choose one of {', '.join(map(repr, SIZES))}.")
     output = Path(output)
     metrics = _unfinished(output, size)
+    write_text(output / "metrics.json", json.dumps(metrics, indent=2))  # a place that cannot be written is told at once
     print("\n".join(machine_lines()))
     from minilib.teaching.tour import logo  # imports transformers, for which no other command shall wait
 
@@ -229,7 +230,10 @@ def _folder(output: Path, name: str) -> Path:
 def _unfinished(output: Path, size: str) -> dict:
     """The metrics of an interrupted tour of this size, to go on with; a fresh record otherwise."""
     path = output / "metrics.json"
-    metrics = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        metrics = dict(json.loads(path.read_text())) if path.exists() else {}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: delete it to start the tour anew.") from error
     if metrics.get("size") == size and not metrics.get("finished"):
         return metrics
     shutil.rmtree(output / "training", ignore_errors=True)
