@@ -1,4 +1,4 @@
-"""open_clip without torchvision, which it imports for its image transforms: the model, the losses and the loop need none."""
+"""open_clip without torchvision, which it imports for image transforms: model, losses and loop need none of them."""
 
 import importlib
 import sys
@@ -9,7 +9,14 @@ NAMES = ("torchvision", "torchvision.transforms", "torchvision.transforms.functi
 NAMES += ("torchvision.ops.misc",)
 
 
-class Unused:
+class Anything(type):
+    """A class that has whatever is asked of it, such as a way to interpolate."""
+
+    def __getattr__(cls, name):
+        return _found(name)
+
+
+class Unused(metaclass=Anything):
     """Whatever is imported from a module that is not there."""
 
 
@@ -20,7 +27,7 @@ def _found(name):
 
 
 def import_open_clip():
-    """The packages open_clip and open_clip_train.train, with torchvision if it is there; ImportError without open_clip."""
+    """The modules open_clip and open_clip_train.train, with torchvision where it is there."""
     if "open_clip" not in sys.modules and importlib.util.find_spec("torchvision") is None:
         from transformers.utils import is_torchvision_available
 
