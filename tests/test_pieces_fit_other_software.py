@@ -78,10 +78,10 @@ def test_the_training_loop_of_open_clip_learns_the_same_from_our_loss(open_clip,
     ours, theirs = model, copy.deepcopy(model)
     start = copy.deepcopy(model)
     given = {"data": data, "epoch": 0, "scaler": None, "scheduler": None, "args": args}
-    optimizers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (ours, theirs)]
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.01) for each in (ours, theirs)]
     use("open_clip", model=ours, optimizer=optimizers[0], train_one_epoch=loop.train_one_epoch, **given)
     loop.train_one_epoch(theirs, data, getattr(losses, loss)(), 0, optimizers[1], None, None, None, args)
-    assert_equal_weights(ours, theirs, 1e-6)
+    assert_equal_weights(ours, theirs, 1e-5)
     with pytest.raises(AssertionError):
         assert_equal_weights(ours, start, 1e-4)
 

@@ -4,7 +4,7 @@
     batch       batch_size x gradient_accumulation_steps x ranks prompts for each step, each with its 1 + M answers
     precision   weights in `dtype` under LoRA, else fp32 with autocast to `dtype`
 
-torchrun and accelerate (book/scale.md has the commands) take the same flags; transformers' Trainer shares the work
+torchrun and accelerate (book/scale.md) take the same flags; transformers' Trainer shares the work
 between the ranks. The two newest checkpoints are kept. `LogoTrainer` does the work and names its departures.
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
