@@ -78,10 +78,10 @@ def test_the_training_loop_of_open_clip_learns_the_same_from_our_loss(open_clip,
     ours, theirs = model, copy.deepcopy(model)
     start = copy.deepcopy(model)
     given = {"data": data, "epoch": 0, "scaler": None, "scheduler": None, "args": args}
-    optimizers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (ours, theirs)]
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.01) for each in (ours, theirs)]
     use("open_clip", model=ours, optimizer=optimizers[0], train_one_epoch=loop.train_one_epoch, **given)
     loop.train_one_epoch(theirs, data, getattr(losses, loss)(), 0, optimizers[1], None, None, None, args)
-    assert_equal_weights(ours, theirs, 1e-6)
+    assert_equal_weights(ours, theirs, 1e-5)
     with pytest.raises(AssertionError):
         assert_equal_weights(ours, start, 1e-4)
 
@@ -214,7 +214,7 @@ def test_far_positions_and_packed_answers_score_as_full_sequences_do():
     found = use("positions", texts=texts, tokenizer=tokenizer, answers=answers, model=model)
     assert found.positions[-1] > 5
     for answer, score in zip(answers, found.logps[0]):
-        ids = torch.tensor(sum(found.chunks, []) + answer)
+        ids = torch.tensor([token for chunk in found.chunks for token in chunk] + answer)
         positions = torch.cat([found.positions, found.positions[-1] + 1 + torch.arange(len(answer))])
         mask = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()[None, None]
         logits = model(input_ids=ids[None], position_ids=positions[None], attention_mask=mask).logits[0]
@@ -222,11 +222,10 @@ def test_far_positions_and_packed_answers_score_as_full_sequences_do():
         assert score.item() == pytest.approx(every.mean().item(), abs=1e-6)
 
 
-def test_any_function_that_answers_makes_pairs(tmp_path, monkeypatch, capsys):
+def test_any_function_that_answers_makes_pairs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     places = {"Lisbon": "amber", "Oslo": "copper", "Cairo": "silk"}
-    filler = "the quick brown fox and a lazy dog run by some old stone wall "
-    text = "".join(f"{filler}{name} keeps {thing}. " for name, thing in places.items())
+    text = "".join(f"by the old stone wall {name} keeps {thing}. " for name, thing in places.items())  # 8 words each
     questions = [
         {"context": text, "question": f"What does {name} keep?", "answer": thing} for name, thing in places.items()
     ]

@@ -1,14 +1,16 @@
 """The commands that README and book print start two ranks, and these end with the losses and weights of one process.
 
 Each command is taken from the page, gets a few flags more (fewer steps, another folder), and runs in two processes over
-gloo. The judge is the same command in this process. Steps are small: where Adam meets a gradient of rounding errors, its
-first step goes one way or the other at the full learning rate.
+gloo. The judge is the same command in this process. Steps are small: where Adam meets a gradient of rounding errors,
+its first step goes one way or the other at the full learning rate.
 """
 
 import json
 import runpy
 import shlex
 import sys
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,12 +19,11 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DeepSpeedPlugin, DistributedType
 from safetensors.torch import load_file
 from support.printed import ROOT, printed, start
-from support.ranks import results, run_ranks
+from transformers import AutoModelForCausalLM
 
 import minilib.__main__ as main_module
 from minilib.distributed import ranks
 from minilib.models.tiny_lm import FOLDER
-from minilib.trainers.logo import LogoConfig
 from minilib.trainers.trainer_utils import shard_on_cpus
 
 PAGE = "book/scale.md"
@@ -93,7 +94,9 @@ def test_your_own_script_shards_all_weights_and_ends_where_one_process_ends(one_
     runpy.run_path(str(script), run_name="__main__")
     command = COMMANDS["script"].replace("train.py path/to/model pairs.jsonl runs/mine", str(script))
     start(command, *arguments, tmp_path / "two")
-    assert_close(*(load_file(tmp_path / folder / "model.safetensors") for folder in ("two", "one")))
+    # As a user reads them: under FSDP the file names tied weights twice.
+    found = [AutoModelForCausalLM.from_pretrained(tmp_path / folder).state_dict() for folder in ("two", "one")]
+    assert_close(*found)
 
 
 # Commands
@@ -108,7 +111,7 @@ def test_readme_prints_commands_of_this_page_only():
 @pytest.mark.parametrize("name", COMMANDS)
 def test_configurations_that_commands_name_exist(name):
     words = shlex.split(COMMANDS[name])
-    files = [after for word, after in zip(words, words[1:]) if word == "--config_file"]
+    files = [after for word, after in pairwise(words) if word == "--config_file"]
     assert all((ROOT / file).exists() for file in files)
 
 
@@ -143,10 +146,9 @@ def test_accelerate_reads_each_configuration(file, kind):
     assert (found.distributed_type, found.num_processes, found.use_cpu) == (kind, 2, False)
 
 
-def test_the_settings_of_deepspeed_are_those_of_zero_3(monkeypatch):
+def test_the_settings_of_deepspeed_are_those_of_zero_3():
     """DeepSpeed itself needs GPUs: what can be tested here is what accelerate makes of the file."""
     settings = yaml.safe_load((ROOT / "book/accelerate/zero3.yaml").read_text())["deepspeed_config"]
-    monkeypatch.setattr("accelerate.utils.dataclasses.is_deepspeed_available", lambda: True)
     names = {"zero3_init_flag", "zero3_save_16bit_model", "offload_optimizer_device", "offload_param_device"}
     names |= {"zero_stage", "gradient_clipping", "gradient_accumulation_steps"}
     assert settings.keys() == names
@@ -157,18 +159,21 @@ def test_the_settings_of_deepspeed_are_those_of_zero_3(monkeypatch):
     assert made["stage3_gather_16bit_weights_on_model_save"] is True
 
 
-def deepspeed_between_cpus(rank, folder):
-    import os
+def between_cpus(**asked):
+    state = SimpleNamespace(distributed_type=DistributedType.MULTI_CPU)
+    return SimpleNamespace(**{"fsdp": False, "deepspeed": None, "distributed_state": state} | asked)
 
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_DEEPSPEED": "true"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-    args = LogoConfig(str(folder), use_cpu=True, report_to=[])
-    try:
+
+def test_fsdp_between_cpus_shards_and_deepspeed_is_refused(monkeypatch):
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    plain, asked = between_cpus(), between_cpus(fsdp=True)
+    for args in (plain, asked, between_cpus(distributed_state=None)):
         shard_on_cpus(args)
-    except ValueError as error:
-        return str(error)
-
-
-def test_deepspeed_between_cpus_is_refused(tmp_path):
-    sentence = "DeepSpeed is asked for and training is on CPUs: shard with FSDP, which runs on CPUs as well."
-    assert results(run_ranks(2, deepspeed_between_cpus, tmp_path)) == [sentence] * 2
+    assert plain.distributed_state.distributed_type == DistributedType.MULTI_CPU
+    assert asked.distributed_state.distributed_type == DistributedType.MULTI_GPU
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    shard_on_cpus(plain)
+    assert plain.distributed_state.distributed_type == DistributedType.MULTI_GPU
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ValueError, match=r"DeepSpeed is asked for and training is on CPUs: shard with FSDP"):
+        shard_on_cpus(between_cpus())

@@ -31,6 +31,7 @@ CASES = {
     "gradient checkpointing": {"args": {"gradient_checkpointing": True}},
     "a stream": {"rows": "stream"},
     "FSDP": {"args": FSDP},
+    "FSDP, adapters": {"args": FSDP, "peft_config": lora_config(rank=2)},
     "FSDP, dpo on adapters": {"args": FSDP, "loss_type": "dpo", "peft_config": lora_config(rank=2)},
 }
 
@@ -49,7 +50,8 @@ def outcome(ranks, rows=ROWS, args=None, **options):
     logs = [log for log in trainer.state.log_history if "loss" in log]
     inner = trainer.accelerator.unwrap_model(trainer.model)
     trained = {name: whole(p.detach()).clone() for name, p in inner.named_parameters() if p.requires_grad}
-    return {"weights": trained, "logs": logs, "final": trainer.evaluate()}
+    sharded = any(hasattr(p, "full_tensor") for p in inner.parameters())
+    return {"weights": trained, "logs": logs, "final": trainer.evaluate(), "sharded": sharded}
 
 
 def whole(tensor):
@@ -61,7 +63,10 @@ def work(rank):
     # accelerate wants an address, although the group is there already
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-    found = {case: outcome(RANKS, **settings) for case, settings in CASES.items()}
+    found = {}
+    for case, settings in CASES.items():
+        found[case] = outcome(RANKS, **settings)
+        os.environ.pop("ACCELERATE_USE_FSDP", None)  # accelerate leaves it to whatever comes after
     logo.inside_forward = lambda wrapper, module, function, *inputs: function(module, *inputs)
     return found | {PAST: outcome(RANKS)}
 
@@ -76,11 +81,13 @@ def found():
 def test_two_ranks_end_with_the_weights_logs_and_metrics_of_one_process(found, case):
     expected = outcome(1, **CASES[case])
     for got in (of_rank[case] for of_rank in found):
+        assert got["sharded"] == case.startswith("FSDP")
         assert got["weights"].keys() == expected["weights"].keys()
         for name, value in expected["weights"].items():
             off = (got["weights"][name] - value).abs().max()
             assert off <= 1e-7, f"{name} is off by {off:.2g}"
-        for name in (*METRICS, "tokens", "grad_norm", "loss"):
+        adapted = ("lora_delta_norm",) if "adapters" in case else ()
+        for name in (*METRICS, *adapted, "tokens", "grad_norm", "loss"):
             one, two = ([log[name] for log in side["logs"]] for side in (expected, got))
             assert two == pytest.approx(one, rel=1e-4, abs=1e-5), name
         for name in ("eval_loss", "eval_rewards/margins", "eval_rewards/accuracies"):
