@@ -55,11 +55,10 @@ def readers_of(folder: Path, cache_dir=None, allow_outside: bool = False) -> dic
         return _by_split(folder, images, partial(_sidecars, folder, texts), by_name=False)
     if images and all(path.parent != folder for path in images):
         return _by_split(folder, images, partial(_classes, folder), by_name=False)
-    what = "images but no captions" if images else "neither images nor tables"
-    raise ValueError(
-        f"source {folder.name!r} has {what}: add a metadata.jsonl with the fields file_name and caption, a table, or a "
-        ".txt for each image."
-    )
+    fix = "add a metadata.jsonl with the fields file_name and caption, a table, or a .txt for each image."
+    if images:
+        raise ValueError(f"source {folder.name!r} has images but no captions: {fix}")
+    raise ValueError(f"source {folder.name!r} has neither images nor tables: {fix}")
 
 
 def _files(folder: Path, cache_dir, allow_outside: bool) -> Iterator[Path]:

@@ -35,7 +35,7 @@ SPLITS = {
 }
 IMAGE_COLUMNS = (
     "image", "image_path", "img", "img_path", "image_file", "image_file_path", "file_name", "filename", "filepath",
-    "file_path", "path", "file", "jpg", "jpeg", "png", "webp", "picture", "photo",
+    "file_path", "path", "file", "jpg", "jpeg", "png", "webp",
 )  # fmt: skip
 WORDS = {word: split for split, words in SPLITS.items() for word in words}
 SPLIT_WORD = re.compile(rf"(?:^|[^a-z])({'|'.join(WORDS)})(?![a-z])")
