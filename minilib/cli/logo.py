@@ -79,10 +79,9 @@ def _align(settings: LogoSettings, kind: str, table, rank: int) -> list[dict]:
         target = settings.target_length
         reach = f"spread over {target:,} positions" if target else "at plain positions"
         print(f"{len(table):,} pairs with prompts of up to {longest:,} tokens, {reach}")
-    trainer = make_trainer(settings, loaded, table)
     if rank == 0 and settings.rope != "none" and settings.lora_rank:
         loaded.model.config.save_pretrained(settings.output / BASE_CONFIG)
-    return run(trainer, settings.output)
+    return run(make_trainer(settings, loaded, table), settings.output)
 
 
 def own_device() -> str:

@@ -71,7 +71,9 @@ def load_language_model(
     config = _config(name, trust_remote_code)
     window = _window(config, name)
     used = config if rope == "none" else stretch_config(config, rope, target or window)
-    settings = {"config": used, "dtype": dtype, "attn_implementation": pick_attention(attention)}
+    settings = {"config": used, "dtype": dtype}
+    if pick_attention(attention) == attention:  # else transformers takes sdpa, and eager for models that lack it
+        settings["attn_implementation"] = attention
     with _in_one_sentence(name):
         model, found = AutoModelForCausalLM.from_pretrained(
             _place(name), **settings, output_loading_info=True, trust_remote_code=trust_remote_code

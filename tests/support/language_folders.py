@@ -38,5 +38,6 @@ def same_logits(first, second, tolerance=1e-5):
     """Whether two models agree on a few tokens far apart."""
     ids = torch.arange(3, 43)[None]
     with torch.no_grad():
-        a, b = (model(input_ids=ids, position_ids=ids * 5).logits for model in (first, second))
+        inputs = {"input_ids": ids, "position_ids": ids * 5, "attention_mask": torch.ones_like(ids)}
+        a, b = (model(**inputs).logits for model in (first, second))
     return (a - b).abs().max().item() <= tolerance

@@ -1,0 +1,25 @@
+"""Commands in this process: what they do, and what they say when they do not."""
+
+import json
+
+import pytest
+
+import minilib.__main__ as main_module
+
+
+def minilib(*arguments):
+    main_module.main([str(argument) for argument in arguments])
+
+
+def refusal(capsys, *arguments):
+    """What the command says when it refuses, one line on standard error and exit status 2."""
+    with pytest.raises(SystemExit) as end:
+        minilib(*arguments)
+    assert end.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("minilib: ")]
+    return line
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
