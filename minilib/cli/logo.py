@@ -67,15 +67,17 @@ def logo(settings: LogoSettings) -> None:
 def _align(settings: LogoSettings, kind: str, table, rank: int) -> list[dict]:
     """The pairs, the training, and its records."""
     loaded = load_policy(settings)
-    if last_checkpoint(settings.output) is None:
-        told = try_model(loaded, settings)
-        if rank == 0 and told:
-            print(told)
+    fresh = last_checkpoint(settings.output) is None
+    check_model(loaded.model, _config(settings))
     if kind != "pairs":
+        if fresh and (told := try_model(loaded, settings, settings.chunk_size * settings.num_chunks)) and rank == 0:
+            print(told)
         table = data_rows.answered_pairs(kind, table, settings, loaded, rank)
     table = data_rows.numbered(table, settings)
     if rank == 0:
         longest = data_rows.check_rows(table, loaded.tokenizer, settings)
+        if kind == "pairs" and fresh and (told := try_model(loaded, settings, longest)):
+            print(told)
         target = settings.target_length
         reach = f"spread over {target:,} positions" if target else "at plain positions"
         print(f"{len(table):,} pairs with prompts of up to {longest:,} tokens, {reach}")
@@ -100,26 +102,25 @@ def load_policy(settings: LogoSettings) -> Loaded:
     return loaded._replace(model=loaded.model.to(own_device()))
 
 
-def try_model(loaded: Loaded, settings: LogoSettings) -> str:
-    """One step on a prompt of the size to come, undone to the bit: what cannot be trained is told before any answer.
+def try_model(loaded: Loaded, settings: LogoSettings, length: int) -> str:
+    """One step on a prompt of `length` tokens, undone to the bit: what cannot be trained is told before any answer.
 
     Returns one line about the adapters, "" without any.
     """
     model, args = loaded.model, _config(settings)
-    check_model(model, args)
     trained, config = {p: p.requires_grad for p in model.parameters()}, adapters(settings, model)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), restored(model, trained):
         tried = model if config is None else with_adapters(model, config)
         told = "" if config is None else adapted(tried)
         try:
-            _one_step(tried.train(), args, settings)
+            _one_step(tried.train(), args, settings, length)
         except Exception as error:  # whatever a model's code or a full device may raise
             if isinstance(error, ValueError):
                 raise
             cause = (str(error).strip() or "no reason given").splitlines()[0].rstrip(".")
             raise ValueError(
-                f"model {settings.model!r} could not take one step on a prompt of {_tried_length(settings)} tokens "
+                f"model {settings.model!r} could not take one step on a prompt of {length} tokens "
                 f"({type(error).__name__}: {cause}): choose smaller settings or another model."
             ) from error
         finally:
@@ -128,12 +129,14 @@ def try_model(loaded: Loaded, settings: LogoSettings) -> str:
     return told
 
 
-def _one_step(model, args: LogoConfig, settings: LogoSettings) -> None:
+def _one_step(model, args: LogoConfig, settings: LogoSettings, length: int) -> None:
     """Forward, backward and a step of AdamW at rate 0, which moves nothing and takes the memory of a real one."""
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     entries = model.get_input_embeddings().weight.shape[0]
-    ids = torch.arange(_tried_length(settings)) % entries
+    if settings.target_length:
+        length = min(length, settings.target_length - 2)
+    ids = torch.arange(max(3, length)) % entries
     positions = torch.arange(len(ids))
     if settings.target_length > len(ids) + 2:  # the last token at the end of the target
         positions[-1] = settings.target_length - 3
@@ -144,11 +147,6 @@ def _one_step(model, args: LogoConfig, settings: LogoSettings) -> None:
         loss = args.objective()(model, stack_packed([pack]))[0]
     loss.backward()
     torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0).step()
-
-
-def _tried_length(settings: LogoSettings) -> int:
-    length = settings.chunk_size * settings.num_chunks
-    return max(4, min(length, settings.target_length - 3) if settings.target_length else length)
 
 
 @contextmanager

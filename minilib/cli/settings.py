@@ -202,6 +202,8 @@ def _check_numbers(settings: LogoSettings, window: int) -> None:
             raise ValueError(f"{name} is {getattr(settings, name)}: give 0 or more.")
     if settings.seed >= 2**32:
         raise ValueError(f"seed is {settings.seed}: give a whole number below 2**32.")
+    if settings.merge and not settings.lora_rank:
+        raise ValueError("merge is true and lora_rank 0, which leaves no adapter to merge: leave merge out.")
     if not settings.lora_alpha > 0:
         raise ValueError(f"lora_alpha is {settings.lora_alpha}: give a positive number.")
     if settings.answer_tokens >= window:

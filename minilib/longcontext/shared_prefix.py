@@ -203,5 +203,6 @@ def _check_sight(config, length: int) -> None:
     if short or other:
         raise ValueError(
             f"model has layers of {', '.join(sorted(kinds))} (window {window}) and the layout {length} tokens: such "
-            "layers know neither positions nor answers, choose a model with full attention or route 'separate'."
+            "layers know neither positions nor answers, choose a model with full attention or route 'separate' "
+            "(share_prompt=False)."
         )
