@@ -31,9 +31,10 @@ from minilib.cli import pairs as data_rows
 from minilib.cli import run_folder
 from minilib.cli.settings import ANSWERING, LogoSettings, fill, to_compare
 from minilib.longcontext import pack_answers, stack_packed
+from minilib.models.adapters import adapted, attention_modules
 from minilib.models.loading import Loaded, load_language_model, pick_dtype, window_of, write_merged
 from minilib.trainers.logo import LogoConfig, LogoTrainer, check_model
-from minilib.trainers.lora import adapted, attention_modules, lora_config, with_adapters
+from minilib.trainers.lora import lora_config, with_adapters
 from minilib.trainers.trainer_utils import last_checkpoint, remove_unfinished_checkpoints
 
 if TYPE_CHECKING:

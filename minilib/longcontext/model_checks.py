@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import torch
@@ -32,7 +32,12 @@ SHORT, LONGEST, JUMP = 24, 512, 4  # tokens of the small pack, largest window th
 DEEP = 8  # layers above which a copy is shortened
 TOLERANCE = 2e-5  # of log-probabilities, for each nat between the likeliest and the least likely token
 CHANGING = ("_token_id", "use_cache", "dtype", "_name_or_path")  # settings that trainers change and logits do not show
-LOOKUPS = (nn.functional.embedding, torch.gather, Tensor.gather, torch.index_select, Tensor.index_select)
+LOOKUPS = {  # how a table is read: the index, and how many rows there are
+    nn.functional.embedding: lambda index, table, *_: (index, len(table)),
+    Tensor.__getitem__: lambda table, index: (index, len(table) if table.ndim else 0),
+}
+for read in (torch.gather, Tensor.gather, torch.index_select, Tensor.index_select):
+    LOOKUPS[read] = lambda table, dim, index, *_: (index, table.shape[dim])
 
 
 class Own(NamedTuple):
@@ -213,19 +218,11 @@ class _Tables(TorchFunctionMode):
         self.length, self.found = length, set()
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function in LOOKUPS or function is Tensor.__getitem__:
-            given = [*args, *(kwargs or {}).values()]
-            if function is nn.functional.embedding:
-                index, rows = given[0], len(given[1])
-            elif function is Tensor.__getitem__:
-                index, rows = given[1], given[0].shape[0] if given[0].ndim else 0
-            else:
-                index, rows = given[2], given[0].shape[given[1]]
-            if isinstance(index, Tensor) and index.dtype in (torch.int64, torch.int32) and index.numel():
-                first, last = int(index.min()), int(index.max())
-                # Neighbours differ by one: tokens or routes to experts are no such run.
-                if last - first + 1 == self.length == len(index.unique()):
-                    self.found.add(rows - first)
+        index, rows = LOOKUPS[function](*args) if function in LOOKUPS and len(args) > 1 else (None, 0)
+        if isinstance(index, Tensor) and index.dtype in (torch.int64, torch.int32) and index.numel():
+            used = index.unique()  # sorted; tokens, or routes to experts, are no run of neighbours
+            if len(used) == self.length == int(used[-1] - used[0]) + 1:
+                self.found.add(rows - int(used[0]))
         return function(*args, **kwargs or {})
 
 
@@ -263,9 +260,12 @@ def _short_copy(model: nn.Module) -> nn.Module:
                 kept = max(2, *(kinds.index(kind) + 1 for kind in kinds))
                 try:
                     setattr(parent, name, layers[:kept])
-                    return copy.deepcopy(model)
+                    short = copy.deepcopy(model).eval()
                 finally:
                     setattr(parent, name, layers)
+                with suppress(Exception), torch.no_grad():  # some need all of their layers
+                    short(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device))
+                    return short
     return copy.deepcopy(model)
 
 

@@ -19,8 +19,6 @@ notebooks/12_stretch_positions_without_long_inputs.ipynb. Sources: arXiv 2306.15
 
 import copy
 
-import torch
-
 from minilib.losses.validation import check_choice
 
 METHODS = ("none", "interpolation", "ntk", "dynamic_ntk", "yarn")
@@ -75,23 +73,6 @@ def stretch_config(config, method: str, target: int):
             "choose another method, or 'none'."
         ) from error
     return stretched
-
-
-def check_stretched(model, config, method: str) -> None:
-    """ValueError unless the rotary frequencies of `model` differ from those of `config`, from before the stretching."""
-    changed = []
-    for module in model.modules():
-        if hasattr(module, "inv_freq") and hasattr(module, "config"):
-            before = type(module)(config.get_text_config())
-            same = before.inv_freq.shape == module.inv_freq.shape and torch.allclose(
-                before.inv_freq.cpu(), module.inv_freq.cpu(), rtol=1e-6, atol=0
-            )
-            changed.append(not same or getattr(module, "rope_type", None) == "dynamic")  # which changes when it is long
-    if not changed or not all(changed):
-        raise ValueError(
-            f"rope is {method!r} and the angles of a {type(model).__name__} do not follow the settings of its config: "
-            "give a model with one rotary embedding for all layers, such as Llama, or rope 'none'."
-        )
 
 
 def _trained(config) -> dict:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from minilib.longcontext.rope import check_stretched, stretch_config
+from minilib.longcontext.rope import stretch_config
 from minilib.models.tiny_lm import FOLDER
 
 if TYPE_CHECKING:
@@ -120,6 +120,23 @@ def load_base(
     stretch = {"rope": begun.get("rope", "none"), "target": begun.get("target_length")}
     trust = {"trust_remote_code": trust_remote_code}  # never what the run's own files say
     return load_language_model(name, dtype=dtype, attention=attention, **stretch, **trust)
+
+
+def check_stretched(model, config, method: str) -> None:
+    """ValueError unless the rotary frequencies of `model` differ from those of `config`, from before the stretching."""
+    changed = []
+    for module in model.modules():
+        if hasattr(module, "inv_freq") and hasattr(module, "config"):
+            before = type(module)(config.get_text_config())
+            same = before.inv_freq.shape == module.inv_freq.shape and torch.allclose(
+                before.inv_freq.cpu(), module.inv_freq.cpu(), rtol=1e-6, atol=0
+            )
+            changed.append(not same or getattr(module, "rope_type", None) == "dynamic")  # which changes when it is long
+    if not changed or not all(changed):
+        raise ValueError(
+            f"rope is {method!r} and the angles of a {type(model).__name__} do not follow the settings of its config: "
+            "give a model with one rotary embedding for all layers, such as Llama, or rope 'none'."
+        )
 
 
 def write_merged(run: Path, folder: Path, *, trust_remote_code: bool = False) -> None:

@@ -8,10 +8,9 @@ where
 
     |delta|_F^2 = sum over adapted matrices of (alpha / r)^2 tr[(B^T B)(A A^T)]        r x r products, no (out, in)
 
-The paper adapts attention and token embeddings; the released code attention only, which is the default here: q, k, v
-and o where a model has them under the names of Llama, else what `attention_modules` finds in it, such as the fused
-qkv_proj of Phi-3. Learning rates of full fine-tuning hardly move an adapter of rank 32: that is what the norm is for.
-Taught in notebooks/13_train_logo_end_to_end.ipynb.
+The paper adapts attention and token embeddings; the released code attention only, which is the default here, under the
+names of Llama; `models.adapters` finds those of others. Learning rates of full fine-tuning hardly move an adapter of
+rank 32: that is what the norm is for. Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 
 from __future__ import annotations
@@ -45,33 +44,9 @@ def lora_config(
     return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
 
 
-def attention_modules(model: nn.Module) -> list[str]:
-    """Names of the matrices in the model's attention, in order: those that `lora_config` takes as `modules`.
-
-    A name that lies outside of attention as well, as GPT-2's c_proj, has its parent's before it. ValueError for a model
-    without attention.
-    """
-    inside, outside = {}, set()
-    blocks = [f"{path}." for path, module in model.named_modules() if "attention" in type(module).__name__.lower()]
-    blocks = [block for block in blocks if sum(other.startswith(block) for other in blocks) == 1]  # the innermost
-    for path, module in model.named_modules():
-        if _is_matrix(module) and not isinstance(module, nn.Embedding):
-            parent, _, leaf = path.rpartition(".")
-            if any(map(path.startswith, blocks)):
-                inside.setdefault(leaf, f"{parent.rpartition('.')[2]}.{leaf}")
-            else:
-                outside.add(leaf)
-    if not inside:
-        raise ValueError(
-            f"model is a {type(model).__name__} without attention: name the modules to adapt (lora_modules) out of "
-            f"{', '.join(sorted(outside))}."
-        )
-    return [longer if leaf in outside else leaf for leaf, longer in inside.items()]
-
-
 def check_modules(model: nn.Module, names: Sequence[str], rank: int) -> None:
     """ValueError for a name that no matrix of the model ends in, and for a rank that no matrix could have."""
-    matrices = {path: module for path, module in model.named_modules() if _is_matrix(module)}
+    matrices = {path: module for path, module in model.named_modules() if is_matrix(module)}
     known, widest = sorted({path.rpartition(".")[2] for path in matrices}), WIDE
     for name in names:
         fits = [module for path, module in matrices.items() if f".{path}".endswith(f".{name}")]
@@ -96,17 +71,8 @@ def with_adapters(model: nn.Module, peft_config: PeftConfig) -> PeftModel:
     return get_peft_model(model, peft_config)
 
 
-def adapted(model: nn.Module) -> str:
-    """Which modules carry adapters, how many, and how many parameters train, in one line."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    paths = [path for path, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
-    names = dict.fromkeys(path.rpartition(".")[2] for path in paths)
-    trained, every = model.get_nb_trainable_parameters()
-    return f"adapters on {', '.join(names)}: {len(paths)} matrices, {trained:,} of {every:,} parameters train"
-
-
-def _is_matrix(module: nn.Module) -> bool:
+def is_matrix(module: nn.Module) -> bool:
+    """Whether the module is something that LoRA adapts."""
     kinds = (nn.Linear, nn.Embedding)
     return isinstance(module, kinds) or type(module).__name__ == "Conv1D"  # transformers' own, in GPT-2
 

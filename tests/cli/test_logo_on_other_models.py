@@ -65,7 +65,7 @@ def test_a_model_that_cannot_be_trained_is_told_before_anything_is_answered(name
 def test_a_model_without_positions_is_one_sentence(name, made, pairs, tmp_path, capsys):
     flags = ("--model", made(name), "--output", tmp_path / "run", "--data", pairs, *QUICK)
     assert "which takes no notice of position ids: train at plain positions" in refusal(capsys, "logo", *flags)
-    assert "choose route 'separate' (share_prompt=False)" in refusal(capsys, "logo", *flags, "--target", 0)
+    assert "route 'separate' (share_prompt=False)" in refusal(capsys, "logo", *flags, "--target", 0)
 
 
 def test_a_model_that_names_no_window_is_one_sentence(tmp_path, capsys):

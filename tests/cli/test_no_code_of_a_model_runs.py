@@ -3,6 +3,7 @@
 Every payload would leave a file behind. The commands run in a process of their own with "y" waiting on standard input.
 """
 
+import ast
 import inspect
 import json
 import os
@@ -10,10 +11,12 @@ import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.language_folders import language_folder
 
+import minilib
 from minilib.cli.evaluate import evaluate
 from minilib.cli.settings import LogoSettings
 from minilib.models.loading import load_language_model
@@ -120,6 +123,17 @@ def test_the_command_itself_with_yes_waiting_runs_nothing(folders, tmp_path):
     assert (found.returncode, mark.exists()) == (2, False)
     (said,) = [line for line in found.stderr.splitlines() if line.startswith("minilib: ")]
     assert said.endswith("read the code, and give --trust_remote_code true if you trust it.")
+
+
+def test_every_call_that_could_load_code_says_whether_it_may():
+    calls = []
+    for path in Path(minilib.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if name.endswith(".from_pretrained") and name.startswith("Auto"):
+                calls.append((path.name, name, "trust_remote_code" in [keyword.arg for keyword in node.keywords]))
+    assert len(calls) >= 3
+    assert [call for call in calls if not call[2]] == []
 
 
 def test_a_flag_of_ours_lets_it_run(folders, tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from support.families import CLASSES, pack_and_rows, small_config, small_model
 
-from minilib.longcontext.rope import METHODS, check_stretched, stretch_config
+from minilib.longcontext.rope import METHODS, stretch_config
+from minilib.models.loading import check_stretched
 
 FAMILIES = """llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, gemma, phi, phi3, gpt_neox, olmo, olmo2, starcoder2,
     stablelm, cohere, granite, glm, glm4, nemotron, smollm3, persimmon, gemma3_text, gemma4_text, gpt_oss, deepseek_v3,
