@@ -143,14 +143,14 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
         what = os.strerror(error.errno)
         return f"{error.filename or 'the output'}: {what[0].lower()}{what[1:]}: {FIXES.get(error.errno, 'check it')}."
+    if isinstance(error, (ValueError, ConnectionError)) and text:
+        return text
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
         wanted = BYTES.search(text)
         size = f" for {int(wanted[1]) / 1e9:,.1f} GB at once" if wanted else ""
         return f"not enough memory{size}: take smaller batches, a smaller model or fewer rows."
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"the package {error.name} is not installed: pip install {error.name.split('.')[0]}."
-    if isinstance(error, (ValueError, ConnectionError)) and text:
-        return text
     kind = type(error).__name__
     return f"{kind}{f', {text[:300]}' if text else ''}: not foreseen, MINILIB_TRACEBACK=1 shows where it came from."
 

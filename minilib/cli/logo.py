@@ -35,13 +35,12 @@ from minilib.common import Notice
 from minilib.distributed import ranks
 from minilib.longcontext import pack_answers, stack_packed
 from minilib.models.adapters import adapted, attention_modules
-from minilib.models.loading import Loaded, load_language_model, pick_dtype, window_of, write_merged
+from minilib.models.loading import Loaded, NotFiniteError, load_language_model, pick_dtype, window_of, write_merged
 from minilib.trainers.logo import LogoConfig, LogoTrainer, check_model
 from minilib.trainers.lora import lora_config, with_adapters
 from minilib.trainers.trainer_utils import (
     DivergedError,
     last_checkpoint,
-    not_finite,
     remove_unfinished_checkpoints,
 )
 
@@ -115,9 +114,11 @@ def load_policy(settings: LogoSettings) -> Loaded:
             raise ValueError(f"{name} is {value!r} and there is no GPU: choose 'auto', training needs one for that.")
     dtype = pick_dtype(settings.dtype, own_device()) if settings.lora_rank else torch.float32
     how = {"rope": settings.rope, "target": settings.target_length, "trust_remote_code": settings.trust_remote_code}
-    loaded = load_language_model(settings.model, dtype=dtype, attention=settings.attention, **how)
-    if fault := not_finite(loaded.model):  # before it answers anything
-        raise DivergedError.at(fault, 1, settings.steps, (settings.learning_rate,) * 2, None)
+    try:
+        loaded = load_language_model(settings.model, dtype=dtype, attention=settings.attention, **how)
+    except NotFiniteError as error:  # ends as a training that has diverged does, before it answers anything
+        fault, rate = str(error).rpartition(":")[0], settings.learning_rate
+        raise DivergedError.at(fault, 1, settings.steps, (rate, rate), None) from error
     return loaded._replace(model=loaded.model.to(own_device()))
 
 

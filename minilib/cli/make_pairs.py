@@ -45,9 +45,5 @@ def _loaded(settings: PairsSettings):
     return loaded._replace(model=loaded.model.to(device))
 
 
-COMPARED = {*PairsSettings.__dataclass_fields__, "window", "data_sha256"} - {
-    "output",
-    "dtype",
-    "attention",
-    "trust_remote_code",
-}
+NOT_COMPARED = {"output", "dtype", "attention", "trust_remote_code"}
+COMPARED = {*PairsSettings.__dataclass_fields__, "window", "data_sha256"} - NOT_COMPARED

@@ -41,18 +41,8 @@ NUMBERS = ("beta", "gamma", "sft_weight", "lora_alpha", "learning_rate", "thresh
 HAYSTACK = "haystack"
 # What the answers of a run come from; all other settings may change as long as nothing has been trained.
 ANSWERING = ("model", "window", "data", "data_sha256", "seed", "rows", "length", "num_rejected", "rope", "stretched")
-ANSWERING += (
-    "split",
-    "context_column",
-    "question_column",
-    "answer_column",
-    "scorer",
-    "threshold",
-    "chunk_size",
-    "num_chunks",
-    "answer_tokens",
-    "temperature",
-)
+ANSWERING += ("split", "context_column", "question_column", "answer_column")
+ANSWERING += ("scorer", "threshold", "chunk_size", "num_chunks", "answer_tokens", "temperature")
 ALIASES = {  # shorter flags, which a YAML file may have as well
     "loss_type": "loss",
     "target_length": "target",

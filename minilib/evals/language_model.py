@@ -21,7 +21,7 @@ from minilib.models.generation import position_table
 ANSWER = 8  # tokens that an answer may have
 ROOM = 32  # tokens kept for question and answer
 LONGEST, LONGEST_TEXT = 32_768, 2_048  # of a haystack by default; of running text, whose logits are all made
-SHARES = (0.5, 1, 2, 4)
+SHARES, MOST = (0.5, 1, 2, 4), 64  # windows, by default and at most
 
 
 def default_lengths(window: int) -> list[int]:
@@ -33,6 +33,11 @@ def fitting_lengths(model, tokenizer, window: int, wanted: Sequence[int] | None 
     """The wanted lengths, or those of `default_lengths` that fit where the model has a table of positions."""
     table = position_table(model)
     lengths = sorted({*(wanted or default_lengths(window))})
+    if lengths[-1] > MOST * window:
+        raise ValueError(
+            f"lengths has {lengths[-1]} and the model a window of {window} tokens: give lengths of up to {MOST} windows, "
+            f"{MOST * window}."
+        )
     if table is None:
         return lengths
     asks = (as_prompt("", f"Which things does {name} keep?") for name in NAMES)

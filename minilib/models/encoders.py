@@ -189,8 +189,10 @@ def _encoder(name: str, part: str, trust: bool) -> nn.Module:
 
     with _told(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust)
-        settings = {"dtype": torch.float32, "output_loading_info": True, "trust_remote_code": trust}
-        model, found = AutoModel.from_pretrained(name, config=getattr(config, part, config), **settings)
+        model, found = AutoModel.from_pretrained(
+            name, config=getattr(config, part, config), dtype=torch.float32, output_loading_info=True,
+            trust_remote_code=trust,
+        )  # fmt: skip
         if missing := sorted(found["missing_keys"]):
             if not all("pooler" in key for key in missing):
                 raise ValueError(f"{len(missing)} of its weights are missing, the first is {missing[0]}")

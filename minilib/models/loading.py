@@ -33,6 +33,10 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 ATTENTIONS = ("auto", "sdpa", "eager", "flex_attention")
 
 
+class NotFiniteError(ValueError):
+    """A model whose files hold NaN or infinity."""
+
+
 class Loaded(NamedTuple):
     """A model, its tokenizer, and the tokens that it was trained to read."""
 
@@ -237,7 +241,7 @@ def _check_finite(model, name: str) -> None:
     for weight, values in model.named_parameters():
         plain = values.is_floating_point() and values.numel() and not values.is_meta
         if plain and not all(map(torch.isfinite, torch.aminmax(values))):  # one visit, no copy; NaN shows in both
-            raise ValueError(f"model {name!r} has weights that are not finite in {weight}: get the files anew.")
+            raise NotFiniteError(f"model {name!r} has weights that are not finite in {weight}: get the files anew.")
 
 
 def _check_vocabulary(model, tokenizer, name: str) -> None:

@@ -290,6 +290,7 @@ COMMANDS = {  # command line: what its line must name
     "eval --model {place}/folder": ["folder"],
     "eval --model tiny --samples 0": ["samples is 0"],
     "eval --model tiny --lengths [1]": ["lengths [1]"],
+    "eval --model tiny --lengths [64,100000000]": ["lengths has 100000000", "64 windows"],
     "eval --model tiny --dtype int8": ["dtype 'int8'"],
     "eval --model tiny --attention flash": ["attention 'flash'"],
     # logo

@@ -4,7 +4,6 @@ Every payload would leave a file behind. The commands run in a process of their 
 """
 
 import ast
-import inspect
 import json
 import os
 import pickle
@@ -17,8 +16,7 @@ import pytest
 from support.language_folders import language_folder
 
 import minilib
-from minilib.cli.evaluate import evaluate
-from minilib.cli.settings import LogoSettings
+from minilib.cli.settings import EvalSettings, LogoSettings, PairsSettings
 from minilib.models.loading import load_language_model
 
 EVIL = """
@@ -142,5 +140,4 @@ def test_a_flag_of_ours_lets_it_run(folders, tmp_path, monkeypatch):
     made, mark = folders
     loaded = load_language_model(str(made["model"]), trust_remote_code=True)
     assert (mark.exists(), type(loaded.model).__name__) == (True, "Model")
-    assert not evaluate.__defaults__[list(inspect.signature(evaluate).parameters).index("trust_remote_code")]
-    assert not LogoSettings().trust_remote_code
+    assert not any(kind().trust_remote_code for kind in (LogoSettings, PairsSettings, EvalSettings))

@@ -12,12 +12,11 @@ def minilib(*arguments):
 
 
 def refusal(capsys, *arguments):
-    """What the command says when it refuses, one line on standard error and exit status 2."""
+    """What the command says when it refuses, the last line on standard error, behind notices, and exit status 2."""
     with pytest.raises(SystemExit) as end:
         minilib(*arguments)
     assert end.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("minilib: ")]
-    return line
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("minilib: ")][-1]
 
 
 def write_lines(path, rows):
