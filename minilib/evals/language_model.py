@@ -35,7 +35,7 @@ def fitting_lengths(model, tokenizer, window: int, wanted: Sequence[int] | None 
     lengths = sorted({*(wanted or default_lengths(window))})
     if lengths[-1] > MOST * window:
         raise ValueError(
-            f"lengths has {lengths[-1]} and the model a window of {window} tokens: give lengths of up to {MOST} windows, "
+            f"lengths has {lengths[-1]} and the window {window} tokens: give lengths of up to {MOST} windows, "
             f"{MOST * window}."
         )
     if table is None:
