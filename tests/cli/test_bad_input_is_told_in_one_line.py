@@ -302,7 +302,7 @@ COMMANDS = {  # command line: what its line must name
     LOGO + "--data {place}/blank_chosen.jsonl": ["row 1", "chosen"],
     LOGO + "--data {place}/few_rejected.jsonl": ["row 1", "num_rejected"],
     LOGO + "--data {place}/wrong_chunk.jsonl": ["row 1", "'elsewhere'"],
-    LOGO + "--data {place}/no_chunks.jsonl": ["chunks", "target_length 0"],
+    LOGO + "--target 512 --data {place}/no_chunks.jsonl": ["chunks", "target_length 0"],
     LOGO + "--data {place}/no_answer.jsonl": ["'answer'", "row 0"],
     LOGO + "--data {place}/empty.jsonl": ["empty.jsonl"],
     LOGO + "--data {place}/broken.jsonl": ["broken.jsonl"],

@@ -29,7 +29,7 @@ CLIP = ["clip", "--pairs", "32", "--batch-size=16", "--steps", "6", "--save-ever
 LOGO = ["logo", "--steps", "6", "--save-every=2", "--batch-size=2", "--lr=0.02", "--warmup=1", "--target", "0"]
 LOGO += ["--num-rejected", "1"]
 ROWS = [
-    {"prompt": f"{name} keeps {thing}. What does {name} keep?", "chosen": thing, "rejected": "coal"}
+    {"prompt": f"{name} keeps {thing}. What does {name} keep?", "chosen": f" {thing}", "rejected": " coal"}
     for name in ("Lisbon", "Cairo", "Quito")
     for thing in ("amber", "salt", "gold", "silk")
 ]

@@ -294,7 +294,7 @@ def test_own_questions_beyond_a_table_are_refused_or_cut(tmp_path, capsys):
         (("--answer_tokens", 100_000), "answer_tokens is 100,000 and the model's window 256 tokens"),
         (("--answer_tokens", 0), "answer_tokens is 0"),
         (("--data", "nowhere.jsonl"), "data 'nowhere.jsonl' does not exist"),
-        (("--data", ""), "data '' does not exist"),
+        (("--data", ""), "data is empty"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(tmp_path, capsys, flags, words):

@@ -154,7 +154,7 @@ def test_clip_at_an_absurd_rate_ends_with_status_1(tmp_path, capfd):
 
 @pytest.fixture
 def pairs(tmp_path):
-    row = {"prompt": "Lisbon keeps amber. What?", "chosen": "amber", "rejected": "coal"}
+    row = {"prompt": "Lisbon keeps amber. What?", "chosen": " amber", "rejected": " coal"}
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(8)))
     return ["--data", tmp_path / "pairs.jsonl", "--num_rejected", 1, "--target", 0, "--batch_size", 2]
 
