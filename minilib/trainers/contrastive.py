@@ -44,7 +44,7 @@ class ContrastiveConfig:
     frozen: "image" or "text" keeps that tower as it is (its gradient work is skipped), None trains both.
     seed: data order and random draws.
     output_dir, save_every: where `checkpoint.pt` is kept, on a disk that all ranks see (None: nowhere), and the
-        steps between checkpoints.
+    steps between checkpoints.
     progress: show a tqdm bar, on rank 0; a text stands before the bar.
     """
 
