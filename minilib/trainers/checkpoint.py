@@ -80,9 +80,7 @@ def drop_damaged(path: Path) -> None:
 def load_weights(path: Path, model: nn.Module) -> nn.Module:
     """Put the weights of checkpoint `path` into `model`, wherever it lives, and return it: to use, not to train on."""
     try:
-        if not path.exists():
-            raise ValueError(f"checkpoint {path} is missing: train the run once more.")
-        saved = _read(path)
+        saved = _read(path, "train the run once more")
     except ValueError as error:
         if not previous(path).exists():
             raise
@@ -96,9 +94,7 @@ def load_weights(path: Path, model: nn.Module) -> nn.Module:
 def _newest_whole(path: Path) -> tuple[Path, dict[str, Any]]:
     """The newest checkpoint that can be read, and its content; a line tells of a newer one that cannot."""
     try:
-        if not path.exists():
-            raise ValueError(f"checkpoint {path} is missing: delete {previous(path).name} to start anew.")
-        return path, _read(path)
+        return path, _read(path, f"delete {previous(path).name} to start anew")
     except ValueError as error:
         if not previous(path).exists():
             raise
@@ -108,8 +104,10 @@ def _newest_whole(path: Path) -> tuple[Path, dict[str, Any]]:
         return previous(path), saved
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The content of a file whose digest is right."""
+def _read(path: Path, without: str = "") -> dict[str, Any]:
+    """The content of a file whose digest is right; `without` says what to do where there is none."""
+    if without and not path.exists():
+        raise ValueError(f"checkpoint {path} is missing: {without}.")
     try:
         with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
             with memoryview(content)[:-DIGEST] as body:

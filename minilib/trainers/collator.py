@@ -8,13 +8,11 @@ where
     chunks    the pieces of the context as they stand in the prompt; a token belongs to the chunk in which it begins,
               and those before and behind all chunks are head and tail
 
-A collated batch is a dict of tensors, which any loader can pin and move: the fields of `Packed` at plain positions, the
-`number` of each row, and the `sizes` of its parts. From these `as_packed` gives it the positions of a step, drawn by
-(seed, step, row) alone, so that a run that was killed goes on to the same positions.
+A collated batch is a dict of tensors, which any loader can pin and move. `as_packed` gives it the positions of a step,
+drawn by (seed, step, row) alone, so that a run that was killed goes on to the same positions.
 
 Departure from the paper: positions are drawn in every step; the authors' data holds about two fixed variants of each
-sample (our reading of its counts). `vary` is ours.
-Taught in notebooks/13_train_logo_end_to_end.ipynb.
+sample (our reading of its counts). `vary` is ours. Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 
 from __future__ import annotations
@@ -68,10 +66,10 @@ class PairCollator:
         """Token ids of one row, which has its place in the data as `number`."""
         prompt, answers, ended = self._texts(row, row["number"])
         ids, tails, begins = text_ids(self.tokenizer, prompt, answers)
-        for j, part in enumerate([ids, *tails]):
-            if not part:
-                field = ("prompt", "chosen", f"rejected[{j - 2}]")[min(j, 2)]
-                raise ValueError(f"row {row['number']} has no token in {field}: give a text that the tokenizer knows.")
+        if [] in (ids, *tails):
+            j = [ids, *tails].index([])
+            field = ("prompt", "chosen", f"rejected[{j - 2}]")[min(j, 2)]
+            raise ValueError(f"row {row['number']} has no token in {field}: give a text that the tokenizer knows.")
         end = [] if ended or self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
         tails = [tail if tail[-1:] == end else tail + end for tail in tails]
         sizes = _sizes(begins, _chunk_starts(row, row["number"], prompt), prompt) if self.with_chunks else None
@@ -146,10 +144,9 @@ def draw_positions(
     least = head + len(chunks) * max(chunks, default=0) + tail + answer
     if vary and least < target:
         target = rng.randint(least, target)
+    place = {"answer": answer, "at_end": at_end, "mode": mode, "generator": generator}
     try:
-        return prompt_positions(
-            head, chunks, tail, target, answer=answer, at_end=at_end, mode=mode, generator=generator
-        )
+        return prompt_positions(head, chunks, tail, target, **place)
     except ValueError as error:
         raise ValueError(f"row {number}: {error}") from error
 
@@ -162,8 +159,8 @@ def _chunk_starts(row: dict, number: int, prompt: str) -> list[int]:
         begin = prompt.find(text, at) if text else -1
         if begin < 0:
             raise ValueError(
-                f"row {number} has {short(chunk)} as chunks[{c}], which its prompt does not hold behind "
-                "the chunk before: give the pieces of the context as they stand there, in order."
+                f"row {number} has {short(chunk)} as chunks[{c}], which its prompt does not hold behind the chunk "
+                "before: give the pieces of the context as they stand there, in order."
             )
         starts.append(begin)
         at = begin + len(text)
@@ -177,8 +174,7 @@ def _sizes(begins: list[int], starts: list[int], prompt: str) -> tuple[int, list
     """
     words = [_word_from(begin, prompt) for begin in begins]
     counts = [sum(word < start for word in words) for start in starts]
-    chunks = [after - before for before, after in pairwise(counts)]
-    return counts[0], [size for size in chunks if size], len(begins) - counts[-1]
+    return counts[0], [b - a for a, b in pairwise(counts) if b > a], len(begins) - counts[-1]
 
 
 def _word_from(begin: int, prompt: str) -> int:

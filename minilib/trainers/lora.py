@@ -8,9 +8,9 @@ where
 
     |delta|_F^2 = sum over adapted matrices of (alpha / r)^2 tr[(B^T B)(A A^T)]        r x r products, no (out, in)
 
-The paper adapts attention and token embeddings; the released code attention only, which is the default here, under the
-names of Llama; `models.adapters` finds those of others. Learning rates of full fine-tuning hardly move an adapter of
-rank 32: that is what the norm is for. Taught in notebooks/13_train_logo_end_to_end.ipynb.
+The paper adapts attention and token embeddings; the released code attention only, the default here, under the names of
+Llama; `models.adapters` finds those of others. Learning rates of full fine-tuning hardly move an adapter of rank 32:
+that is what the norm is for. Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 
 from __future__ import annotations
@@ -53,9 +53,8 @@ def check_modules(model: nn.Module, names: Sequence[str], rank: int) -> None:
         if not fits:
             near = get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}? It has" if near else "it has"
-            raise ValueError(
-                f"lora_modules has {name!r}, which no matrix of the model is called: {hint} {', '.join(known)}."
-            )
+            told = f"lora_modules has {name!r}, which no matrix of the model is called: {hint} {', '.join(known)}."
+            raise ValueError(told)
         widest = max(widest, *(min(module.weight.shape) for module in fits))
     if rank > widest:
         raise ValueError(f"lora_rank is {rank}, more than the adapted matrices can use: give at most {widest}.")
