@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from minilib import lse
-from minilib.kernels.contrastive_tiled import HEADROOM, blocks, largest_norm
+from minilib.kernels.contrastive_tiled import HEADROOM, Grads, blocks, largest_norm
 from minilib.kernels.triton_launch import GRID, NO_PARTNER, SMALLEST_TILE, launch
 
 CHUNK = 8192  # side of the gradient scratch: 128 output tiles for each library product at d = 512, one wave on an H100
@@ -69,7 +69,7 @@ def shifted_grads(
     shift: Tensor | float,
     row_weights: Tensor,
     col_weights: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
+    grads: Grads,
     tile_size: int | None = None,
     paired: bool = True,
 ) -> None:
@@ -92,7 +92,7 @@ def pair_grads(
     scale: Tensor,
     row_lse: Tensor,
     col_lse: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
+    grads: Grads,
     tile_size: int | None = None,
     paired: bool = True,
 ) -> None:
@@ -110,7 +110,7 @@ def sigmoid_visit(
     txt: Tensor,
     scale: Tensor,
     bias: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
+    grads: Grads,
     tile_size: int | None = None,
     paired: bool = True,
 ) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ from torch import Tensor
 from minilib import lse
 from minilib.kernels.cpu_threads import Tiles, share_tiles
 
+Grads = tuple[Tensor | None, Tensor | None]  # of both operands, to add to; None where nobody wants one
 TILE_ROWS, TILE_COLS = 512, 1024  # a tile of 2 MB in fp32 stays in a core's cache next to its operands
 HEADROOM = 60.0  # exp(60) times four million terms is still a finite fp32 number
 LARGEST_BOUND = 2 * HEADROOM  # beyond it, logits near 0 would vanish under the shared shift
@@ -130,7 +131,7 @@ def shifted_grads(
     shift: float,
     row_weights: Tensor,
     col_weights: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
+    grads: Grads,
     tile_size: int | None = None,
     cache: list[Tensor] | None = None,
     grad_dtype: torch.dtype | None = None,
@@ -178,7 +179,7 @@ def pair_grads(
     scale: Tensor,
     row_lse: Tensor,
     col_lse: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
+    grads: Grads,
     tile_size: int | None = None,
     grad_dtype: torch.dtype | None = None,
     paired: bool = True,
@@ -201,7 +202,7 @@ def sigmoid_visit(
     txt: Tensor,
     scale: Tensor,
     bias: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
+    grads: Grads,
     tile_size: int | None = None,
     paired: bool = True,
 ) -> tuple[Tensor, Tensor]:
@@ -241,9 +242,7 @@ def _places(cache: list[Tensor] | None, rows: list[slice], cols: list[slice]) ->
     return {(i.start, j.start): buffer for (i, j), buffer in zip(itertools.product(rows, cols), cache or [])}
 
 
-def _add_products(
-    grad: Tensor, i: slice, j: slice, img: Tensor, txt: Tensor, grads: tuple[Tensor | None, Tensor | None]
-) -> None:
+def _add_products(grad: Tensor, i: slice, j: slice, img: Tensor, txt: Tensor, grads: Grads) -> None:
     img_grad, txt_grad = grads
     grad = grad.to(img.dtype)
     if img_grad is not None:
