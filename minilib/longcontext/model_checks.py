@@ -84,10 +84,8 @@ def checked_layout(model: nn.Module, batch: Packed, route: str, run: Callable) -
         raise ValueError(f"model is a {kind}, which takes no notice of position ids: leave prompt_positions out.")
     if own.table is not None:
         if (last := int(positions[real].max())) >= own.table:
-            raise ValueError(
-                f"the layout runs to position {last} and the position table of the {kind} has {own.table} positions: "
-                "shorten the prompt, or choose a model with a longer table."
-            )
+            came = f"the layout runs to position {last} and the position table of the {kind} has {own.table} positions"
+            raise ValueError(f"{came}: shorten the prompt, or choose a model with a longer table.")
         batch = batch._replace(position_ids=positions.clamp(max=own.table - 1))  # padding counts on beyond the text
     return batch
 
@@ -111,10 +109,8 @@ def _in_words(model: nn.Module, call: Callable):
     try:
         return call()
     except Exception as error:  # whatever a model's code may raise at inputs that it was not written for
-        raise ValueError(
-            f"model is a {_class(model)}, whose forward pass could not be measured ({_short(error)}): give a causal "
-            "language model of transformers."
-        ) from error
+        came = f"model is a {_class(model)}, whose forward pass could not be measured ({_short(error)})"
+        raise ValueError(f"{came}: give a causal language model of transformers.") from error
 
 
 def _measure_own(model: nn.Module) -> Own:

@@ -55,10 +55,8 @@ def load(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, sett
     found = saved.pop("settings")
     if different := different_setting({name: found.get(name) for name in settings}, settings):
         name, there, here = different
-        raise ValueError(
-            f"checkpoint {path} was made with {name}={there!r}, this run has {name}={here!r}: "
-            "use the same setting or another output_dir."
-        )
+        came = f"checkpoint {path} was made with {name}={there!r}, this run has {name}={here!r}"
+        raise ValueError(f"{came}: use the same setting or another output_dir.")
     _compare_model(path, saved["model"], model.state_dict())
     model.load_state_dict(saved.pop("model"))
     optimizer.load_state_dict(saved.pop("optimizer"))
@@ -129,7 +127,5 @@ def _compare_model(path: Path, found: dict, wanted: dict) -> None:
     for name in wanted.keys() | found.keys():
         shapes = [tuple(side[name].shape) if name in side else "absent" for side in (found, wanted)]
         if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"checkpoint {path} belongs to another model: {name} is {shapes[0]} there and {shapes[1]} here; "
-                "build the same model or use another output_dir."
-            )
+            came = f"checkpoint {path} belongs to another model: {name} is {shapes[0]} there and {shapes[1]} here"
+            raise ValueError(f"{came}; build the same model or use another output_dir.")

@@ -52,10 +52,8 @@ class PairCollator:
 
     def __init__(self, tokenizer, *, num_rejected: int | None = None, with_chunks: bool = False):
         if with_chunks and not getattr(tokenizer, "is_fast", False):
-            raise ValueError(
-                f"processing_class is a {type(tokenizer).__name__}, which does not tell where its tokens begin: give a "
-                "fast tokenizer, or train without a target_length."
-            )
+            came = f"processing_class is a {type(tokenizer).__name__}, which does not tell where its tokens begin"
+            raise ValueError(f"{came}: give a fast tokenizer, or train without a target_length.")
         self.tokenizer, self.num_rejected, self.with_chunks = tokenizer, num_rejected, with_chunks
         self.asked, self.turn = question_end(tokenizer), turn_end(tokenizer)
 
@@ -79,10 +77,8 @@ class PairCollator:
         """The prompt, the answers that are wanted as they continue it, and whether they have the end of a turn."""
         prompt, answers = read_row(row, number)
         if len(answers) - 1 < (self.num_rejected or 0):
-            raise ValueError(
-                f"row {number} has {len(answers) - 1} rejected answers and num_rejected is {self.num_rejected}: lower "
-                "num_rejected or leave out the row."
-            )
+            came = f"row {number} has {len(answers) - 1} rejected answers and num_rejected is {self.num_rejected}"
+            raise ValueError(f"{came}: lower num_rejected or leave out the row.")
         wanted = len(answers) if self.num_rejected is None else 1 + self.num_rejected
         answers = answers[:wanted][: row.get("num_answers")]
         if is_messages(prompt):
@@ -105,10 +101,8 @@ def pack_rows(rows: Sequence[TokenRow], *, pad_id: int = 0) -> dict[str, Tensor]
     each = len(rows[0].answers)
     for row in rows:
         if len(row.answers) != each:
-            raise ValueError(
-                f"row {row.number} has {len(row.answers) - 1} rejected answers and row {rows[0].number} "
-                f"{each - 1}: set num_rejected to a number that every row has."
-            )
+            came = f"row {row.number} has {len(row.answers) - 1} rejected answers and row {rows[0].number} {each - 1}"
+            raise ValueError(f"{came}: set num_rejected to a number that every row has.")
     # `tokenizer.pad` pads on the tokenizer's own side and knows nothing of segments, hence `stack_packed`.
     batch = stack_packed([pack_answers(row.prompt, row.answers) for row in rows], pad_id=pad_id)._asdict()
     batch["number"] = torch.tensor([row.number for row in rows])

@@ -167,9 +167,8 @@ def make_objective(
     check_settings(**{name: value for name, value in settings.items() if value is not None})
     least = 0 if loss_type == "sft" else 1
     if num_rejected is not None and not is_whole(num_rejected, least):
-        raise ValueError(
-            f"num_rejected is {num_rejected!r} and loss_type is {loss_type!r}: give {least} or more, or None for all."
-        )
+        came = f"num_rejected is {num_rejected!r} and loss_type is {loss_type!r}"
+        raise ValueError(f"{came}: give {least} or more, or None for all.")
     if released and loss_type != "logo":
         raise ValueError(f"released is {released!r} and loss_type is {loss_type!r}: only 'logo' has deviations.")
     check_deviations(released, 2 if num_rejected is None else num_rejected, DEVIATIONS)
