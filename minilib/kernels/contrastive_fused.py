@@ -63,16 +63,9 @@ def pair_sums(
 
 
 def shifted_grads(
-    img: Tensor,
-    txt: Tensor,
-    scale: Tensor,
-    shift: Tensor | float,
-    row_weights: Tensor,
-    col_weights: Tensor,
-    grads: Grads,
-    tile_size: int | None = None,
-    paired: bool = True,
-) -> None:
+    img: Tensor, txt: Tensor, scale: Tensor, shift: Tensor | float, row_weights: Tensor, col_weights: Tensor,
+    grads: Grads, tile_size: int | None = None, paired: bool = True,
+) -> None:  # fmt: skip
     """Add G txt to `grads[0]` and G^T img to `grads[1]`, both fp32, G_ij = exp(X_ij - shift) (row_i + col_j).
 
     `tile_size` is the side of the chunk of G that is held at a time, in the dtype of the features. Three products; a
@@ -87,15 +80,9 @@ def shifted_grads(
 
 
 def pair_grads(
-    img: Tensor,
-    txt: Tensor,
-    scale: Tensor,
-    row_lse: Tensor,
-    col_lse: Tensor,
-    grads: Grads,
-    tile_size: int | None = None,
-    paired: bool = True,
-) -> None:
+    img: Tensor, txt: Tensor, scale: Tensor, row_lse: Tensor, col_lse: Tensor, grads: Grads,
+    tile_size: int | None = None, paired: bool = True,
+) -> None:  # fmt: skip
     """As `shifted_grads` with G_ij = exp(X_ij - row_lse_i) + exp(X_ij - col_lse_j): any logits, two exponentials."""
     gain, numbers = GAIN.get(img.dtype, 1.0), [_number(scale, img), _number(0.0, img)]
     row_terms, col_terms = ((math.log(gain) - side) / math.log(2) for side in (row_lse, col_lse))
@@ -106,14 +93,9 @@ def pair_grads(
 
 
 def sigmoid_visit(
-    img: Tensor,
-    txt: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    grads: Grads,
-    tile_size: int | None = None,
+    img: Tensor, txt: Tensor, scale: Tensor, bias: Tensor, grads: Grads, tile_size: int | None = None,
     paired: bool = True,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Sum of softplus(X + bias) over all pairs left, and of sigmoid(X + bias), with the gradients in the same visit."""
     wanted = any(grad is not None for grad in grads)
     gain, numbers = GAIN.get(img.dtype, 1.0), [_number(scale, img), _number(-bias, img)]

@@ -45,14 +45,9 @@ def log_sums(hidden: Tensor, weight: Tensor, labels: Tensor, tile_size: int | No
 
 
 def add_grads(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    sums: Tensor,
-    factors: Tensor,
-    grads: Grads,
+    hidden: Tensor, weight: Tensor, labels: Tensor, sums: Tensor, factors: Tensor, grads: Grads,
     tile_size: int | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Add the gradients of sum_t factors_t logp_t to `grads`, both fp32; three products.
 
     `tile_size` is the side of the chunk of G that is held at a time, in the dtype of the operands.

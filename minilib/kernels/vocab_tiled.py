@@ -53,14 +53,9 @@ def log_sums(hidden: Tensor, weight: Tensor, labels: Tensor, tile_size: int | No
 
 
 def add_grads(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    sums: Tensor,
-    factors: Tensor,
-    grads: Grads,
+    hidden: Tensor, weight: Tensor, labels: Tensor, sums: Tensor, factors: Tensor, grads: Grads,
     tile_size: int | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Add the gradients of sum_t factors_t logp_t to `grads`, of hidden and weight; `sums` are those of `log_sums`.
 
     Three products: the tile again, then one for each gradient; a gradient that is None costs nothing.
