@@ -10,9 +10,8 @@ where
 All gradients travel in one flat buffer, once per step: the gradient cache goes backward many times per step, and an
 exchange after each of them would send the same bytes as many times.
 
-Before the first step the ranks compare what they were called with, so that a disagreement is one sentence on every
-rank. A lost rank is a ConnectionError (`ring_comm.lost_ranks_named`). With NCCL, which has not yet been run here, torch
-may end the process itself after the timeout.
+Before the first step the ranks compare what they were called with: a disagreement is one sentence on every rank. A lost
+rank is a ConnectionError (`ring_comm.lost_ranks_named`); with NCCL, not yet run here, torch may end the process itself.
 Taught in notebooks/06_pass_tiles_around_a_ring.ipynb.
 """
 
@@ -53,10 +52,8 @@ def spans_ranks(group) -> bool:
     if group is None:
         return False
     if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
-        raise TypeError(
-            f"group is a {type(group).__name__}: give a process group of which this process is a member, such as "
-            "torch.distributed.group.WORLD, or None."
-        )
+        such = "of which this process is a member, such as torch.distributed.group.WORLD, or None"
+        raise TypeError(f"group is a {type(group).__name__}: give a process group {such}.")
     return dist.get_world_size(group) > 1
 
 
@@ -72,9 +69,9 @@ def agree(group: dist.ProcessGroup | None, terms: dict[str, Any], fix: str = "gi
 
 def check_agreement(everyone: Sequence[dict[str, Any] | None], fix: str) -> None:
     """ValueError where a rank has other terms than rank 0, or None because it has raised an error instead."""
-    for rank, theirs in enumerate(everyone):
-        if theirs is None:
-            raise ValueError(f"rank {rank} has raised an error: fix what its own message names and start again.")
+    if None in everyone:
+        fix = "fix what its own message names and start again"
+        raise ValueError(f"rank {everyone.index(None)} has raised an error: {fix}.")
     # Every rank sees the same list and raises the same sentence, so none is left waiting.
     for rank, theirs in enumerate(everyone):
         for name in (*everyone[0], *theirs):

@@ -101,7 +101,8 @@ def sigmoid_visit(
     gain, numbers = GAIN.get(img.dtype, 1.0), [_number(scale, img), _number(-bias, img)]
     sums = torch.zeros(2, dtype=torch.float64, device=img.device)  # thousands of partial sums: their sum costs nothing
     for i, j, grad, partner in _chunks(img, txt, tile_size, paired):
-        slots = _slots(grad)
+        programs = math.prod(-(-size // SMALLEST_TILE) for size in grad.shape)  # as many as the smallest tile needs
+        slots = grad.new_zeros((2, programs), dtype=torch.float32)  # two sums for each program; the rest stay 0
         tensors = [*numbers, *slots, grad]
         launch("sigmoid_visit", img[i], txt[j], tensors, partner, grad.stride(0), GAIN=gain if wanted else 0.0)
         sums += slots.sum(1, dtype=torch.float64)
@@ -142,12 +143,6 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, factor: float) -> None:
 def _table(count: int, features: Tensor, fill: float = 0.0) -> Tensor:
     """Partial sums for every row of `features`, one line for each program that adds to it: (count, rows), fp32."""
     return features.new_full((count, len(features)), fill, dtype=torch.float32)
-
-
-def _slots(grad: Tensor) -> Tensor:
-    """Two sums for each program of one chunk (2, programs): as many as the smallest tile needs, the rest stay 0."""
-    rows, cols = (-(-size // SMALLEST_TILE) for size in grad.shape)
-    return grad.new_zeros((2, rows * cols), dtype=torch.float32)
 
 
 def _number(value: Tensor | float, like: Tensor) -> Tensor:

@@ -75,10 +75,8 @@ def checked_layout(model: nn.Module, batch: Packed, route: str, run: Callable) -
         helps = route != "separate" and _measured_route(model, "separate", run, own.moves)[0] is None
         fix = "choose route 'separate' (share_prompt=False)" if helps else "choose another model"
         seen = f" in a layout of more than {limit} tokens" if limit else ""
-        raise ValueError(
-            f"route is {route!r} and model is a {kind}, which{seen} does not give what it gives for each "
-            f"answer alone ({reason}): {fix}."
-        )
+        fault = f"which{seen} does not give what it gives for each answer alone ({reason})"
+        raise ValueError(f"route is {route!r} and model is a {kind}, {fault}: {fix}.")
     positions, real = batch.position_ids, batch.segment_ids >= 0
     if not own.moves and bool(((positions.diff() != 1) & (batch.segment_ids[:, 1:] == 0)).any()):
         raise ValueError(f"model is a {kind}, which takes no notice of position ids: leave prompt_positions out.")

@@ -72,14 +72,9 @@ def head_weight(model) -> Tensor:
 
 
 def released_logps(
-    model,
-    batch,
-    released: Collection[str] = (),
-    *,
-    route: str = "auto",
-    backend: str = "auto",
-    chunk_size: int | None = None,
-) -> tuple[Tensor, Tensor]:
+    model, batch, released: Collection[str] = (), *,
+    route: str = "auto", backend: str = "auto", chunk_size: int | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Mean log-probabilities `(b, 1 + M)` and what the SFT term takes `(b,)`, with the named deviations.
 
     Arguments as for `sequence_logps`; `released` holds any of `DEVIATIONS`, of which "negatives" changes nothing here.

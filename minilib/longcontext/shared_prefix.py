@@ -194,8 +194,6 @@ def _check_sight(config, length: int) -> None:
     short = kinds & {"sliding_attention", "chunked_attention"} and (window or 0) < length
     other = kinds - {"full_attention", "sliding_attention", "chunked_attention"}
     if short or other:
-        raise ValueError(
-            f"model has layers of {', '.join(sorted(kinds))} (window {window}) and the layout {length} tokens: such "
-            "layers know neither positions nor answers, choose a model with full attention or route 'separate' "
-            "(share_prompt=False)."
-        )
+        came = f"model has layers of {', '.join(sorted(kinds))} (window {window}) and the layout {length} tokens"
+        fix = "choose a model with full attention or route 'separate' (share_prompt=False)"
+        raise ValueError(f"{came}: such layers know neither positions nor answers, {fix}.")

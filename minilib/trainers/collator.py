@@ -46,8 +46,8 @@ class TokenRow(NamedTuple):
 class PairCollator:
     """A list of numbered rows -> a dict of tensors, see `pack_rows`.
 
-    `num_rejected` takes the first M rejected answers of each row, None all; `with_chunks` finds which tokens belong to
-    which chunk, for which the tokenizer must be a fast one.
+    `num_rejected` takes the first M rejected answers of a row, None all; `with_chunks` finds the tokens of each chunk,
+    for which the tokenizer must be a fast one.
     """
 
     def __init__(self, tokenizer, *, num_rejected: int | None = None, with_chunks: bool = False):
@@ -152,10 +152,8 @@ def _chunk_starts(row: dict, number: int, prompt: str) -> list[int]:
         text = chunk.strip() if isinstance(chunk, str) else ""  # at the ends of a context `build_pairs` cuts blanks off
         begin = prompt.find(text, at) if text else -1
         if begin < 0:
-            raise ValueError(
-                f"row {number} has {short(chunk)} as chunks[{c}], which its prompt does not hold behind the chunk "
-                "before: give the pieces of the context as they stand there, in order."
-            )
+            fault = f"{short(chunk)} as chunks[{c}], which its prompt does not hold behind the chunk before"
+            raise ValueError(f"row {number} has {fault}: give the pieces of the context as they stand there, in order.")
         starts.append(begin)
         at = begin + len(text)
     return [*starts, at]

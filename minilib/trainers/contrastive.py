@@ -181,10 +181,8 @@ class ContrastiveTrainer:
         """The gradient of these rows' share of the loss, through the gradient cache where they do not fit at once."""
         micro_batches = indices.split(self.settings["micro_batch_size"])
         frozen = [self.settings["frozen"] == side for side in ("image", "text")]
-        encoders = [
-            lambda rows: self.model.encode_image(rows["image"]),
-            lambda rows: self.model.encode_text(rows["caption"]),
-        ]
+        model = self.model
+        encoders = [lambda rows: model.encode_image(rows["image"]), lambda rows: model.encode_text(rows["caption"])]
         if len(micro_batches) > 1:
             return cached_backward(encoders, _Rows(self.dataset, micro_batches), self.loss, frozen=frozen)
         rows, features = self.dataset[indices.tolist()], []  # nothing to cache: one pass does it

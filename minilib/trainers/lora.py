@@ -30,13 +30,9 @@ WIDE = 256  # a rank that is let through for matrices of any size
 
 
 def lora_config(
-    *,
-    rank: int = 32,
-    alpha: float = 16,
-    modules: Sequence[str] = ATTENTION,
-    embeddings: bool = False,
+    *, rank: int = 32, alpha: float = 16, modules: Sequence[str] = ATTENTION, embeddings: bool = False,
     dropout: float = 0.0,
-) -> LoraConfig:
+) -> LoraConfig:  # fmt: skip
     """peft's settings for the attention projections of Llama-like models, and for the token embeddings if wished."""
     from peft import LoraConfig
 
@@ -72,8 +68,7 @@ def with_adapters(model: nn.Module, peft_config: PeftConfig) -> PeftModel:
 
 def is_matrix(module: nn.Module) -> bool:
     """Whether the module is something that LoRA adapts."""
-    kinds = (nn.Linear, nn.Embedding)
-    return isinstance(module, kinds) or type(module).__name__ == "Conv1D"  # transformers' own, in GPT-2
+    return isinstance(module, (nn.Linear, nn.Embedding)) or type(module).__name__ == "Conv1D"  # the last: GPT-2's
 
 
 @torch.no_grad()

@@ -145,17 +145,10 @@ def _lengths(batch: Packed, scores: Tensor) -> Tensor:
 
 
 def make_objective(
-    loss_type: str,
-    *,
-    beta: float | None = None,
-    gamma: float | None = None,
-    sft_weight: float | None = None,
-    num_rejected: int | None = None,
-    rejected_weights: Sequence[float] | None = None,
-    released: Collection[str] = (),
-    route: str = "auto",
-    reference: nn.Module | None = None,
-) -> Objective:
+    loss_type: str, *, beta: float | None = None, gamma: float | None = None, sft_weight: float | None = None,
+    num_rejected: int | None = None, rejected_weights: Sequence[float] | None = None,
+    released: Collection[str] = (), route: str = "auto", reference: nn.Module | None = None,
+) -> Objective:  # fmt: skip
     """The objective of this name, filled in from `DEFAULTS`; ValueError for settings that the loss does not know."""
     check_choice("loss_type", loss_type, LOSSES)
     check_choice("route", route, ROUTES)

@@ -133,10 +133,8 @@ def _check_row(row, number: int, name: str, with_chunks: bool) -> list:
         raise TypeError(f"{name} has a {type(row).__name__} as row {number}: give dicts with {', '.join(FIELDS)}.")
     _, answers = read_row(row, number, name)
     if with_chunks and not row.get("chunks"):
-        raise ValueError(
-            f"{name} has no 'chunks' in row {number}: give the pieces of its context as they stand in the prompt, or "
-            "train without a target_length."
-        )
+        fix = "give the pieces of its context as they stand in the prompt, or train without a target_length"
+        raise ValueError(f"{name} has no 'chunks' in row {number}: {fix}.")
     if with_chunks and isinstance(row["chunks"], str):
         raise TypeError(f"{name} has one text as 'chunks' in row {number}: give a list of texts, [chunks].")
     return answers

@@ -132,10 +132,10 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
 
 
 def remove_unfinished_checkpoints(output_dir: str | Path) -> list[str]:
-    """Delete the folders newer than the last whole checkpoint: the Trainer would write into them again.
+    """Delete folders newer than the last whole checkpoint: the Trainer would write into them; a sentence about each.
 
-    Returns a sentence about each of them. Of several ranks one calls this, before the others look for the last
-    checkpoint. Raises ValueError where folders were written to their end and all of them are damaged.
+    Of several ranks one calls this, before the others look for the last checkpoint. Raises ValueError where folders
+    were written to their end and all of them are damaged.
     """
     broken, last = [], "the start"
     for step, folder in _checkpoints(output_dir):
