@@ -28,8 +28,8 @@ def check_target(target, tokens: int, owner: str = "the chunks") -> None:
     if not is_whole(target, None):
         raise TypeError(f"target is {target!r}: give the number of positions as a whole number.")
     if target < tokens:
-        came = f"target is {target} and {owner} have {tokens} tokens"
-        raise ValueError(f"{came}: a target cannot be shorter than the text, raise it or leave chunks out.")
+        came = f"target is {target} and {owner} have {tokens}"
+        raise ValueError(f"{came} tokens: a target cannot be shorter than the text, raise it or leave chunks out.")
 
 
 def check_ids(name: str, ids: Sequence[int] | Tensor) -> Tensor:

@@ -185,8 +185,8 @@ def _check_finite(name: str, features: Tensor) -> None:
     # Only now the slow look: a sum may overflow though every number is finite.
     bad = (~torch.isfinite(features).all(1)).nonzero()[:, 0]
     if len(bad):
-        rows = f"row {int(bad[0])} ({len(bad)} such rows)"
-        raise not_finite_error(f"{name} has NaN or infinity in {rows}: fix the encoder that made it.")
+        came = f"{name} has NaN or infinity in row {int(bad[0])} ({len(bad)} such rows)"
+        raise not_finite_error(f"{came}: fix the encoder that made it.")
 
 
 # Log-probabilities
