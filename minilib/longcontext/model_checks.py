@@ -268,8 +268,8 @@ def _windows(config) -> list[int]:
 
 def _tokens(probe: nn.Module, length: int) -> Tensor:
     """Random token ids (length,) that stand for nothing special, as far as the config says."""
-    settings = vars(probe.config) | vars(probe.config.get_text_config())
-    named = [value for name, value in settings.items() if re.search("token_(id|index)$", name)]
+    settings = [*vars(probe.config).items(), *vars(probe.config.get_text_config()).items()]
+    named = [value for name, value in settings if re.search("token_(id|index)$", name)]
     special = {one for value in named for one in (value if isinstance(value, list) else [value])}
     entries = probe.get_input_embeddings().weight.shape[0]
     plain = torch.tensor([i for i in range(min(entries, 10_000)) if i not in special])
