@@ -1,4 +1,4 @@
-"""What every part of the project needs: files written whole, settings compared, a device, sizes of memory.
+"""What every part of the project needs: files written whole, settings compared, sizes of memory, many faults in one.
 
 A write that fails is an OSError that names its file, whatever torch and safetensors make of it.
 """
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 LISTED = 10  # rows that an error names
 PROBE = 2**20  # bytes that are written to find out why a write has failed
@@ -80,11 +79,6 @@ def different_setting(found: Mapping, wanted: Mapping) -> tuple[str, Any, Any] |
         if found.get(name) != wanted.get(name):
             return name, found.get(name), wanted.get(name)
     return None
-
-
-def best_device() -> str:
-    """Where the commands put their models: the GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def process_peak() -> int:

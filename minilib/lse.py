@@ -37,9 +37,8 @@ def empty(
     shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> LSEState:
     """The identity of `merge`: the state of a sum without terms, (-inf, 0)."""
-    return LSEState(
-        torch.full(shape, float("-inf"), dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
-    )
+    s = torch.zeros(shape, dtype=dtype, device=device)
+    return LSEState(torch.full_like(s, float("-inf")), s)
 
 
 def of_block(x: Tensor, dim: int = -1) -> LSEState:

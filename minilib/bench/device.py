@@ -23,8 +23,8 @@ from torch.utils import benchmark
 
 from minilib.bench import harness
 from minilib.bench.harness import Clock, Sample
-from minilib.common import best_device
 from minilib.kernels.contrastive_tiled import TILE_COLS, TILE_ROWS
+from minilib.models.loading import best_device
 
 LIBRARIES = ("torch", "numpy", "open_clip_torch", "sentence-transformers", "transformers", "triton", "inf-cl")
 LIBRARIES += ("peft", "trl", "liger-kernel", "cut-cross-entropy")

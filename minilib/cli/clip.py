@@ -18,13 +18,14 @@ from pathlib import Path
 
 import torch
 
-from minilib.cli import clip_data, faults, run_folder
+from minilib.cli import clip_data, faults, launch, run_folder
 from minilib.cli.clip_settings import ELSEWHERE, MADE, ClipSettings, fill, is_pretrained
-from minilib.common import Notice, best_device, write_text
+from minilib.common import Notice, write_text
 from minilib.distributed import ranks
 from minilib.evals import evaluate_retrieval
 from minilib.losses.validation import check_numbers
 from minilib.models import TwoTowers
+from minilib.models.loading import best_device
 from minilib.models.towers import words_of
 from minilib.trainers import ContrastiveTrainer, checkpoint
 
@@ -37,12 +38,12 @@ def clip(settings: ClipSettings | None = None, **given) -> None:
     asked = settings or ClipSettings(**given)
     settings = fill(asked)
     output = settings.output
-    with run_folder.opened(output), ranks.launched(settings.timeout) as rank:
+    with run_folder.opened(output), launch.launched(settings.timeout) as rank:
         compared = {name: _plain(value) for name, value in asdict(settings).items() if name not in ELSEWHERE}
         run_folder.begin(output, compared, "clip", asdict(asked))
         with _only_first_rank_speaks(rank):
             trainer, lines = make_trainer(settings, rank)
-            lines.append(ranks.who_trains(trainer.ranks, f"the ring over {ranks.comm_backend()}"))
+            lines.append(launch.who_trains(trainer.ranks, f"the ring over {launch.comm_backend()}"))
             if rank == 0:
                 print("\n".join(lines), end="\n" * bool(lines))
         with faults.training():

@@ -6,9 +6,9 @@ from importlib import metadata
 import psutil
 import torch
 
-from minilib.common import best_device
-from minilib.distributed.ranks import comm_backend
+from minilib.cli.launch import comm_backend
 from minilib.losses.validation import BACKENDS, resolve_backend
+from minilib.models.loading import best_device
 from minilib.teaching.machine import machine_lines
 from minilib.teaching.memory import largest_dense_batch
 

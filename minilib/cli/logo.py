@@ -28,7 +28,7 @@ from torch import distributed as dist
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
-from minilib.cli import faults, run_folder
+from minilib.cli import faults, launch, run_folder
 from minilib.cli import pairs as data_rows
 from minilib.cli.settings import ANSWERING, LogoSettings, columns_of, fill, to_compare
 from minilib.common import Notice
@@ -55,7 +55,7 @@ warnings.filterwarnings("ignore", message=".*gradient_checkpointing. is deprecat
 
 def logo(settings: LogoSettings) -> None:
     """One run of the command; an interrupted one goes on, a finished one says so."""
-    ranks.check_launcher()
+    launch.check_launcher()
     given = settings
     window = window_of(settings.model, trust_remote_code=settings.trust_remote_code)
     settings = fill(settings, window)
@@ -98,7 +98,7 @@ def _align(settings: LogoSettings, kind: str, table, rank: int) -> list[dict]:
     trainer = make_trainer(settings, loaded, table)
     if rank == 0:
         engine = trainer.accelerator.distributed_type.value.replace("MULTI_", "DDP, each on its ")
-        print(ranks.who_trains(trainer.accelerator.num_processes, engine))
+        print(launch.who_trains(trainer.accelerator.num_processes, engine))
     return run(trainer, settings.output)
 
 

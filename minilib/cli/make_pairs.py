@@ -14,8 +14,7 @@ from dataclasses import asdict
 from minilib.cli import pairs as data_rows
 from minilib.cli import run_folder
 from minilib.cli.settings import LogoSettings, PairsSettings, columns_of, fill, to_compare
-from minilib.common import best_device
-from minilib.models.loading import load_language_model, pick_dtype, window_of
+from minilib.models.loading import best_device, load_language_model, pick_dtype, window_of
 
 
 def make_pairs(settings: PairsSettings) -> None:

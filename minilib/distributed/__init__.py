@@ -1,1 +1,1 @@
-"""Many ranks: neighbour exchange and collectives (`ring_comm`), launch and gradient average (`ranks`)."""
+"""Many ranks: neighbour exchange and collectives (`ring_comm`), equal starts and gradient average (`ranks`)."""

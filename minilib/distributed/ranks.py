@@ -10,18 +10,15 @@ where
 All gradients travel in one flat buffer, once per step: the gradient cache goes backward many times per step, and an
 exchange after each of them would send the same bytes as many times.
 
-Before the first step the ranks compare what they were called with, so that a disagreement is one sentence on every
-rank. A lost rank is a ConnectionError (`ring_comm.lost_ranks_named`). With NCCL, which has not yet been run here, torch
-may end the process itself after the timeout.
+Before the first step the ranks compare what they were called with: a disagreement is one sentence on every rank. A lost
+rank is a ConnectionError (`ring_comm.lost_ranks_named`); with NCCL, not yet run here, torch may end the process itself.
 Taught in notebooks/06_pass_tiles_around_a_ring.ipynb.
 """
 
 from __future__ import annotations  # a torch without torch.distributed has no ProcessGroup to name
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from functools import reduce
 from typing import Any
 
@@ -31,54 +28,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from minilib.distributed.ring_comm import lost_ranks_named
-
-STARTED_BY = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # torchrun's and those of MPI
-
-
-@contextmanager
-def launched(timeout: float) -> Iterator[int]:
-    """The processes that torchrun has started form the default group, and part at the end; yields the own rank.
-
-    Without torchrun, or in a group that exists already, nothing is started and nothing ended. After `timeout` seconds a
-    rank that does not answer counts as lost, a ConnectionError.
-    """
-    if not 0 < timeout < 1e9:  # some thirty years
-        raise ValueError(f"timeout is {timeout}: give a positive number of seconds.")
-    check_launcher()
-    if not dist.is_available() or dist.is_initialized() or not dist.is_torchelastic_launched():
-        yield place(default_group())[0]
-        return
-    # torchrun tells every process its place by environment variables.
-    rank, gpu = int(os.environ["RANK"]), None
-    if comm_backend() == "nccl":
-        gpu = _own_gpu(int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(gpu)
-    with lost_ranks_named(rank, "meeting of the ranks"):
-        dist.init_process_group(comm_backend(), timeout=timedelta(seconds=timeout), device_id=gpu)
-    try:
-        yield rank
-    finally:
-        dist.destroy_process_group()
-
-
-def check_launcher() -> None:
-    """ValueError where accelerate was asked for several processes and has started one, as its --cpu does."""
-    told = {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys()  # MASTER_PORT: of several processes only
-    if told and not any(name in os.environ for name in STARTED_BY):
-        raise ValueError(
-            "accelerate launch was asked for several processes and has started one: give it "
-            "`--config_file book/accelerate/ddp.yaml`, or --multi_gpu instead of --cpu, which works without a GPU too."
-        )
-
-
-def comm_backend() -> str | None:
-    """What ranks on this machine talk through: "nccl" between GPUs, else "gloo"; None without torch.distributed."""
-    if not dist.is_available():
-        return None
-    # gloo cannot send what lies on a GPU, NCCL nothing else.
-    if torch.cuda.is_available() and dist.is_nccl_available():
-        return "nccl"
-    return "gloo" if dist.is_gloo_available() else None
 
 
 def default_group() -> dist.ProcessGroup | None:
@@ -103,16 +52,9 @@ def spans_ranks(group) -> bool:
     if group is None:
         return False
     if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
-        raise TypeError(
-            f"group is a {type(group).__name__}: give a process group of which this process is a member, such as "
-            "torch.distributed.group.WORLD, or None."
-        )
+        such = "of which this process is a member, such as torch.distributed.group.WORLD, or None"
+        raise TypeError(f"group is a {type(group).__name__}: give a process group {such}.")
     return dist.get_world_size(group) > 1
-
-
-def who_trains(ranks: int, how: str) -> str:
-    """How many ranks train, in a line for the user: a launcher that has started fewer than was wished is seen."""
-    return "1 rank trains" if ranks == 1 else f"{ranks} ranks train, {how}"
 
 
 def place(group: dist.ProcessGroup | None) -> tuple[int, int]:
@@ -127,9 +69,9 @@ def agree(group: dist.ProcessGroup | None, terms: dict[str, Any], fix: str = "gi
 
 def check_agreement(everyone: Sequence[dict[str, Any] | None], fix: str) -> None:
     """ValueError where a rank has other terms than rank 0, or None because it has raised an error instead."""
-    for rank, theirs in enumerate(everyone):
-        if theirs is None:
-            raise ValueError(f"rank {rank} has raised an error: fix what its own message names and start again.")
+    if None in everyone:
+        fix = "fix what its own message names and start again"
+        raise ValueError(f"rank {everyone.index(None)} has raised an error: {fix}.")
     # Every rank sees the same list and raises the same sentence, so none is left waiting.
     for rank, theirs in enumerate(everyone):
         for name in (*everyone[0], *theirs):
@@ -207,12 +149,3 @@ def _gather(group: dist.ProcessGroup, terms: dict[str, Any] | None) -> list[dict
     with lost_ranks_named(rank, "comparison of the settings"):
         dist.all_gather_object(everyone, terms, group=group)
     return everyone
-
-
-def _own_gpu(local_rank: int) -> torch.device:
-    gpus = torch.cuda.device_count()
-    if local_rank >= gpus:
-        raise ValueError(
-            f"LOCAL_RANK is {local_rank} and this machine has {gpus} GPUs: start torchrun with --nproc-per-node {gpus}."
-        )
-    return torch.device("cuda", local_rank)

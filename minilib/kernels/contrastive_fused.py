@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from minilib import lse
-from minilib.kernels.contrastive_tiled import HEADROOM, blocks, largest_norm
+from minilib.kernels.contrastive_tiled import HEADROOM, Grads, blocks, largest_norm
 from minilib.kernels.triton_launch import GRID, NO_PARTNER, SMALLEST_TILE, launch
 
 CHUNK = 8192  # side of the gradient scratch: 128 output tiles for each library product at d = 512, one wave on an H100
@@ -63,16 +63,9 @@ def pair_sums(
 
 
 def shifted_grads(
-    img: Tensor,
-    txt: Tensor,
-    scale: Tensor,
-    shift: Tensor | float,
-    row_weights: Tensor,
-    col_weights: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
-    tile_size: int | None = None,
-    paired: bool = True,
-) -> None:
+    img: Tensor, txt: Tensor, scale: Tensor, shift: Tensor | float, row_weights: Tensor, col_weights: Tensor,
+    grads: Grads, tile_size: int | None = None, paired: bool = True,
+) -> None:  # fmt: skip
     """Add G txt to `grads[0]` and G^T img to `grads[1]`, both fp32, G_ij = exp(X_ij - shift) (row_i + col_j).
 
     `tile_size` is the side of the chunk of G that is held at a time, in the dtype of the features. Three products; a
@@ -87,15 +80,9 @@ def shifted_grads(
 
 
 def pair_grads(
-    img: Tensor,
-    txt: Tensor,
-    scale: Tensor,
-    row_lse: Tensor,
-    col_lse: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
-    tile_size: int | None = None,
-    paired: bool = True,
-) -> None:
+    img: Tensor, txt: Tensor, scale: Tensor, row_lse: Tensor, col_lse: Tensor, grads: Grads,
+    tile_size: int | None = None, paired: bool = True,
+) -> None:  # fmt: skip
     """As `shifted_grads` with G_ij = exp(X_ij - row_lse_i) + exp(X_ij - col_lse_j): any logits, two exponentials."""
     gain, numbers = GAIN.get(img.dtype, 1.0), [_number(scale, img), _number(0.0, img)]
     row_terms, col_terms = ((math.log(gain) - side) / math.log(2) for side in (row_lse, col_lse))
@@ -106,20 +93,16 @@ def pair_grads(
 
 
 def sigmoid_visit(
-    img: Tensor,
-    txt: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
-    tile_size: int | None = None,
+    img: Tensor, txt: Tensor, scale: Tensor, bias: Tensor, grads: Grads, tile_size: int | None = None,
     paired: bool = True,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Sum of softplus(X + bias) over all pairs left, and of sigmoid(X + bias), with the gradients in the same visit."""
     wanted = any(grad is not None for grad in grads)
     gain, numbers = GAIN.get(img.dtype, 1.0), [_number(scale, img), _number(-bias, img)]
     sums = torch.zeros(2, dtype=torch.float64, device=img.device)  # thousands of partial sums: their sum costs nothing
     for i, j, grad, partner in _chunks(img, txt, tile_size, paired):
-        slots = _slots(grad)
+        programs = math.prod(-(-size // SMALLEST_TILE) for size in grad.shape)  # as many as the smallest tile needs
+        slots = grad.new_zeros((2, programs), dtype=torch.float32)  # two sums for each program; the rest stay 0
         tensors = [*numbers, *slots, grad]
         launch("sigmoid_visit", img[i], txt[j], tensors, partner, grad.stride(0), GAIN=gain if wanted else 0.0)
         sums += slots.sum(1, dtype=torch.float64)
@@ -160,12 +143,6 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, factor: float) -> None:
 def _table(count: int, features: Tensor, fill: float = 0.0) -> Tensor:
     """Partial sums for every row of `features`, one line for each program that adds to it: (count, rows), fp32."""
     return features.new_full((count, len(features)), fill, dtype=torch.float32)
-
-
-def _slots(grad: Tensor) -> Tensor:
-    """Two sums for each program of one chunk (2, programs): as many as the smallest tile needs, the rest stay 0."""
-    rows, cols = (-(-size // SMALLEST_TILE) for size in grad.shape)
-    return grad.new_zeros((2, rows * cols), dtype=torch.float32)
 
 
 def _number(value: Tensor | float, like: Tensor) -> Tensor:

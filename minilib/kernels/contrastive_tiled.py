@@ -30,6 +30,7 @@ from torch import Tensor
 from minilib import lse
 from minilib.kernels.cpu_threads import Tiles, share_tiles
 
+Grads = tuple[Tensor | None, Tensor | None]  # of both operands, to add to; None where nobody wants one
 TILE_ROWS, TILE_COLS = 512, 1024  # a tile of 2 MB in fp32 stays in a core's cache next to its operands
 HEADROOM = 60.0  # exp(60) times four million terms is still a finite fp32 number
 LARGEST_BOUND = 2 * HEADROOM  # beyond it, logits near 0 would vanish under the shared shift
@@ -47,14 +48,9 @@ def tile_grid(rows: int, cols: int, tile_size: int | None = None) -> tuple[list[
 
 
 def visit(
-    img: Tensor,
-    txt: Tensor,
-    scale: Tensor,
-    tile_size: int | None = None,
-    tiles: Tiles | None = None,
-    cached: Mapping[tuple[int, int], Tensor] | None = None,
-    paired: bool = True,
-) -> Iterator[tuple[slice, slice, Tensor | None]]:
+    img: Tensor, txt: Tensor, scale: Tensor, tile_size: int | None = None, tiles: Tiles | None = None,
+    cached: Mapping[tuple[int, int], Tensor] | None = None, paired: bool = True,
+) -> Iterator[tuple[slice, slice, Tensor | None]]:  # fmt: skip
     """Yield `(i, j, tile)` for every tile of logits; all tiles share one buffer, which the next step overwrites.
 
     The entries that pair a row with its own column are -inf, unless the block comes from elsewhere and has none
@@ -95,14 +91,9 @@ def largest_norm(features: Tensor) -> Tensor:
 
 
 def shifted_sums(
-    img: Tensor,
-    txt: Tensor,
-    scale: Tensor,
-    shift: float,
-    tile_size: int | None = None,
-    cache: list[Tensor] | None = None,
-    paired: bool = True,
-) -> tuple[Tensor, Tensor]:
+    img: Tensor, txt: Tensor, scale: Tensor, shift: float, tile_size: int | None = None,
+    cache: list[Tensor] | None = None, paired: bool = True,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Row sums `(rows,)` and column sums `(cols,)` of exp(X - shift) without the diagonal: one product.
 
     `cache` holds empty buffers (see `cache_buffers`); the first tiles of the visit leave their exponentials in them.
@@ -124,18 +115,10 @@ def shifted_sums(
 
 
 def shifted_grads(
-    img: Tensor,
-    txt: Tensor,
-    scale: Tensor,
-    shift: float,
-    row_weights: Tensor,
-    col_weights: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
-    tile_size: int | None = None,
-    cache: list[Tensor] | None = None,
-    grad_dtype: torch.dtype | None = None,
+    img: Tensor, txt: Tensor, scale: Tensor, shift: float, row_weights: Tensor, col_weights: Tensor, grads: Grads,
+    tile_size: int | None = None, cache: list[Tensor] | None = None, grad_dtype: torch.dtype | None = None,
     paired: bool = True,
-) -> None:
+) -> None:  # fmt: skip
     """Add G txt to `grads[0]` and G^T img to `grads[1]`, G_ij = exp(X_ij - shift) (row_weights_i + col_weights_j).
 
     Three products: the tile again, then one for each gradient; a gradient that is None costs nothing, and neither
@@ -173,16 +156,9 @@ def pair_sums(
 
 
 def pair_grads(
-    img: Tensor,
-    txt: Tensor,
-    scale: Tensor,
-    row_lse: Tensor,
-    col_lse: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
-    tile_size: int | None = None,
-    grad_dtype: torch.dtype | None = None,
-    paired: bool = True,
-) -> None:
+    img: Tensor, txt: Tensor, scale: Tensor, row_lse: Tensor, col_lse: Tensor, grads: Grads,
+    tile_size: int | None = None, grad_dtype: torch.dtype | None = None, paired: bool = True,
+) -> None:  # fmt: skip
     """As `shifted_grads` with G_ij = exp(X_ij - row_lse_i) + exp(X_ij - col_lse_j): any logits, two exponentials."""
     low = img.to(grad_dtype or img.dtype), txt.to(grad_dtype or txt.dtype)
 
@@ -197,14 +173,9 @@ def pair_grads(
 
 
 def sigmoid_visit(
-    img: Tensor,
-    txt: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
-    tile_size: int | None = None,
+    img: Tensor, txt: Tensor, scale: Tensor, bias: Tensor, grads: Grads, tile_size: int | None = None,
     paired: bool = True,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Sum of softplus(X + bias) over all negatives, and of its derivative sigmoid(X + bias), one value each.
 
     There is no normaliser to wait for, so the gradient products are added to `grads` in the same visit: three
@@ -241,9 +212,7 @@ def _places(cache: list[Tensor] | None, rows: list[slice], cols: list[slice]) ->
     return {(i.start, j.start): buffer for (i, j), buffer in zip(itertools.product(rows, cols), cache or [])}
 
 
-def _add_products(
-    grad: Tensor, i: slice, j: slice, img: Tensor, txt: Tensor, grads: tuple[Tensor | None, Tensor | None]
-) -> None:
+def _add_products(grad: Tensor, i: slice, j: slice, img: Tensor, txt: Tensor, grads: Grads) -> None:
     img_grad, txt_grad = grads
     grad = grad.to(img.dtype)
     if img_grad is not None:

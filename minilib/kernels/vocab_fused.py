@@ -18,12 +18,10 @@ from minilib import lse
 from minilib.kernels import triton_launch as launch
 from minilib.kernels import triton_tiles as triton_vocabulary
 from minilib.kernels.contrastive_fused import CHUNK, GAIN, _add_product
-from minilib.kernels.contrastive_tiled import blocks
+from minilib.kernels.contrastive_tiled import Grads, blocks
 
 PART = 2**14  # rows whose labels are looked up at a time
-PROGRAMS = (
-    256  # two for each of 128 multiprocessors; rows are cut into blocks first, the vocabulary into slices after that
-)
+PROGRAMS = 256  # two for each of 128 multiprocessors; rows are cut into blocks first, then the vocabulary into slices
 # By bytes per element, as in `launch`: with at most 128 registers, two programs share a multiprocessor; nothing spills.
 TILES = {2: (128, 128, 8, 3, 128), 4: launch.FIXED[4]}
 
@@ -47,14 +45,9 @@ def log_sums(hidden: Tensor, weight: Tensor, labels: Tensor, tile_size: int | No
 
 
 def add_grads(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    sums: Tensor,
-    factors: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
+    hidden: Tensor, weight: Tensor, labels: Tensor, sums: Tensor, factors: Tensor, grads: Grads,
     tile_size: int | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Add the gradients of sum_t factors_t logp_t to `grads`, both fp32; three products.
 
     `tile_size` is the side of the chunk of G that is held at a time, in the dtype of the operands.
@@ -77,12 +70,7 @@ def add_grads(
 
 
 def sweep(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    factors: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
-    tile_size: int | None = None,
+    hidden: Tensor, weight: Tensor, labels: Tensor, factors: Tensor, grads: Grads, tile_size: int | None = None
 ) -> Tensor:
     """The log-probabilities (n,); gradients of sum_t factors_t logp_t go to `grads`."""
     sums, picked = log_sums(hidden, weight, labels)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from minilib import lse
-from minilib.kernels.contrastive_tiled import blocks
+from minilib.kernels.contrastive_tiled import Grads, blocks
 
 TILE = 1024  # rows and entries of a tile: 4 MB in fp32, in the cache next to its operands
 HELD_ROWS = 384  # rows whose exponentials `sweep` holds: 48 MB in fp32 at V = 32,768
@@ -53,14 +53,9 @@ def log_sums(hidden: Tensor, weight: Tensor, labels: Tensor, tile_size: int | No
 
 
 def add_grads(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    sums: Tensor,
-    factors: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
+    hidden: Tensor, weight: Tensor, labels: Tensor, sums: Tensor, factors: Tensor, grads: Grads,
     tile_size: int | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Add the gradients of sum_t factors_t logp_t to `grads`, of hidden and weight; `sums` are those of `log_sums`.
 
     Three products: the tile again, then one for each gradient; a gradient that is None costs nothing.
@@ -76,12 +71,7 @@ def add_grads(
 
 
 def sweep(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    factors: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
-    tile_size: int | None = None,
+    hidden: Tensor, weight: Tensor, labels: Tensor, factors: Tensor, grads: Grads, tile_size: int | None = None
 ) -> Tensor:
     """The log-probabilities (n,); gradients of sum_t factors_t logp_t go to `grads`: one visit, three products.
 
@@ -150,9 +140,7 @@ def _column(labels: Tensor, j: slice) -> tuple[Tensor, Tensor]:
     return (labels - j.start).clamp(0, j.stop - j.start - 1), (labels >= j.start) & (labels < j.stop)
 
 
-def _add_products(
-    grad: Tensor, rows: Tensor, entries: Tensor, i: slice, j: slice, grads: tuple[Tensor | None, Tensor | None]
-) -> None:
+def _add_products(grad: Tensor, rows: Tensor, entries: Tensor, i: slice, j: slice, grads: Grads) -> None:
     hidden_grad, weight_grad = grads
     if hidden_grad is not None:
         torch.addmm(hidden_grad[i], grad, entries, out=hidden_grad[i])  # (rows, d)

@@ -6,12 +6,11 @@
     how many positions has it?                             rows of the table that plain positions look up in order
     does a route give what full sequences give?            two answers behind one prompt, each also alone in full
 
-Names of architectures or settings cannot be listed to the end (a soft cap in a nested config, ALiBi, recurrent layers,
-angles that change with the length), so a small pack with random tokens goes through a copy of the model: in fp32, of
-at most a few layers (one of each kind) where the model is deep or in half precision, its all-zero weights filled, so
-that what is silent at the start shows. The pack is made longer than any window of up to LONGEST tokens that the config
-names; longer ones are checked by name (`shared_prefix`). Verdicts stay with the decoder, so a step costs nothing.
-Sharded or quantised weights cannot be copied that way: such a model is trusted, unless it was measured before.
+Names of architectures and settings have no end, so a small pack of random tokens goes through a copy of the model: in
+fp32, of a few layers (one of each kind) where it is deep, its all-zero weights filled, so that what is silent at the
+start shows. The pack is longer than any window of up to LONGEST tokens that the config names; longer ones are checked
+by name (`shared_prefix`). Verdicts stay with the decoder, so a step costs nothing. Sharded or quantised weights cannot
+be copied that way: such a model is trusted, unless it was measured before.
 """
 
 from __future__ import annotations
@@ -55,17 +54,14 @@ def own_forward(model: nn.Module) -> Own:
 
 def check_positions_fit(model: nn.Module, target: int) -> None:
     """ValueError when prompts cannot be spread over `target` positions in this model."""
-    own, kind = own_forward(model), _class(model)
+    own, kind, fault = own_forward(model), _class(model), None
     if not own.moves:
-        raise ValueError(
-            f"target_length is {target} and model is a {kind}, which takes no notice of position ids: train at plain "
-            "positions (target_length None, on the command line 0)."
-        )
-    if own.table is not None and target > own.table:
-        raise ValueError(
-            f"target_length is {target} and the position table of the {kind} has {own.table} positions: give at most "
-            "that, or train at plain positions (target_length None, on the command line 0)."
-        )
+        fault = f"model is a {kind}, which takes no notice of position ids: "
+    elif own.table is not None and target > own.table:
+        fault = f"the position table of the {kind} has {own.table} positions: give at most that, or "
+    if fault:
+        plain = "train at plain positions (target_length None, on the command line 0)."
+        raise ValueError(f"target_length is {target} and {fault}{plain}")
 
 
 def checked_layout(model: nn.Module, batch: Packed, route: str, run: Callable) -> Packed:
@@ -74,27 +70,20 @@ def checked_layout(model: nn.Module, batch: Packed, route: str, run: Callable) -
     Raises ValueError: one sentence, when this model or its position table cannot take the layout on this route.
     """
     own, kind = own_forward(model), _class(model)
-    limit, reason = _once(model, route, lambda: _measure_route(model, route, run, own.moves), (None, ""))
-    length = batch.input_ids.shape[1]
-    if limit is not None and length > limit:
-        other = route != "separate" and _once(
-            model, "separate", lambda: _measure_route(model, "separate", run, own.moves), (None, "")
-        )
-        fix = "choose route 'separate' (share_prompt=False)" if other and other[0] is None else "choose another model"
+    limit, reason = _measured_route(model, route, run, own.moves)
+    if limit is not None and batch.input_ids.shape[1] > limit:
+        helps = route != "separate" and _measured_route(model, "separate", run, own.moves)[0] is None
+        fix = "choose route 'separate' (share_prompt=False)" if helps else "choose another model"
         seen = f" in a layout of more than {limit} tokens" if limit else ""
-        raise ValueError(
-            f"route is {route!r} and model is a {kind}, which{seen} does not give what it gives for each "
-            f"answer alone ({reason}): {fix}."
-        )
+        fault = f"which{seen} does not give what it gives for each answer alone ({reason})"
+        raise ValueError(f"route is {route!r} and model is a {kind}, {fault}: {fix}.")
     positions, real = batch.position_ids, batch.segment_ids >= 0
     if not own.moves and bool(((positions.diff() != 1) & (batch.segment_ids[:, 1:] == 0)).any()):
         raise ValueError(f"model is a {kind}, which takes no notice of position ids: leave prompt_positions out.")
     if own.table is not None:
         if (last := int(positions[real].max())) >= own.table:
-            raise ValueError(
-                f"the layout runs to position {last} and the position table of the {kind} has {own.table} positions: "
-                "shorten the prompt, or choose a model with a longer table."
-            )
+            came = f"the layout runs to position {last} and the position table of the {kind} has {own.table} positions"
+            raise ValueError(f"{came}: shorten the prompt, or choose a model with a longer table.")
         batch = batch._replace(position_ids=positions.clamp(max=own.table - 1))  # padding counts on beyond the text
     return batch
 
@@ -118,10 +107,8 @@ def _in_words(model: nn.Module, call: Callable):
     try:
         return call()
     except Exception as error:  # whatever a model's code may raise at inputs that it was not written for
-        raise ValueError(
-            f"model is a {_class(model)}, whose forward pass could not be measured ({_short(error)}): give a causal "
-            "language model of transformers."
-        ) from error
+        came = f"model is a {_class(model)}, whose forward pass could not be measured ({_short(error)})"
+        raise ValueError(f"{came}: give a causal language model of transformers.") from error
 
 
 def _measure_own(model: nn.Module) -> Own:
@@ -153,8 +140,12 @@ def _moves(probe: nn.Module, ids: Tensor, gap: int) -> bool:
     return bool((jumped - plain).abs().max() > 4 * (again - plain).abs().max())
 
 
-def _measure_route(model: nn.Module, route: str, run: Callable, moves: bool) -> tuple[int | None, str]:
+def _measured_route(model: nn.Module, route: str, run: Callable, moves: bool) -> tuple[int | None, str]:
     """Tokens up to which the route is right (None: all, 0: none), and what happens beyond."""
+    return _once(model, route, lambda: _measure_route(model, route, run, moves), (None, ""))
+
+
+def _measure_route(model: nn.Module, route: str, run: Callable, moves: bool) -> tuple[int | None, str]:
     windows = _windows(model.config.get_text_config())
     short = min([_room(model), *(window - JUMP for window in windows)])
     sizes = [max(8, short), *(window + SHORT for window in windows)]
@@ -271,22 +262,15 @@ def _short_copy(model: nn.Module) -> nn.Module:
 
 def _windows(config) -> list[int]:
     """Every length in the config, nested settings as well, from which on a model may compute otherwise."""
-    found, stack = set(), [config.to_dict()]
-    while stack:
-        for name, value in stack.pop().items():
-            if isinstance(value, dict):
-                stack.append(value)
-            elif re.search("window|chunk_size|original_max", str(name)) and type(value) is int:
-                found.add(value)
-    return sorted(value for value in found if 8 <= value <= LONGEST)
+    found = re.findall(r"'\w*(?:window|chunk_size|original_max)\w*': (\d+)(?=[,}])", repr(config.to_dict()))
+    return sorted(value for value in set(map(int, found)) if 8 <= value <= LONGEST)
 
 
 def _tokens(probe: nn.Module, length: int) -> Tensor:
     """Random token ids (length,) that stand for nothing special, as far as the config says."""
-    special = set()
-    for name, value in [*vars(probe.config).items(), *vars(probe.config.get_text_config()).items()]:
-        if re.search("token_(id|index)$", name):
-            special |= set(value if isinstance(value, list) else [value])
+    settings = [*vars(probe.config).items(), *vars(probe.config.get_text_config()).items()]
+    named = [value for name, value in settings if re.search("token_(id|index)$", name)]
+    special = {one for value in named for one in (value if isinstance(value, list) else [value])}
     entries = probe.get_input_embeddings().weight.shape[0]
     plain = torch.tensor([i for i in range(min(entries, 10_000)) if i not in special])
     return plain[torch.randint(len(plain), (length,), generator=torch.Generator().manual_seed(length))]
@@ -299,9 +283,7 @@ def _room(model: nn.Module) -> int:
 
 
 def _positions(length: int, at: int, gap: int) -> Tensor:
-    positions = torch.arange(length)
-    positions[at:] += gap
-    return positions
+    return torch.arange(length) + gap * (torch.arange(length) >= at)
 
 
 def _class(model: nn.Module) -> str:

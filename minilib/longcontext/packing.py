@@ -88,10 +88,8 @@ def pack_answers(
     start = int(positions[-1]) + 1
     for a, answer in enumerate(tokens):
         if window is not None and start + len(answer) > window:
-            raise ValueError(
-                f"answers[{a}] has {len(answer)} tokens from position {start} on and window is {window}: shorten the "
-                "answer or leave more room behind the prompt."
-            )
+            came = f"answers[{a}] has {len(answer)} tokens from position {start} on and window is {window}"
+            raise ValueError(f"{came}: shorten the answer or leave more room behind the prompt.")
     sizes = torch.tensor([len(prompt), *map(len, tokens)])
     first = sizes.cumsum(0)[:-1].tolist()  # index of each answer's first token
     last = len(prompt) - 1
@@ -117,9 +115,8 @@ def stack_packed(packs: Sequence[Packed], *, pad_id: int = 0) -> Packed:
     rows = {"input_ids": [], "position_ids": [], "segment_ids": []}
     for number, pack in enumerate(packs):
         if pack.num_answers != each:
-            raise ValueError(
-                f"packs[{number}] has {pack.num_answers} answers and packs[0] {each}: give each prompt equally many."
-            )
+            came = f"packs[{number}] has {pack.num_answers} answers and packs[0] {each}"
+            raise ValueError(f"{came}: give each prompt equally many.")
         extra = width - len(pack.input_ids)
         count = pack.position_ids.max() + 1 + torch.arange(extra, device=pack.input_ids.device)
         for name, filling in (("input_ids", pad_id), ("position_ids", count), ("segment_ids", PADDING)):

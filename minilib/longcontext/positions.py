@@ -71,16 +71,9 @@ def synthesize_positions(
 
 
 def prompt_positions(
-    head: int,
-    lengths: Sequence[int],
-    tail: int,
-    target: int,
-    *,
-    answer: int = 0,
-    at_end: bool = False,
-    mode: str = "mixed",
-    generator: torch.Generator | None = None,
-) -> Tensor:
+    head: int, lengths: Sequence[int], tail: int, target: int, *,
+    answer: int = 0, at_end: bool = False, mode: str = "mixed", generator: torch.Generator | None = None,
+) -> Tensor:  # fmt: skip
     """Positions of a whole prompt: `head` tokens, chunks spread out, a question of `tail` tokens, room for an answer.
 
     The head (system prompt) starts at 0. The question follows the last chunk without a gap, as the 1 + M answers will
@@ -131,8 +124,7 @@ def _slot(lengths: list[int], target: int) -> int:
     chunks, longest = len(lengths), max(lengths)
     slot = target // chunks
     if longest > slot:
-        raise ValueError(
-            f"lengths[{lengths.index(longest)}] is {longest} and a slot holds {slot} positions ({target} for {chunks} "
-            f"chunks): cut the chunks to at most {slot} tokens, or give {longest * chunks} positions."
-        )
+        came = f"lengths[{lengths.index(longest)}] is {longest} and a slot holds {slot} positions"
+        fix = f"cut the chunks to at most {slot} tokens, or give {longest * chunks} positions"
+        raise ValueError(f"{came} ({target} for {chunks} chunks): {fix}.")
     return slot

@@ -68,10 +68,8 @@ def stretch_config(config, method: str, target: int):
         type(stretched).from_dict(stretched.to_dict())  # as it will be read from a file
     except Exception as error:
         cause = str(error).strip().splitlines()[-1].strip().rstrip(".")
-        raise ValueError(
-            f"config of model type {config.model_type!r} does not take the settings of rope {method!r} ({cause}): "
-            "choose another method, or 'none'."
-        ) from error
+        came = f"config of model type {config.model_type!r} does not take the settings of rope {method!r} ({cause})"
+        raise ValueError(f"{came}: choose another method, or 'none'.") from error
     return stretched
 
 
@@ -79,10 +77,8 @@ def _trained(config) -> dict:
     settings = dict(getattr(config, "rope_parameters", None) or {})
     kind = settings.get("rope_type")
     if kind is None or settings.get("rope_theta") is None:
-        raise ValueError(
-            f"config of model type {config.model_type!r} has no single set of rope_parameters: give the config of a "
-            "model with one rotary embedding for all layers, such as Llama."
-        )
+        came = f"config of model type {config.model_type!r} has no single set of rope_parameters"
+        raise ValueError(f"{came}: give the config of a model with one rotary embedding for all layers, such as Llama.")
     if kind != "default":
         raise ValueError(f"config has rope_type {kind!r} already: give the config from before any stretching.")
     if not isinstance(getattr(config, "max_position_embeddings", None), int):

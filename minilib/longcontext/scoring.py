@@ -54,36 +54,27 @@ def head_weight(model) -> Tensor:
     if head is None:
         raise ValueError(f"model is a {type(model).__name__} without a head of its own: give a causal language model.")
     if not isinstance(head, torch.nn.Linear):  # an adapter's wrapper shows the weight below it and hides its own part
-        raise ValueError(
-            f"model has a head of class {type(head).__name__}: leave the head out of the adapter, or merge the adapter."
-        )
+        came = f"model has a head of class {type(head).__name__}"
+        raise ValueError(f"{came}: leave the head out of the adapter, or merge the adapter.")
     if getattr(head, "bias", None) is not None:
         raise ValueError(f"model is a {type(model).__name__} whose head has a bias: take the model's own logits.")
     for name in SCALINGS:
         value = getattr(model.config.get_text_config(), name, None)
         if value not in (None, 1):
-            raise ValueError(
-                f"model has {name}={value}, which changes its logits after the head: take them from the model itself."
-            )
+            came = f"model has {name}={value}, which changes its logits after the head"
+            raise ValueError(f"{came}: take them from the model itself.")
     if head.weight.shape[1] != head.in_features:  # exchanged by the caller, whose hidden states it is meant for
         return head.weight
     if reason := own_forward(model).head:
-        raise ValueError(
-            f"model is a {type(model).__name__} whose logits are more than its head ({reason}): take them from the "
-            "model itself."
-        )
+        came = f"model is a {type(model).__name__} whose logits are more than its head ({reason})"
+        raise ValueError(f"{came}: take them from the model itself.")
     return head.weight
 
 
 def released_logps(
-    model,
-    batch,
-    released: Collection[str] = (),
-    *,
-    route: str = "auto",
-    backend: str = "auto",
-    chunk_size: int | None = None,
-) -> tuple[Tensor, Tensor]:
+    model, batch, released: Collection[str] = (), *,
+    route: str = "auto", backend: str = "auto", chunk_size: int | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Mean log-probabilities `(b, 1 + M)` and what the SFT term takes `(b,)`, with the named deviations.
 
     Arguments as for `sequence_logps`; `released` holds any of `DEVIATIONS`, of which "negatives" changes nothing here.

@@ -9,16 +9,15 @@
     flex     all L tokens, FlexAttention's block mask                long prompts and checkpointing on a CUDA GPU
     separate 1 + M full sequences, prompt and answer, as a batch     what everybody else does, for comparison
 
-Gradients flow through the cache: it holds the prompt's keys and values as they were computed, not detached copies.
-FlexAttention has no backward pass on a CPU and has not yet run on a GPU. All answers ride in one sequence; a batch over
-1 + M copies of the cache costs about the same time and more memory (measured by minilib/bench/prefix.py).
+Gradients flow through the cache, which holds the prompt's keys and values as they were computed. FlexAttention has no
+backward pass on a CPU and has not yet run on a GPU. All answers ride in one sequence; a batch over 1 + M copies of the
+cache costs about the same time and more memory (measured by minilib/bench/prefix.py).
 
 An explicit mask goes with every call: without one transformers takes the jumps of synthesised positions for borders
-between documents. Windows that slide over token indices know nothing of positions or answers, so models with layers of
-that kind raise an error where the layout is longer than the window. Angles that depend on the length of the call
-(LongRoPE, dynamic NTK) are those of full sequences only where each is computed by itself, without padding: beyond the
-trained window "auto" takes the route "separate" for them, one answer at a time. What a model makes of a route is
-measured before its first use (`model_checks`).
+between documents. Windows that slide over token indices know nothing of positions or answers, so models with such
+layers raise an error where the layout is longer. Where angles depend on the length of the call (LongRoPE, dynamic NTK),
+"auto" takes the route "separate" beyond the trained window, one answer at a time, without padding. What a model makes
+of a route is measured before its first use (`model_checks`).
 Taught in notebooks/10_score_a_long_answer.ipynb.
 """
 
@@ -170,28 +169,22 @@ def _resolve(model, batch: Packed, route: str) -> str:
     elif route == "auto":
         route = "flex" if attention == "flex_attention" else "mask" if checkpointing else "cache"
     wanted = ("flex_attention",) if route == "flex" else ("sdpa", "eager")
-    if attention not in wanted and route != "separate":
-        raise ValueError(
-            f"route is {route!r} and the model's attention {attention!r}: load the model with "
-            f"attn_implementation={wanted[0]!r}."
-        )
-    if route == "flex" and batch.input_ids.device.type != "cuda":
-        raise ValueError(
-            f"route is 'flex' and the model is on {batch.input_ids.device}: FlexAttention has no backward pass there, "
-            "load the model with attn_implementation='sdpa'."
-        )
-    if route == "cache" and checkpointing:
-        raise ValueError(
-            "route is 'cache' and the model uses gradient checkpointing, which empties the cache: choose 'mask', or "
-            "'flex' on a CUDA GPU."
-        )
-    if varies and route != "separate":
-        raise ValueError(
-            f"route is {route!r} and the model's rotary angles change with the length of a call beyond {trained} "
-            "positions: choose route 'auto' or 'separate' (share_prompt=False)."
-        )
-    if route != "separate":
-        _check_sight(model.config.get_text_config(), batch.input_ids.shape[1])
+    fault = ""
+    if route == "separate":
+        return route
+    if attention not in wanted:
+        fault = f"the model's attention {attention!r}: load the model with attn_implementation={wanted[0]!r}"
+    elif route == "flex" and batch.input_ids.device.type != "cuda":
+        fault = f"the model is on {batch.input_ids.device}: FlexAttention has no backward pass there, "
+        fault += "load the model with attn_implementation='sdpa'"
+    elif route == "cache" and checkpointing:
+        fault = "the model uses gradient checkpointing, which empties the cache: choose 'mask', or 'flex' on a CUDA GPU"
+    elif varies:
+        fault = f"the model's rotary angles change with the length of a call beyond {trained} positions: "
+        fault += "choose route 'auto' or 'separate' (share_prompt=False)"
+    if fault:
+        raise ValueError(f"route is {route!r} and {fault}.")
+    _check_sight(model.config.get_text_config(), batch.input_ids.shape[1])
     return route
 
 
@@ -201,8 +194,6 @@ def _check_sight(config, length: int) -> None:
     short = kinds & {"sliding_attention", "chunked_attention"} and (window or 0) < length
     other = kinds - {"full_attention", "sliding_attention", "chunked_attention"}
     if short or other:
-        raise ValueError(
-            f"model has layers of {', '.join(sorted(kinds))} (window {window}) and the layout {length} tokens: such "
-            "layers know neither positions nor answers, choose a model with full attention or route 'separate' "
-            "(share_prompt=False)."
-        )
+        came = f"model has layers of {', '.join(sorted(kinds))} (window {window}) and the layout {length} tokens"
+        fix = "choose a model with full attention or route 'separate' (share_prompt=False)"
+        raise ValueError(f"{came}: such layers know neither positions nor answers, {fix}.")

@@ -8,9 +8,9 @@ where
               behind a text (</s>) belongs to no prompt
     end       what the chat template writes behind an answer, where the prompt ends as its questions do, else eos
 
-Nothing is put between prompt and answer, and nothing is stripped. A token that reaches over the cut, as when two line
-breaks are one token, would give training another prompt than answering has: the answer then gets the ids that it has
-behind another text, and both decode to what was given. Taught in notebooks/13_train_logo_end_to_end.ipynb.
+Nothing is put between prompt and answer, and nothing is stripped. Where a token reaches over the cut, as when two line
+breaks are one token, the answer gets the ids that it has behind another text, and both decode to what was given.
+Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 
 from __future__ import annotations
@@ -41,10 +41,8 @@ def prompt_ids(tokenizer, prompt: str | Sequence[Mapping]) -> list[int]:
 def text_ids(tokenizer, prompt: str, answers: Sequence[str] = ()) -> TextIds:
     """The ids of a prompt and of each answer as it continues the prompt, without an end."""
     fast = getattr(tokenizer, "is_fast", False)
-    found = (
-        tokenizer(prompt, **PLAIN, return_offsets_mapping=True) if fast else {"input_ids": _plain(tokenizer, prompt)}
-    )
-    ids = found["input_ids"]
+    found = tokenizer(prompt, **PLAIN, return_offsets_mapping=True) if fast else None
+    ids = found["input_ids"] if fast else _plain(tokenizer, prompt)
     front = _front(tokenizer, prompt, ids)
     begins = [FRONT] * len(front) + [begin for begin, _ in found["offset_mapping"]] if fast else None
     heads = [_tail(tokenizer, prompt, ids), *((other, None) for other in OTHERS)]
@@ -52,7 +50,6 @@ def text_ids(tokenizer, prompt: str, answers: Sequence[str] = ()) -> TextIds:
 
 
 def _plain(tokenizer, text: str) -> list[int]:
-    """The ids of the text itself."""
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
@@ -152,6 +149,5 @@ def _render(tokenizer, messages: Sequence[Mapping], **settings) -> str:
         return tokenizer.apply_chat_template(filled, tokenize=False, **settings)
     except Exception as error:  # templates raise what they like
         cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ValueError(
-            f"the chat template cannot write the messages ({cause}): give messages that it takes."
-        ) from error
+        told = f"the chat template cannot write the messages ({cause}): give messages that it takes."
+        raise ValueError(told) from error

@@ -28,10 +28,8 @@ def check_target(target, tokens: int, owner: str = "the chunks") -> None:
     if not is_whole(target, None):
         raise TypeError(f"target is {target!r}: give the number of positions as a whole number.")
     if target < tokens:
-        raise ValueError(
-            f"target is {target} and {owner} have {tokens} tokens: a target cannot be shorter than the text, raise it "
-            "or leave chunks out."
-        )
+        came = f"target is {target} and {owner} have {tokens}"
+        raise ValueError(f"{came} tokens: a target cannot be shorter than the text, raise it or leave chunks out.")
 
 
 def check_ids(name: str, ids: Sequence[int] | Tensor) -> Tensor:
@@ -55,8 +53,6 @@ def check_positions(positions: Sequence[int] | Tensor | None, length: int) -> Te
     backwards = (positions.diff() <= 0).nonzero()
     if len(backwards):
         at = int(backwards[0]) + 1
-        raise ValueError(
-            f"prompt_positions goes from {int(positions[at - 1])} to {int(positions[at])} at place {at}: give strictly "
-            "increasing ids, such as those of synthesize_positions."
-        )
+        came = f"prompt_positions goes from {int(positions[at - 1])} to {int(positions[at])} at place {at}"
+        raise ValueError(f"{came}: give strictly increasing ids, such as those of synthesize_positions.")
     return positions

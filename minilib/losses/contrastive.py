@@ -11,8 +11,8 @@ where
     r_i, c_i   log-sum-exp of row i and of column i (Inf-CL, section 2.2); r'_i, c'_i the same without the diagonal
 
 Backends: `dense` writes X down and is the reference; `tiled` never holds more than a tile of it; `fused` keeps the tile
-in the registers of a GPU (not yet run on one); `ring` passes blocks around the ranks
-of a process group (`minilib.losses.contrastive_ring`), each working with one of those two; `auto` chooses.
+in the registers of a GPU (not yet run on one); `ring` passes blocks around the ranks of a process group
+(`minilib.losses.contrastive_ring`), each working with one of those two; `auto` chooses.
 
 Tiled and fused compute the second form of the InfoNCE loss: "negatives minus positive" keeps both the loss and the
 gradient p_ii - 1 = -sigmoid(r'_i - X_ii) exact where p_ii nears 1.
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from minilib.distributed.ranks import spans_ranks
 from minilib.kernels import contrastive_kernels, contrastive_tiled
-from minilib.losses.feature_grads import empty_grads, finish, first_order_only, row_dots
+from minilib.losses.feature_grads import as_multiplied, empty_grads, finish, first_order_only, row_dots
 from minilib.losses.validation import check_contrastive, scalar
 
 AUTO_CACHE = 256 * 2**20  # bytes of tiles that "auto" keeps on a CPU; a GPU gets none until it is measured there
@@ -75,7 +75,7 @@ def clip_loss(
         options = {"backend": backend, "tile_size": tile_size, "cache_bytes": cache_bytes, "grad_dtype": grad_dtype}
         return _over(group, "ring_clip_loss", image_features, text_features, logit_scale, **options)
     backend = check_contrastive(image_features, text_features, backend, tile_size, group, cache_bytes, grad_dtype)
-    img, txt = _operands(backend, image_features, text_features)
+    img, txt = (as_multiplied(side, backend) for side in (image_features, text_features))
     scale = scalar("logit_scale", logit_scale, img)
     with torch.autocast(img.device.type, enabled=False):
         if backend == "dense":
@@ -105,7 +105,7 @@ def siglip_loss(
         options = {"backend": backend, "tile_size": tile_size}
         return _over(group, "ring_siglip_loss", image_features, text_features, logit_scale, logit_bias, **options)
     backend = check_contrastive(image_features, text_features, backend, tile_size, group)
-    img, txt = _operands(backend, image_features, text_features)
+    img, txt = (as_multiplied(side, backend) for side in (image_features, text_features))
     scale, bias = scalar("logit_scale", logit_scale, img), scalar("logit_bias", logit_bias, img)
     with torch.autocast(img.device.type, enabled=False):
         if backend == "dense":
@@ -131,13 +131,6 @@ def _cache_size(cache_bytes: float | str, backend: str, img: Tensor) -> float:
     if cache_bytes == "auto":
         return AUTO_CACHE if img.device.type == "cpu" else 0
     return cache_bytes
-
-
-def _operands(backend: str, *features: Tensor) -> list[Tensor]:
-    # The fused kernels multiply half-precision features as they are; torch's CPU products would round their results.
-    if backend == "fused":
-        return list(features)
-    return [f if f.dtype in (torch.float64, torch.float32) else f.float() for f in features]
 
 
 def _dense_clip(img: Tensor, txt: Tensor, scale: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from torch import Tensor
 from minilib.distributed.ranks import check_agreement
 from minilib.distributed.ring_comm import Comm, LocalRing, RingComm
 from minilib.kernels import contrastive_kernels, contrastive_tiled
-from minilib.losses.feature_grads import empty_grads, finish, first_order_only, row_dots
+from minilib.losses.feature_grads import as_multiplied, empty_grads, finish, first_order_only, row_dots
 from minilib.losses.validation import BACKENDS, DTYPES, check_ring, scalar
 
 LOSSES, WANTED = ("clip_loss", "siglip_loss"), ("not wanted", "wanted")
@@ -249,9 +249,8 @@ class Local(NamedTuple):
     options: dict[str, Any]
 
     def operand(self, features: Tensor) -> Tensor:
-        """The features as the kernels multiply them: plain torch on a CPU would round results of half precision."""
-        wide = self.backend == "fused" or features.dtype in (torch.float32, torch.float64)
-        return features if wide else features.float()
+        """The features as these kernels multiply them."""
+        return as_multiplied(features, self.backend)
 
     def sums(self, name: str, img: Tensor, *numbers: Any) -> Callable:
         """The kernel `name` of these images as a function of one text block."""

@@ -50,6 +50,12 @@ class _FirstOrder(torch.autograd.Function):
         )
 
 
+def as_multiplied(features: Tensor, backend: str) -> Tensor:
+    """The features as a backend multiplies them: plain torch on a CPU would round results of half precision."""
+    as_they_are = backend == "fused" or features.dtype in (torch.float64, torch.float32)
+    return features if as_they_are else features.float()
+
+
 def row_dots(a: Tensor, b: Tensor) -> Tensor:
     """<a_i, b_i> for every row (b,), multiplied and summed in fp32 at least, without a whole (b, d) temporary."""
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)

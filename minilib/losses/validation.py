@@ -92,10 +92,10 @@ def check_fused(name: str, operand: Tensor) -> None:
     if INTERPRETED and operand.dtype == torch.bfloat16:
         raise TypeError(f"{name} is torch.bfloat16: Triton's interpreter cannot multiply bf16, give fp32 or fp16.")
     if not INTERPRETED and operand.device.type != "cuda":
-        raise ValueError(
-            f"{name} is on {operand.device} and backend 'fused' needs a CUDA GPU: set TRITON_INTERPRET=1 before Python "
-            "starts to run the kernels in Triton's interpreter, or choose 'tiled'."
+        fix = (
+            "set TRITON_INTERPRET=1 before Python starts to run the kernels in Triton's interpreter, or choose 'tiled'"
         )
+        raise ValueError(f"{name} is on {operand.device} and backend 'fused' needs a CUDA GPU: {fix}.")
 
 
 # Contrastive losses
@@ -112,8 +112,8 @@ def check_contrastive(img, txt, backend, tile_size, group, cache_bytes="auto", g
     check_alike(names, "has width", (img.shape[1], txt.shape[1]), "project both to one width")
     check_alike(names, "is", (f"on {img.device}", f"on {txt.device}"), "move one of them")
     check_alike(names, "is", (img.dtype, txt.dtype), "cast one to the other's dtype", TypeError)
-    for name, features in zip(names, (img, txt)):
-        _check_finite(name, features.detach())
+    _check_finite("image_features", img.detach())
+    _check_finite("text_features", txt.detach())
     _check_options(backend, tile_size, group, cache_bytes, grad_dtype)
     backend = resolve_backend(backend)
     if backend == "fused":
@@ -125,36 +125,29 @@ def _check_options(backend, tile_size, group, cache_bytes, grad_dtype) -> None:
     check_tile("tile_size", tile_size)
     is_bytes = isinstance(cache_bytes, (int, float)) and not isinstance(cache_bytes, bool) and cache_bytes >= 0
     if cache_bytes != "auto" and not is_bytes:
-        raise ValueError(
-            f"cache_bytes is {cache_bytes!r}: give the bytes of tiles to cache, 0 or more (math.inf: all), or 'auto'."
-        )
+        fix = "give the bytes of tiles to cache, 0 or more (math.inf: all), or 'auto'"
+        raise ValueError(f"cache_bytes is {cache_bytes!r}: {fix}.")
     if grad_dtype not in (None, torch.bfloat16):
         raise ValueError(f"grad_dtype is {grad_dtype!r}: give torch.bfloat16, or None for full precision.")
     for name, value in (("cache_bytes", cache_bytes), ("grad_dtype", grad_dtype)):
         if backend == "fused" and value not in ("auto", 0, None):
             raise ValueError(f"{name} is {value!r} and backend 'fused': only the tiled backend has it, choose 'tiled'.")
     if backend == "ring" and group is None:
-        raise ValueError(
-            "backend is 'ring' and group is None: pass group=torch.distributed.group.WORLD, or choose 'tiled'."
-        )
+        fix = "pass group=torch.distributed.group.WORLD, or choose 'tiled'"
+        raise ValueError(f"backend is 'ring' and group is None: {fix}.")
 
 
 def check_ring(ring, images, texts, backend, tile_size, cache_bytes="auto", grad_dtype=None) -> str:
     """Check shards and options for a `LocalRing` or a `RingComm`; return the backend of each rank."""
     if not len(images) == len(texts) == ring.local_ranks:
-        raise ValueError(
-            f"images holds {len(images)} shards and texts {len(texts)}: give those of {ring.local_ranks} ranks."
-        )
-    ranks = ring.world_size
-    if ranks > 1 and backend == "dense":
-        raise ValueError(
-            f"backend is 'dense' and group has {ranks} ranks: the dense loss sees the pairs of one process only, "
-            "choose 'auto'."
-        )
-    if ranks > 1 and cache_bytes not in ("auto", 0):
-        raise ValueError(
-            f"cache_bytes is {cache_bytes!r} and group has {ranks} ranks: a ring caches no tiles, leave it out."
-        )
+        came = f"images holds {len(images)} shards and texts {len(texts)}"
+        raise ValueError(f"{came}: give those of {ring.local_ranks} ranks.")
+    several = f"and group has {ring.world_size} ranks"
+    if ring.world_size > 1 and backend == "dense":
+        fix = "the dense loss sees the pairs of one process only, choose 'auto'"
+        raise ValueError(f"backend is 'dense' {several}: {fix}.")
+    if ring.world_size > 1 and cache_bytes not in ("auto", 0):
+        raise ValueError(f"cache_bytes is {cache_bytes!r} {several}: a ring caches no tiles, leave it out.")
     for img, txt in zip(images, texts):
         chosen = check_contrastive(img, txt, backend, tile_size, ring, cache_bytes, grad_dtype)
         check_transport(getattr(ring, "backends", None), img.device)
@@ -168,10 +161,8 @@ def check_transport(backends: dict[str, str] | None, device: torch.device) -> No
     kinds = ", ".join(f"{name} for {kind}" for kind, name in backends.items())
     came = f"group has {kinds} and the features are on {device}"
     if backends.get(device.type) is None:
-        such = "nccl" if device.type == "cuda" else "gloo"
-        raise ValueError(
-            f"{came}: make the group with a backend for {device.type}, such as {such}, or move the features."
-        )
+        such = f"{device.type}, such as {'nccl' if device.type == 'cuda' else 'gloo'}"
+        raise ValueError(f"{came}: make the group with a backend for {such}, or move the features.")
     if device.type == "cuda" and backends["cuda"] == "gloo":
         raise ValueError(f"{came}: gloo cannot send what lies on a GPU, make the group with nccl.")
 
@@ -183,10 +174,8 @@ def scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
     value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=dtype)
     if value.numel() != 1 or value.is_complex():
         raise ValueError(f"{name} has shape {tuple(value.shape)}: give one real number or a tensor of one element.")
-    if not math.isfinite(value.item()):
-        raise not_finite_error(
-            f"{name} is {value.item()}: give a finite number (the exponential of the learned log scale)."
-        )
+    if not math.isfinite(number := value.item()):
+        raise not_finite_error(f"{name} is {number}: give a finite number (the exponential of the learned log scale).")
     return value.reshape(()).to(device=like.device, dtype=dtype)
 
 
@@ -194,12 +183,10 @@ def _check_finite(name: str, features: Tensor) -> None:
     if torch.isfinite(features.sum(1)).all():  # a row with NaN or infinity has such a sum: no (b, d) temporary
         return
     # Only now the slow look: a sum may overflow though every number is finite.
-    bad = ~torch.isfinite(features).all(1)
-    if bad.any():
-        row = int(bad.nonzero()[0, 0])
-        raise not_finite_error(
-            f"{name} has NaN or infinity in row {row} ({int(bad.sum())} such rows): fix the encoder that made it."
-        )
+    bad = (~torch.isfinite(features).all(1)).nonzero()[:, 0]
+    if len(bad):
+        came = f"{name} has NaN or infinity in row {int(bad[0])} ({len(bad)} such rows)"
+        raise not_finite_error(f"{came}: fix the encoder that made it.")
 
 
 # Log-probabilities
@@ -232,13 +219,11 @@ def _check_labels(labels, rows: int, entries: int) -> None:
     if labels.shape != (rows,):
         raise ValueError(f"labels has shape {tuple(labels.shape)} and hidden {rows} rows: give one label for each row.")
     # torch's losses skip the label -100 too.
-    bad = ((labels < 0) & (labels != -100)) | (labels >= entries)
-    if bad.any():
-        at = int(bad.nonzero()[0, 0])
-        raise ValueError(
-            f"labels has {int(labels[at])} at position {at} and the vocabulary {entries} entries: give token ids of 0 "
-            f"to {entries - 1}, or -100 for a row that is not scored."
-        )
+    bad = (((labels < 0) & (labels != -100)) | (labels >= entries)).nonzero()[:, 0]
+    if len(bad):
+        at = int(bad[0])
+        came = f"labels has {int(labels[at])} at position {at} and the vocabulary {entries} entries"
+        raise ValueError(f"{came}: give token ids of 0 to {entries - 1}, or -100 for a row that is not scored.")
 
 
 def check_answers(answer: Tensor, count: int, num_rejected: int) -> int:
@@ -246,9 +231,8 @@ def check_answers(answer: Tensor, count: int, num_rejected: int) -> int:
     if not is_whole(num_rejected):
         raise ValueError(f"num_rejected is {num_rejected!r}: give the number M of rejected answers, at least 1.")
     if not isinstance(answer, Tensor) or answer.is_floating_point() or answer.shape != (count,):
-        raise ValueError(
-            f"answer is {shape_of(answer)} and hidden has {count} rows to score: give each row its answer's number."
-        )
+        came = f"answer is {shape_of(answer)} and hidden has {count} rows to score"
+        raise ValueError(f"{came}: give each row its answer's number.")
     if count == 0 or answer.min() < 0:
         raise ValueError("answer is empty or below 0: number the answers of the batch from 0, the chosen one first.")
     # An answer without tokens has no mean; a wrong M shows as a last example with too few answers.
@@ -256,10 +240,8 @@ def check_answers(answer: Tensor, count: int, num_rejected: int) -> int:
     examples = int(answer.max()) // each + 1
     empty = (answer.bincount(minlength=examples * each) == 0).nonzero()
     if len(empty):
-        raise ValueError(
-            f"answer {int(empty[0])} has no tokens (each example has {each} answers): leave out its example, or "
-            "correct num_rejected."
-        )
+        came = f"answer {int(empty[0])} has no tokens (each example has {each} answers)"
+        raise ValueError(f"{came}: leave out its example, or correct num_rejected.")
     return examples
 
 
@@ -277,10 +259,8 @@ def check_pair(chosen, rejected, name: str = "chosen", other: str = "rejected") 
         raise ValueError(f"{name} has shape {tuple(chosen.shape)}: give one log-probability for each example, (b,).")
     columns = rejected[:, None] if rejected.ndim == 1 else rejected
     if columns.ndim != 2 or len(columns) != len(chosen) or columns.shape[1] == 0:
-        raise ValueError(
-            f"{other} has shape {tuple(rejected.shape)} and {name} {tuple(chosen.shape)}: give M log-probabilities for "
-            "each example, (b, M)."
-        )
+        came = f"{other} has shape {tuple(rejected.shape)} and {name} {tuple(chosen.shape)}"
+        raise ValueError(f"{came}: give M log-probabilities for each example, (b, M).")
     return columns
 
 
@@ -297,10 +277,8 @@ def check_ranking(scores, rewards) -> None:
     ties = (rewards.diff(dim=1) >= 0).nonzero()
     if len(ties):
         row, place = ties[0].tolist()
-        raise ValueError(
-            f"rewards does not fall from answer {place} to answer {place + 1} of row {row}: sort the answers from best "
-            "to worst and drop ties."
-        )
+        came = f"rewards does not fall from answer {place} to answer {place + 1} of row {row}"
+        raise ValueError(f"{came}: sort the answers from best to worst and drop ties.")
 
 
 def check_settings(**settings: float) -> None:
@@ -317,18 +295,15 @@ def check_deviations(released: Collection[str], num_rejected: int, known: tuple[
     if isinstance(released, str) or any(name not in known for name in released):
         raise ValueError(f"released is {released!r}: give a set of {', '.join(map(repr, known))}, or nothing.")
     if "negatives" in released and num_rejected != 2:
-        raise ValueError(
-            f"released holds 'negatives' and there are {num_rejected} rejected answers: the released trainer knows two."
-        )
+        came = f"released holds 'negatives' and there are {num_rejected} rejected answers"
+        raise ValueError(f"{came}: the released trainer knows two.")
 
 
 def check_weights(weights, examples: int, num_rejected: int) -> Tensor:
     """Weights must be M numbers of 0 or more, for all or for each example; returns shares `(b or 1, M)`."""
     if shape_of(weights) not in ((num_rejected,), (1, num_rejected), (examples, num_rejected)):
-        raise ValueError(
-            f"rejected_weights is {shape_of(weights)} and there are {num_rejected} rejected answers for each of "
-            f"{examples} examples: give a tensor (M,) or (b, M)."
-        )
+        there = f"there are {num_rejected} rejected answers for each of {examples} examples"
+        raise ValueError(f"rejected_weights is {shape_of(weights)} and {there}: give a tensor (M,) or (b, M).")
     weights = weights.view(-1, num_rejected).double()
     if not ((weights >= 0).all() and (weights.sum(1) > 0).all() and weights.isfinite().all()):
         raise ValueError("rejected_weights holds no valid weights: give finite numbers of 0 or more, not all 0.")

@@ -176,6 +176,11 @@ def pick_attention(attention: str) -> str:
     return "sdpa" if attention == "auto" else attention
 
 
+def best_device() -> str:
+    """Where the commands put their models: the GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def pick_dtype(dtype: str, device: str) -> torch.dtype:
     """The dtype that "auto" stands for: bf16 on a GPU, else fp32."""
     if dtype not in DTYPES:

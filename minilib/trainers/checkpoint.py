@@ -55,10 +55,8 @@ def load(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, sett
     found = saved.pop("settings")
     if different := different_setting({name: found.get(name) for name in settings}, settings):
         name, there, here = different
-        raise ValueError(
-            f"checkpoint {path} was made with {name}={there!r}, this run has {name}={here!r}: "
-            "use the same setting or another output_dir."
-        )
+        came = f"checkpoint {path} was made with {name}={there!r}, this run has {name}={here!r}"
+        raise ValueError(f"{came}: use the same setting or another output_dir.")
     _compare_model(path, saved["model"], model.state_dict())
     model.load_state_dict(saved.pop("model"))
     optimizer.load_state_dict(saved.pop("optimizer"))
@@ -80,9 +78,7 @@ def drop_damaged(path: Path) -> None:
 def load_weights(path: Path, model: nn.Module) -> nn.Module:
     """Put the weights of checkpoint `path` into `model`, wherever it lives, and return it: to use, not to train on."""
     try:
-        if not path.exists():
-            raise ValueError(f"checkpoint {path} is missing: train the run once more.")
-        saved = _read(path)
+        saved = _read(path, "train the run once more")
     except ValueError as error:
         if not previous(path).exists():
             raise
@@ -96,9 +92,7 @@ def load_weights(path: Path, model: nn.Module) -> nn.Module:
 def _newest_whole(path: Path) -> tuple[Path, dict[str, Any]]:
     """The newest checkpoint that can be read, and its content; a line tells of a newer one that cannot."""
     try:
-        if not path.exists():
-            raise ValueError(f"checkpoint {path} is missing: delete {previous(path).name} to start anew.")
-        return path, _read(path)
+        return path, _read(path, f"delete {previous(path).name} to start anew")
     except ValueError as error:
         if not previous(path).exists():
             raise
@@ -108,8 +102,10 @@ def _newest_whole(path: Path) -> tuple[Path, dict[str, Any]]:
         return previous(path), saved
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The content of a file whose digest is right."""
+def _read(path: Path, without: str = "") -> dict[str, Any]:
+    """The content of a file whose digest is right; `without` says what to do where there is none."""
+    if without and not path.exists():
+        raise ValueError(f"checkpoint {path} is missing: {without}.")
     try:
         with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
             with memoryview(content)[:-DIGEST] as body:
@@ -131,7 +127,5 @@ def _compare_model(path: Path, found: dict, wanted: dict) -> None:
     for name in wanted.keys() | found.keys():
         shapes = [tuple(side[name].shape) if name in side else "absent" for side in (found, wanted)]
         if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"checkpoint {path} belongs to another model: {name} is {shapes[0]} there and {shapes[1]} here; "
-                "build the same model or use another output_dir."
-            )
+            came = f"checkpoint {path} belongs to another model: {name} is {shapes[0]} there and {shapes[1]} here"
+            raise ValueError(f"{came}; build the same model or use another output_dir.")

@@ -8,13 +8,11 @@ where
     chunks    the pieces of the context as they stand in the prompt; a token belongs to the chunk in which it begins,
               and those before and behind all chunks are head and tail
 
-A collated batch is a dict of tensors, which any loader can pin and move: the fields of `Packed` at plain positions, the
-`number` of each row, and the `sizes` of its parts. From these `as_packed` gives it the positions of a step, drawn by
-(seed, step, row) alone, so that a run that was killed goes on to the same positions.
+A collated batch is a dict of tensors, which any loader can pin and move. `as_packed` gives it the positions of a step,
+drawn by (seed, step, row) alone, so that a run that was killed goes on to the same positions.
 
 Departure from the paper: positions are drawn in every step; the authors' data holds about two fixed variants of each
-sample (our reading of its counts). `vary` is ours.
-Taught in notebooks/13_train_logo_end_to_end.ipynb.
+sample (our reading of its counts). `vary` is ours. Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 
 from __future__ import annotations
@@ -48,16 +46,14 @@ class TokenRow(NamedTuple):
 class PairCollator:
     """A list of numbered rows -> a dict of tensors, see `pack_rows`.
 
-    `num_rejected` takes the first M rejected answers of each row, None all; `with_chunks` finds which tokens belong to
-    which chunk, for which the tokenizer must be a fast one.
+    `num_rejected` takes the first M rejected answers of a row, None all; `with_chunks` finds the tokens of each chunk,
+    for which the tokenizer must be a fast one.
     """
 
     def __init__(self, tokenizer, *, num_rejected: int | None = None, with_chunks: bool = False):
         if with_chunks and not getattr(tokenizer, "is_fast", False):
-            raise ValueError(
-                f"processing_class is a {type(tokenizer).__name__}, which does not tell where its tokens begin: give a "
-                "fast tokenizer, or train without a target_length."
-            )
+            came = f"processing_class is a {type(tokenizer).__name__}, which does not tell where its tokens begin"
+            raise ValueError(f"{came}: give a fast tokenizer, or train without a target_length.")
         self.tokenizer, self.num_rejected, self.with_chunks = tokenizer, num_rejected, with_chunks
         self.asked, self.turn = question_end(tokenizer), turn_end(tokenizer)
 
@@ -68,10 +64,10 @@ class PairCollator:
         """Token ids of one row, which has its place in the data as `number`."""
         prompt, answers, ended = self._texts(row, row["number"])
         ids, tails, begins = text_ids(self.tokenizer, prompt, answers)
-        for j, part in enumerate([ids, *tails]):
-            if not part:
-                field = ("prompt", "chosen", f"rejected[{j - 2}]")[min(j, 2)]
-                raise ValueError(f"row {row['number']} has no token in {field}: give a text that the tokenizer knows.")
+        if [] in (ids, *tails):
+            j = [ids, *tails].index([])
+            field = ("prompt", "chosen", f"rejected[{j - 2}]")[min(j, 2)]
+            raise ValueError(f"row {row['number']} has no token in {field}: give a text that the tokenizer knows.")
         end = [] if ended or self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
         tails = [tail if tail[-1:] == end else tail + end for tail in tails]
         sizes = _sizes(begins, _chunk_starts(row, row["number"], prompt), prompt) if self.with_chunks else None
@@ -81,10 +77,8 @@ class PairCollator:
         """The prompt, the answers that are wanted as they continue it, and whether they have the end of a turn."""
         prompt, answers = read_row(row, number)
         if len(answers) - 1 < (self.num_rejected or 0):
-            raise ValueError(
-                f"row {number} has {len(answers) - 1} rejected answers and num_rejected is {self.num_rejected}: lower "
-                "num_rejected or leave out the row."
-            )
+            came = f"row {number} has {len(answers) - 1} rejected answers and num_rejected is {self.num_rejected}"
+            raise ValueError(f"{came}: lower num_rejected or leave out the row.")
         wanted = len(answers) if self.num_rejected is None else 1 + self.num_rejected
         answers = answers[:wanted][: row.get("num_answers")]
         if is_messages(prompt):
@@ -107,10 +101,8 @@ def pack_rows(rows: Sequence[TokenRow], *, pad_id: int = 0) -> dict[str, Tensor]
     each = len(rows[0].answers)
     for row in rows:
         if len(row.answers) != each:
-            raise ValueError(
-                f"row {row.number} has {len(row.answers) - 1} rejected answers and row {rows[0].number} "
-                f"{each - 1}: set num_rejected to a number that every row has."
-            )
+            came = f"row {row.number} has {len(row.answers) - 1} rejected answers and row {rows[0].number} {each - 1}"
+            raise ValueError(f"{came}: set num_rejected to a number that every row has.")
     # `tokenizer.pad` pads on the tokenizer's own side and knows nothing of segments, hence `stack_packed`.
     batch = stack_packed([pack_answers(row.prompt, row.answers) for row in rows], pad_id=pad_id)._asdict()
     batch["number"] = torch.tensor([row.number for row in rows])
@@ -146,10 +138,9 @@ def draw_positions(
     least = head + len(chunks) * max(chunks, default=0) + tail + answer
     if vary and least < target:
         target = rng.randint(least, target)
+    place = {"answer": answer, "at_end": at_end, "mode": mode, "generator": generator}
     try:
-        return prompt_positions(
-            head, chunks, tail, target, answer=answer, at_end=at_end, mode=mode, generator=generator
-        )
+        return prompt_positions(head, chunks, tail, target, **place)
     except ValueError as error:
         raise ValueError(f"row {number}: {error}") from error
 
@@ -161,10 +152,8 @@ def _chunk_starts(row: dict, number: int, prompt: str) -> list[int]:
         text = chunk.strip() if isinstance(chunk, str) else ""  # at the ends of a context `build_pairs` cuts blanks off
         begin = prompt.find(text, at) if text else -1
         if begin < 0:
-            raise ValueError(
-                f"row {number} has {short(chunk)} as chunks[{c}], which its prompt does not hold behind "
-                "the chunk before: give the pieces of the context as they stand there, in order."
-            )
+            fault = f"{short(chunk)} as chunks[{c}], which its prompt does not hold behind the chunk before"
+            raise ValueError(f"row {number} has {fault}: give the pieces of the context as they stand there, in order.")
         starts.append(begin)
         at = begin + len(text)
     return [*starts, at]
@@ -177,8 +166,7 @@ def _sizes(begins: list[int], starts: list[int], prompt: str) -> tuple[int, list
     """
     words = [_word_from(begin, prompt) for begin in begins]
     counts = [sum(word < start for word in words) for start in starts]
-    chunks = [after - before for before, after in pairwise(counts)]
-    return counts[0], [size for size in chunks if size], len(begins) - counts[-1]
+    return counts[0], [b - a for a, b in pairwise(counts) if b > a], len(begins) - counts[-1]
 
 
 def _word_from(begin: int, prompt: str) -> int:

@@ -104,10 +104,9 @@ class ContrastiveTrainer:
         ranks.agree(self.group, self.settings)
         _check_settings(self.settings, config.save_every, config.backend, self.ranks)
         if config.loss == "siglip" and getattr(self.model, "logit_bias", None) is None:
-            raise ValueError(
-                f"loss is 'siglip' and {type(getattr(self.model, 'model', self.model)).__name__} has no logit_bias: "
-                "choose loss 'clip', or a model with that bias such as SiglipModel."
-            )
+            lacks = f"{type(getattr(self.model, 'model', self.model)).__name__} has no logit_bias"
+            fix = "choose loss 'clip', or a model with that bias such as SiglipModel"
+            raise ValueError(f"loss is 'siglip' and {lacks}: {fix}.")
         ranks.share_weights(self.group, self.model)
         self.dataset, self.callbacks = dataset, callbacks
         self.loss_options = {"backend": config.backend, "group": self.group}
@@ -182,10 +181,8 @@ class ContrastiveTrainer:
         """The gradient of these rows' share of the loss, through the gradient cache where they do not fit at once."""
         micro_batches = indices.split(self.settings["micro_batch_size"])
         frozen = [self.settings["frozen"] == side for side in ("image", "text")]
-        encoders = [
-            lambda rows: self.model.encode_image(rows["image"]),
-            lambda rows: self.model.encode_text(rows["caption"]),
-        ]
+        model = self.model
+        encoders = [lambda rows: model.encode_image(rows["image"]), lambda rows: model.encode_text(rows["caption"])]
         if len(micro_batches) > 1:
             return cached_backward(encoders, _Rows(self.dataset, micro_batches), self.loss, frozen=frozen)
         rows, features = self.dataset[indices.tolist()], []  # nothing to cache: one pass does it
@@ -287,17 +284,15 @@ def _check_settings(settings: dict, save_every: int, backend: str, ranks: int) -
         {**settings, "save_every": save_every}, counts=("batch_size", "micro_batch_size", "steps", "save_every"),
         least={"warmup": 0, "seed": 0}, positive=("lr",),
     )  # fmt: skip
-    batch, rows = settings["batch_size"], settings["dataset_rows"]
+    batch, rows, fault = settings["batch_size"], settings["dataset_rows"], ""
     if batch > rows:
-        raise ValueError(
-            f"batch_size is {batch} but the dataset has {rows} rows: take a smaller batch or a larger dataset."
-        )
-    if batch == 1 and settings["loss"] == "clip":
-        raise ValueError("batch_size is 1: a pair is told from the others of its batch, give at least 2.")
-    if batch < ranks:
-        raise ValueError(
-            f"batch_size is {batch} and {ranks} ranks share it: give at least one pair per rank, or start fewer ranks."
-        )
+        fault = f" but the dataset has {rows} rows: take a smaller batch or a larger dataset"
+    elif batch == 1 and settings["loss"] == "clip":
+        fault = ": a pair is told from the others of its batch, give at least 2"
+    elif batch < ranks:
+        fault = f" and {ranks} ranks share it: give at least one pair per rank, or start fewer ranks"
+    if fault:
+        raise ValueError(f"batch_size is {batch}{fault}.")
     if settings["loss"] not in ("clip", "siglip"):
         raise ValueError(f"loss {settings['loss']!r} is unknown: choose 'clip' or 'siglip'.")
     if settings["frozen"] not in (None, "image", "text"):

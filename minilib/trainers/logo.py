@@ -7,8 +7,7 @@ Ours is what one step computes: the prompt once for all 1 + M answers, logits of
 sweep, and positions drawn anew in every step. All else is `transformers.Trainer`: checkpoints, accelerate, peft, mixed
 precision and loggers. On several ranks, DDP and FSDP2 are tested over gloo, DeepSpeed is not (book/scale.md).
 
-Logged next to transformers' own numbers: the metrics of `objectives`, tokens so far and per second, peak memory in
-bytes, and how far LoRA has moved the model.
+Logged besides: the metrics of `objectives`, tokens so far and per second, peak memory in bytes, and LoRA's delta norm.
 
 Departure from the paper: optimizer settings that it does not give are transformers' defaults. Without an SFT term, won
 pairs leave denormal gradients, slow on a CPU: `torch.set_flush_denormal(True)` helps.

@@ -8,9 +8,9 @@ where
 
     |delta|_F^2 = sum over adapted matrices of (alpha / r)^2 tr[(B^T B)(A A^T)]        r x r products, no (out, in)
 
-The paper adapts attention and token embeddings; the released code attention only, which is the default here, under the
-names of Llama; `models.adapters` finds those of others. Learning rates of full fine-tuning hardly move an adapter of
-rank 32: that is what the norm is for. Taught in notebooks/13_train_logo_end_to_end.ipynb.
+The paper adapts attention and token embeddings; the released code attention only, the default here, under the names of
+Llama; `models.adapters` finds those of others. Learning rates of full fine-tuning hardly move an adapter of rank 32:
+that is what the norm is for. Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 
 from __future__ import annotations
@@ -30,13 +30,9 @@ WIDE = 256  # a rank that is let through for matrices of any size
 
 
 def lora_config(
-    *,
-    rank: int = 32,
-    alpha: float = 16,
-    modules: Sequence[str] = ATTENTION,
-    embeddings: bool = False,
+    *, rank: int = 32, alpha: float = 16, modules: Sequence[str] = ATTENTION, embeddings: bool = False,
     dropout: float = 0.0,
-) -> LoraConfig:
+) -> LoraConfig:  # fmt: skip
     """peft's settings for the attention projections of Llama-like models, and for the token embeddings if wished."""
     from peft import LoraConfig
 
@@ -53,9 +49,8 @@ def check_modules(model: nn.Module, names: Sequence[str], rank: int) -> None:
         if not fits:
             near = get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}? It has" if near else "it has"
-            raise ValueError(
-                f"lora_modules has {name!r}, which no matrix of the model is called: {hint} {', '.join(known)}."
-            )
+            told = f"lora_modules has {name!r}, which no matrix of the model is called: {hint} {', '.join(known)}."
+            raise ValueError(told)
         widest = max(widest, *(min(module.weight.shape) for module in fits))
     if rank > widest:
         raise ValueError(f"lora_rank is {rank}, more than the adapted matrices can use: give at most {widest}.")
@@ -73,8 +68,7 @@ def with_adapters(model: nn.Module, peft_config: PeftConfig) -> PeftModel:
 
 def is_matrix(module: nn.Module) -> bool:
     """Whether the module is something that LoRA adapts."""
-    kinds = (nn.Linear, nn.Embedding)
-    return isinstance(module, kinds) or type(module).__name__ == "Conv1D"  # transformers' own, in GPT-2
+    return isinstance(module, (nn.Linear, nn.Embedding)) or type(module).__name__ == "Conv1D"  # the last: GPT-2's
 
 
 @torch.no_grad()

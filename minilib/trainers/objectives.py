@@ -145,17 +145,10 @@ def _lengths(batch: Packed, scores: Tensor) -> Tensor:
 
 
 def make_objective(
-    loss_type: str,
-    *,
-    beta: float | None = None,
-    gamma: float | None = None,
-    sft_weight: float | None = None,
-    num_rejected: int | None = None,
-    rejected_weights: Sequence[float] | None = None,
-    released: Collection[str] = (),
-    route: str = "auto",
-    reference: nn.Module | None = None,
-) -> Objective:
+    loss_type: str, *, beta: float | None = None, gamma: float | None = None, sft_weight: float | None = None,
+    num_rejected: int | None = None, rejected_weights: Sequence[float] | None = None,
+    released: Collection[str] = (), route: str = "auto", reference: nn.Module | None = None,
+) -> Objective:  # fmt: skip
     """The objective of this name, filled in from `DEFAULTS`; ValueError for settings that the loss does not know."""
     check_choice("loss_type", loss_type, LOSSES)
     check_choice("route", route, ROUTES)
@@ -167,9 +160,8 @@ def make_objective(
     check_settings(**{name: value for name, value in settings.items() if value is not None})
     least = 0 if loss_type == "sft" else 1
     if num_rejected is not None and not is_whole(num_rejected, least):
-        raise ValueError(
-            f"num_rejected is {num_rejected!r} and loss_type is {loss_type!r}: give {least} or more, or None for all."
-        )
+        came = f"num_rejected is {num_rejected!r} and loss_type is {loss_type!r}"
+        raise ValueError(f"{came}: give {least} or more, or None for all.")
     if released and loss_type != "logo":
         raise ValueError(f"released is {released!r} and loss_type is {loss_type!r}: only 'logo' has deviations.")
     check_deviations(released, 2 if num_rejected is None else num_rejected, DEVIATIONS)

@@ -30,11 +30,10 @@ def read_row(row: Mapping, number: int, name: str = "data") -> tuple:
     missing = [field for field in FIELDS if row.get(field) is None or row[field] in ("", [], ())]
     if missing and (missing != ["prompt"] or "prompt" in row):
         raise ValueError(f"{name} has no {missing[0]!r} in row {number}: fill the field or leave out the row.")
-    answers, rejected = {"chosen": row["chosen"]}, row["rejected"]
-    if isinstance(rejected, (list, tuple)) and not is_messages(rejected):
-        answers |= {f"rejected[{j}]": answer for j, answer in enumerate(rejected)}
-    else:
-        answers["rejected"] = rejected
+    rejected = row["rejected"]
+    several = isinstance(rejected, (list, tuple)) and not is_messages(rejected)
+    others = {f"rejected[{j}]": answer for j, answer in enumerate(rejected)} if several else {"rejected": rejected}
+    answers = {"chosen": row["chosen"], **others}
     for field, value in {"prompt": row.get("prompt", "-"), **answers}.items():
         _check_value(value, field, number)
     return _one_kind(row.get("prompt"), list(answers.values()), number)
@@ -104,10 +103,10 @@ def number_rows(rows, name: str, *, with_chunks: bool, num_answers: int | None =
         return Numbered(rows.rows, num_answers)
     if isinstance(rows, dict):
         return {key: number_rows(part, f"{name}[{key!r}]", **asked) for key, part in rows.items()}
-    if not hasattr(rows, "__len__"):
-        if not hasattr(rows, "map"):
-            raise TypeError(f"{name} is a {type(rows).__name__}: give a list of rows, a datasets table or stream.")
+    if not hasattr(rows, "__len__") and hasattr(rows, "map"):
         return rows.map(_numbered, with_indices=True, fn_kwargs={"name": name, **asked})
+    if not hasattr(rows, "__len__"):
+        raise TypeError(f"{name} is a {type(rows).__name__}: give a list of rows, a datasets table or stream.")
     if len(rows) == 0:
         raise ValueError(f"{name} is empty: give at least one row with {', '.join(FIELDS)}.")
     faults, equal = [], []
@@ -133,12 +132,9 @@ def _check_row(row, number: int, name: str, with_chunks: bool) -> list:
     if not isinstance(row, Mapping):
         raise TypeError(f"{name} has a {type(row).__name__} as row {number}: give dicts with {', '.join(FIELDS)}.")
     _, answers = read_row(row, number, name)
-    chunks = row.get("chunks")
-    if with_chunks and not chunks:
-        raise ValueError(
-            f"{name} has no 'chunks' in row {number}: give the pieces of its context as they stand in the prompt, or "
-            "train without a target_length."
-        )
-    if with_chunks and isinstance(chunks, str):
+    if with_chunks and not row.get("chunks"):
+        fix = "give the pieces of its context as they stand in the prompt, or train without a target_length"
+        raise ValueError(f"{name} has no 'chunks' in row {number}: {fix}.")
+    if with_chunks and isinstance(row["chunks"], str):
         raise TypeError(f"{name} has one text as 'chunks' in row {number}: give a list of texts, [chunks].")
     return answers

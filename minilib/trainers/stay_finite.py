@@ -1,8 +1,7 @@
 """StayFinite: a training of transformers' Trainer ends at the step whose loss or weights are no longer finite.
 
-The Trainer itself logs a NaN loss as 0 and goes on, and would write the checkpoint. The loss is looked at before its
-gradient is anywhere (`LogoTrainer.compute_loss`), the weights after each step and before anything is saved. All ranks
-stop at the same step.
+The Trainer itself logs a NaN loss as 0, goes on, and would write the checkpoint. `LogoTrainer` looks at the loss before
+its gradient is anywhere, this callback at the weights before anything is saved. All ranks stop at the same step.
 """
 
 from __future__ import annotations

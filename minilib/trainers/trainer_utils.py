@@ -3,9 +3,8 @@
     RowMeans         mean = sum over batches of (rows x value) / sum over batches of rows, on all ranks
     inside_forward   wrapper(*inputs) -> its own work -> function(module, *inputs) -> its own work
     shard_on_cpus    accelerate shards (FSDP) on GPUs alone: on CPUs it would take DDP, without a word
-    last_checkpoint  the newest folder checkpoint-N whose trainer_state.json says N: that file is written last. Where
-                     digests.json stands next to it, every file must be the one that was written, too; newer folders
-                     are unfinished or damaged, and `remove_unfinished_checkpoints` deletes them
+    last_checkpoint  the newest folder checkpoint-N whose trainer_state.json, written last, says N, and whose files are
+                     those of its digests.json, if it has one; `remove_unfinished_checkpoints` deletes newer ones
     contents         a fingerprint of a dataset: all captions, and the pixels of rows that are spread evenly
 
 Hidden states, head and loss are not what a model's own forward returns. But DDP, FSDP and DeepSpeed gather weights and
@@ -29,8 +28,6 @@ from minilib.common import write_errors_named, write_text
 
 DIGESTS = "digests.json"
 CAPTIONS, PICTURES = 1_000_000, 256  # of so many rows at most the fingerprint has the captions, and the pixels
-
-
 LARGEST_WEIGHT = 1e6  # what no training that goes well reaches
 
 
@@ -95,7 +92,9 @@ def inside_forward(wrapper: nn.Module, module: nn.Module, function: Callable[...
 
     def once(*given: Any) -> Any:
         restore()  # what we call in here may call the module itself
-        _gather_head(module)
+        head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+        if hasattr(head, "unshard"):  # FSDP gathers what is called; the head is not, its weight is read
+            head.unshard()
         return function(module, *given)
 
     def restore() -> None:
@@ -110,13 +109,6 @@ def inside_forward(wrapper: nn.Module, module: nn.Module, function: Callable[...
         restore()
 
 
-def _gather_head(module: nn.Module) -> None:
-    """FSDP gathers a module's weights when it is called; the head is not called, its weight is read."""
-    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
-    if hasattr(head, "unshard"):
-        head.unshard()
-
-
 def shard_on_cpus(args) -> None:
     """Let accelerate shard between CPUs as well, over gloo, where `args` or its launcher ask for FSDP.
 
@@ -127,12 +119,10 @@ def shard_on_cpus(args) -> None:
     state = args.distributed_state  # what all of accelerate looks at
     if state is None or state.distributed_type != DistributedType.MULTI_CPU:
         return
-    asked = {
-        engine: os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() == "true" for engine in ("FSDP", "DEEPSPEED")
-    }
-    if asked["DEEPSPEED"] or args.deepspeed:
+    fsdp, deepspeed = (os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
+    if deepspeed or args.deepspeed:
         raise ValueError("DeepSpeed is asked for and training is on CPUs: shard with FSDP, which runs on CPUs as well.")
-    if asked["FSDP"] or args.fsdp:
+    if fsdp or args.fsdp:
         state.distributed_type = DistributedType.MULTI_GPU  # the name under which it shards; devices stay as they are
 
 
@@ -142,10 +132,10 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
 
 
 def remove_unfinished_checkpoints(output_dir: str | Path) -> list[str]:
-    """Delete the folders newer than the last whole checkpoint: the Trainer would write into them again.
+    """Delete folders newer than the last whole checkpoint: the Trainer would write into them; a sentence about each.
 
-    Returns a sentence about each of them. Of several ranks one calls this, before the others look for the last
-    checkpoint. Raises ValueError where folders were written to their end and all of them are damaged.
+    Of several ranks one calls this, before the others look for the last checkpoint. Raises ValueError where folders
+    were written to their end and all of them are damaged.
     """
     broken, last = [], "the start"
     for step, folder in _checkpoints(output_dir):
@@ -220,8 +210,7 @@ def contents(dataset, rows: int) -> str:
         return dataset.fingerprint()
     digest = hashlib.sha256(str(rows).encode())
     picked = sorted({k * (rows - 1) // max(1, PICTURES - 1) for k in range(PICTURES)})
-    first, again = (dataset[picked[:8]] for _ in range(2))
-    sample = dataset[picked]
+    first, again, sample = dataset[picked[:8]], dataset[picked[:8]], dataset[picked]
     for column in ("image", "caption"):
         if b"".join(_bytes(first[column])) == b"".join(_bytes(again[column])):
             for piece in _bytes(sample[column]):

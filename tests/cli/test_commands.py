@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import minilib.__main__ as main_module
+from minilib.cli import launch
 from minilib.cli.doctor import diagnosis
-from minilib.distributed import ranks
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -49,9 +49,9 @@ def test_two_ranks_of_torchrun_train_what_one_process_trains(run, tmp_path):
 
 def test_a_rank_that_torchrun_starts_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert ranks._own_gpu(1) == torch.device("cuda", 1)
+    assert launch._own_gpu(1) == torch.device("cuda", 1)
     with pytest.raises(ValueError, match="LOCAL_RANK is 2 and this machine has 2 GPUs: start torchrun with"):
-        ranks._own_gpu(2)
+        launch._own_gpu(2)
 
 
 def test_a_lost_rank_is_one_sentence_and_exit_status_two(monkeypatch, capsys):

@@ -22,7 +22,7 @@ from support.printed import ROOT, printed, start
 from transformers import AutoModelForCausalLM
 
 import minilib.__main__ as main_module
-from minilib.distributed import ranks
+from minilib.cli import launch
 from minilib.models.tiny_lm import FOLDER
 from minilib.trainers.trainer_utils import shard_on_cpus
 
@@ -126,12 +126,12 @@ def test_accelerate_without_gpus_starts_one_process_for_its_cpu_flag_and_that_is
         assert end.value.code == 2
         assert "has started one: give it `--config_file book/accelerate/ddp.yaml`" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "0")
-    ranks.check_launcher()
+    launch.check_launcher()
 
 
 def test_the_number_of_ranks_is_said():
-    assert ranks.who_trains(1, "DDP") == "1 rank trains"
-    assert ranks.who_trains(3, "DDP on CPUs") == "3 ranks train, DDP on CPUs"
+    assert launch.who_trains(1, "DDP") == "1 rank trains"
+    assert launch.who_trains(3, "DDP on CPUs") == "3 ranks train, DDP on CPUs"
 
 
 # Configurations

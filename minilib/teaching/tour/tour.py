@@ -27,10 +27,11 @@ import psutil
 import torch
 
 from minilib import clip_loss
-from minilib.common import best_device, process_peak, write_text
+from minilib.common import process_peak, write_text
 from minilib.data import scenes_dataset
 from minilib.evals import evaluate_retrieval
 from minilib.models import TwoTowers
+from minilib.models.loading import best_device
 from minilib.teaching import memory, plots
 from minilib.teaching.machine import machine_lines
 from minilib.teaching.tour.report import save_figure, write_report
