@@ -119,8 +119,7 @@ class ContrastiveTrainer:
         """Run to the last step and return one plain record per step; continues from the checkpoint if there is one."""
         # Also a meeting: rank 0 may still be writing the checkpoint of an earlier run when the others come to read it.
         terms = {"resume": resume, "output_dir": "None" if self.path is None else "given"}
-        if self.path is not None:  # a run goes on with the data that it was begun with
-            self.settings["data_sha256"] = terms["data"] = contents(self.dataset, len(self.dataset))
+        terms["data"] = "None" if self.path is None else self._name_data()
         ranks.agree(self.group, terms)
         if resume and self.path is not None:
             self._resume()
@@ -210,9 +209,16 @@ class ContrastiveTrainer:
         if fault := not_finite(self.model):
             raise self._diverged(len(self.records) - 1, fault)
         if self.rank == 0:
+            self._name_data()
             checkpoint.save(
                 self.path, model=self.model, optimizer=self.optimizer, settings=self.settings, records=self.records
             )
+
+    def _name_data(self) -> str:
+        """A run goes on with the data that it was begun with: their fingerprint is one of its settings."""
+        if "data_sha256" not in self.settings:
+            self.settings["data_sha256"] = contents(self.dataset, len(self.dataset))
+        return self.settings["data_sha256"]
 
     def _resume(self) -> None:
         """Go on from the checkpoint if there is one, on all ranks from the same."""
