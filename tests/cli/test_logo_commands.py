@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.logo_runs import minilib
 
-import minilib.__main__ as main_module
 from minilib.cli import logo as command
 from minilib.cli import pairs as data_rows
 from minilib.cli import run_folder
@@ -33,10 +33,6 @@ from minilib.preferences.haystack_pairs import long_questions
 
 QUICK = ("--steps", 4, "--save_every", 2, "--batch_size", 2, "--lr", 0.02, "--warmup", 1)
 OF_THE_CLOCK = ("tokens_per_second", "peak_memory")
-
-
-def minilib(*arguments):
-    main_module.main([str(argument) for argument in arguments])
 
 
 def refusal(capsys, *arguments):

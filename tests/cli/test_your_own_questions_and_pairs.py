@@ -8,10 +8,10 @@ import json
 import pytest
 import torch
 from datasets import Dataset
+from support.logo_runs import minilib, refusal, write_lines
 from support.toy_tokenizers import chatty
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-import minilib.__main__ as main_module
 from minilib.cli import own_questions
 from minilib.cli import pairs as data_rows
 from minilib.cli.evaluate import evaluate
@@ -22,25 +22,6 @@ from minilib.models.tiny_lm import FOLDER, tiny_lm
 from minilib.preferences.haystack_pairs import long_questions
 
 QUICK = ("--steps", 2, "--batch_size", 2, "--lr", 0.01, "--warmup", 1, "--target", 0)
-
-
-def minilib(*arguments):
-    main_module.main([str(argument) for argument in arguments])
-
-
-def refusal(capsys, *arguments):
-    """What the command says when it cannot do what it is asked: the last line that it says."""
-    with pytest.raises(SystemExit) as end:
-        minilib(*arguments)
-    assert end.value.code == 2
-    err = capsys.readouterr().err
-    assert "Traceback" not in err
-    return [line for line in err.splitlines() if line.startswith("minilib: ")][-1]
-
-
-def write_lines(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return path
 
 
 def read_lines(path):

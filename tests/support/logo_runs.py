@@ -16,9 +16,11 @@ def refusal(capsys, *arguments):
     with pytest.raises(SystemExit) as end:
         minilib(*arguments)
     assert end.value.code == 2
-    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("minilib: ")][-1]
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    return [line for line in err.splitlines() if line.startswith("minilib: ")][-1]
 
 
 def write_lines(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return path
