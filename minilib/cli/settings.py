@@ -6,11 +6,10 @@
     learning_rate                  1e-3            1e-4        1e-5               one of the authors' experiment scripts
     batch_size                     8               1           1                  the paper's, on each GPU
     gradient_accumulation_steps    1               4           8                  the paper's
-    num_chunks                     8               4           16                 the paper
-    rows                           400             48          400                ours
-    chunk_size                     min(512, floor(7/8 W / num_chunks))            512 in the paper, less where W is small
-                                                   256
-    target_length                  4 W             W           4 W                the paper has 8 times its real 8K tokens
+    num_chunks, N                  8               4           16                 the paper
+    rows                           400             32          400                ours
+    chunk_size                     min(512, 7/8 W / N)  256   as tiny            512 in the paper, less where W is small
+    target_length                  4 W             W           4 W                the paper: 8 times its real 8K tokens
 
 where
     W              the model's window; an eighth of it is kept for the question and the answer
@@ -38,7 +37,7 @@ TINY |= {"batch_size": 8, "gradient_accumulation_steps": 1}
 OTHERS = {"lora_rank": 32, "learning_rate": 1e-5, "num_chunks": 16}
 OTHERS |= {"batch_size": 1, "gradient_accumulation_steps": 8}
 SMOLLM2 = OTHERS | {"learning_rate": 1e-4, "gradient_accumulation_steps": 4, "num_chunks": 4, "chunk_size": 256}
-SMOLLM2 |= {"target_length": 8_192, "rows": 48}
+SMOLLM2 |= {"target_length": 8_192, "rows": 32}
 DEFAULTS = {"tiny": TINY, "smollm2": SMOLLM2}
 THRESHOLDS = {"exact": 0, "rare_words": 6, "entities": 6}
 COUNTS = ("steps", "batch_size", "gradient_accumulation_steps", "save_every", "rows")
@@ -98,7 +97,7 @@ class LogoSettings:
         dtype: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
         attention: "auto" (sdpa), "sdpa", "eager" or "flex_attention" (on a GPU).
         gradient_checkpointing: compute activations twice to hold fewer of them.
-        rows: how many haystacks to ask about, by default 400 (smollm2: 48).
+        rows: how many haystacks to ask about, by default 400 (smollm2: 32).
         length: tokens of a made haystack, by default some four times what is read at a time.
         scorer: what makes a chunk matter: "rare_words" or "entities" (spaCy); haystacks know it exactly.
         threshold: score above which a chunk matters, by default 6.
@@ -272,7 +271,7 @@ class PairsSettings:
         answer_column: as for the context.
         output: folder of pairs.jsonl, pairs_report.json and settings.json.
         num_rejected: M, rejected answers of a prompt.
-        rows: how many haystacks to ask about, by default 400 (smollm2: 48).
+        rows: how many haystacks to ask about, by default 400 (smollm2: 32).
         length: tokens of a made haystack, by default some four times what is read at a time.
         scorer: what makes a chunk matter: "rare_words" or "entities" (spaCy); haystacks know it exactly.
         threshold: score above which a chunk matters, by default 6.
@@ -333,7 +332,7 @@ class EvalSettings:
         allow_outside: towers only; whether paths and links may lead out of the data folder.
         lengths: tokens of the texts, such as [96,224]; by default half a window, one, two and four, up to 32,768, and
             up to 2,048 where the window is larger and there is no GPU.
-        samples: questions for each length and place, by default 20, and 3 where the window is so large.
+        samples: questions for each length and place, by default 20, and 2 where the window is so large.
         base: whether the model from before the alignment is measured next to the aligned one.
         seed: of the made pairs or texts.
         output: folder of what is written, by default the run's (for a model runs/eval).

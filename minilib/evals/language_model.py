@@ -33,7 +33,7 @@ def default_lengths(window: int, room: int = ROOM, on_gpu: bool = True) -> list[
 
 def default_samples(window: int, on_gpu: bool) -> int:
     """Questions for each length and place; few where each answer takes seconds."""
-    return 20 if on_gpu or window <= SLOW else 3
+    return 20 if on_gpu or window <= SLOW else 2
 
 
 def question_room(tokenizer) -> int:
