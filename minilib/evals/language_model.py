@@ -13,26 +13,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from minilib.data.facts import NAMES, as_prompt
+from minilib.data.facts import NAMES
 from minilib.evals import kind_scores, lost_in_the_middle, needle_map, perplexity_by_position
 from minilib.longcontext.text_ids import prompt_ids
-from minilib.models.generation import position_table
+from minilib.models.generation import IN_SHORT, answer_room, position_table, question_form
 
-ANSWER = 8  # tokens that an answer may have
-ROOM = 32  # tokens kept for question and answer
+ROOM = 32  # tokens kept for question and answer, or more where a chat template wants them
 LONGEST, LONGEST_TEXT = 32_768, 2_048  # of a haystack by default; of running text, whose logits are all made
+SLOW = 2_048  # of a haystack by default without a GPU: some seconds for each answer of a model of 135M parameters
 SHARES, MOST = (0.5, 1, 2, 4), 64  # windows, by default and at most
 
 
-def default_lengths(window: int) -> list[int]:
-    """Half a window, one, two and four, less the room for the question."""
-    return sorted({max(min(int(share * window), LONGEST) - ROOM, 2 * ROOM) for share in SHARES})
+def default_lengths(window: int, room: int = ROOM, on_gpu: bool = True) -> list[int]:
+    """Half a window, one, two and four, less the room for the question; of large windows less without a GPU."""
+    if not on_gpu and window > SLOW:
+        return [SLOW // part - room for part in (4, 2, 1)]
+    return sorted({max(min(int(share * window), LONGEST) - room, 2 * room) for share in SHARES})
+
+
+def default_samples(window: int, on_gpu: bool) -> int:
+    """Questions for each length and place; few where each answer takes seconds."""
+    return 20 if on_gpu or window <= SLOW else 2
+
+
+def question_room(tokenizer) -> int:
+    """The tokens that the longest question about a haystack and its answer take, at least ROOM."""
+    form = question_form(tokenizer, IN_SHORT)
+    asks = (form("", f"Which things does {name} keep?") for name in NAMES)
+    return max(ROOM, answer_room(tokenizer) + max(len(prompt_ids(tokenizer, ask)) for ask in asks))
 
 
 def fitting_lengths(model, tokenizer, window: int, wanted: Sequence[int] | None = None) -> list[int]:
     """The wanted lengths, or those of `default_lengths` that fit where the model has a table of positions."""
     table = position_table(model)
-    lengths = sorted({*(wanted or default_lengths(window))})
+    room = question_room(tokenizer)
+    lengths = sorted({*(wanted or default_lengths(window, room, model.device.type == "cuda"))})
     if lengths[-1] > MOST * window:
         raise ValueError(
             f"lengths has {lengths[-1]} and the window {window} tokens: give lengths of up to {MOST} windows, "
@@ -40,8 +55,6 @@ def fitting_lengths(model, tokenizer, window: int, wanted: Sequence[int] | None 
         )
     if table is None:
         return lengths
-    asks = (as_prompt("", f"Which things does {name} keep?") for name in NAMES)
-    room = max(ROOM, ANSWER + max(len(prompt_ids(tokenizer, ask)) for ask in asks))
     if wanted is None:
         lengths = [length for length in lengths if length + room <= table] or [table - room]
     if lengths[-1] + room > table or lengths[0] < 2 * ROOM:

@@ -21,13 +21,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from minilib.data.facts import as_prompt
 from minilib.data.haystack import haystack
 from minilib.data.rows import positive_int
 from minilib.evals.answers import contains
 from minilib.evals.answers import contains_answer as is_right
 from minilib.evals.perplexity import perplexity_by_position
-from minilib.models.generation import make_answer_fn
+from minilib.models.generation import IN_SHORT, answer_room, make_answer_fn, question_form
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -116,7 +115,8 @@ def kind_scores(
     """`accuracy` (the whole answer) and `recall` (mean share of the wanted values named) for one kind of question."""
     settings = {"length": length, "kind": kind, "values": values, "distractors": distractors, "seed": seed}
     rows = _rows(tokenizer, samples, **settings)
-    answers = make_answer_fn(model, tokenizer, max_new_tokens=4 * values, progress=progress)(_prompts(rows))
+    tokens = max(4 * values, answer_room(tokenizer))
+    answers = make_answer_fn(model, tokenizer, max_new_tokens=tokens, progress=progress)(_prompts(tokenizer, rows))
     whole = sum(is_right(answer, row) for answer, row in zip(answers, rows))
     wanted = [row["answer"].split(" and ") for row in rows]
     recall = sum(sum(contains(a, v) for v in vs) / len(vs) for a, vs in zip(answers, wanted))
@@ -145,10 +145,12 @@ def _rows(tokenizer: Callable, samples: int, **settings) -> list[dict]:
     return list(islice(haystack(tokenizer=tokenizer, **settings), positive_int(samples, "samples")))
 
 
-def _prompts(rows: list[dict]) -> list[str]:
-    return [as_prompt(row["context"], row["question"]).strip() for row in rows]
+def _prompts(tokenizer: Callable, rows: list[dict]) -> list[str]:
+    form = question_form(tokenizer, IN_SHORT)
+    return [form(row["context"], row["question"]) for row in rows]
 
 
 def _judge(model: nn.Module, tokenizer: Callable, rows: list[dict], progress: bool) -> list[bool]:
-    answers = make_answer_fn(model, tokenizer, progress=progress)(_prompts(rows))
+    tokens = answer_room(tokenizer)
+    answers = make_answer_fn(model, tokenizer, max_new_tokens=tokens, progress=progress)(_prompts(tokenizer, rows))
     return [is_right(answer, row) for answer, row in zip(answers, rows)]

@@ -1,7 +1,7 @@
 """Encoders of transformers by folder or name, and what of them is trained.
 
     --model X                        CLIP, SigLIP, or any dual encoder with get_image_features
-    --image_model X --text_model Y   any two encoders, joined by two projections that start at random
+    --image_model X --text_model Y   any two encoders, joined by two projections that start at random; "minilm" is one
 
     full      every weight
     linear    the projections (SigLIP: the pooling heads), scale and bias
@@ -25,6 +25,7 @@ from torch import nn
 
 from minilib.common import Notice
 from minilib.data.tables import hub
+from minilib.models.loading import place_of, read_json
 from minilib.models.pretrained import HFTowers, inner, side_of
 
 MODES = ("full", "linear", "lora")
@@ -39,6 +40,7 @@ def load_towers(name: str, *, trust_remote_code: bool = False) -> HFTowers:
     """The dual encoder of this folder or name with its own processor. Raises ValueError, one sentence."""
     from transformers import AutoModel
 
+    name = place_of(name)
     with _told(name):
         model, found = AutoModel.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, trust_remote_code=trust_remote_code
@@ -55,6 +57,7 @@ def join_towers(image: str, text: str, *, dim: int = 512, trust_remote_code: boo
     """A vision and a text encoder with projections to `dim` features. Raises ValueError, one sentence."""
     from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
+    image, text = place_of(image), place_of(text)
     vision_model = _encoder(image, "vision_config", trust_remote_code)
     text_model = _encoder(text, "text_config", trust_remote_code)
     with _told(image, text):
@@ -197,6 +200,9 @@ def _encoder(name: str, part: str, trust: bool) -> nn.Module:
             if not all("pooler" in key for key in missing):
                 raise ValueError(f"{len(missing)} of its weights are missing, the first is {missing[0]}")
             warnings.warn(f"model {name}: its pooler starts at random, the file has none.", Notice, stacklevel=3)
+        pooling = Path(name) / "1_Pooling" / "config.json"  # of sentence-transformers, whose pooler is not trained
+        if pooling.is_file() and read_json(pooling).get("pooling_mode_mean_tokens"):
+            model.config.pooling = "mean"  # which is saved with the model
         if not hasattr(model.config, "hidden_size"):
             raise ValueError(f"its config {type(model.config).__name__} has no hidden_size to project from")
     return model

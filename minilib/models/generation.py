@@ -19,7 +19,8 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from minilib.longcontext.text_ids import prompt_ids, turn_end
+from minilib.data.facts import as_prompt
+from minilib.longcontext.text_ids import prompt_ids, render_question, turn_end
 
 PAD = 0  # a row of every embedding, and hidden by the mask
 POSITIONS = re.compile(r"position|wpe")  # what learned tables are called
@@ -65,6 +66,28 @@ def make_answer_fn(
         return texts
 
     return answer
+
+
+IN_SHORT = "Answer from the text above in one short sentence: "  # else a small model of chats tells stories
+
+
+def question_form(tokenizer, before: str = "") -> Callable[[str, str], str]:
+    """How context and question become a prompt: in the tokenizer's chat template if it has one, else as `tiny_lm`'s.
+
+    before: what is put before the question of a chat.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return lambda context, question: as_prompt(context, question).strip()
+
+    def in_a_chat(context: str, question: str) -> str:
+        return render_question(tokenizer, [{"role": "user", "content": f"{context}\n\n{before}{question}".strip()}])
+
+    return in_a_chat
+
+
+def answer_room(tokenizer) -> int:
+    """The tokens that an answer about a haystack may have: a word or two, in a chat a sentence."""
+    return 24 if getattr(tokenizer, "chat_template", None) else 8
 
 
 def end_ids(tokenizer, generation_config=None) -> list[int]:

@@ -1,6 +1,6 @@
 """Language models by name, for the commands: the tiny one, one of transformers, or what `logo` has written.
 
-    name        "tiny", a folder of transformers, or a name on the hub
+    name        "tiny", "smollm2" once it is fetched, a folder of transformers, or a name on the hub
     run folder  adapter_config.json (LoRA: the base model with the adapter on it) or config.json (all weights)
 
 Under LoRA a GPU keeps the frozen weights in bf16; weights that are trained themselves need fp32, because steps of 1e-7
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from minilib.longcontext.rope import stretch_config
+from minilib.models import fetched
 from minilib.models.tiny_lm import FOLDER
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ class Loaded(NamedTuple):
 def is_tiny(name: str) -> bool:
     """Whether the name stands for the model that comes with minilib."""
     return name == "tiny"
+
+
+def place_of(name: str) -> str:
+    """What transformers loads for this name: a folder of ours, or the name itself. ValueError for what is not there."""
+    return str(FOLDER) if is_tiny(name) else fetched.place_of(name)
 
 
 def window_of(name: str, *, trust_remote_code: bool = False) -> int:
@@ -80,12 +86,12 @@ def load_language_model(
         settings["attn_implementation"] = attention
     with _in_one_sentence(name):
         model, found = AutoModelForCausalLM.from_pretrained(
-            _place(name), **settings, output_loading_info=True, trust_remote_code=trust_remote_code
+            place_of(name), **settings, output_loading_info=True, trust_remote_code=trust_remote_code
         )
     _check_weights(model, found, name)
     if rope != "none":
         check_stretched(model, config, rope)
-    tokenizer = _tokenizer(_place(name), name, trust_remote_code)
+    tokenizer = _tokenizer(place_of(name), name, trust_remote_code)
     _check_vocabulary(model, tokenizer, name)
     return Loaded(model.eval(), tokenizer, window)
 
@@ -210,8 +216,8 @@ def _config(name: str, trust_remote_code: bool):
 
     if (Path(name) / "adapter_config.json").exists():
         raise ValueError(f"model {name!r} is an adapter: give the model that it belongs to, or evaluate it with --run.")
+    place = Path(place_of(name))
     with _in_one_sentence(name):
-        place = Path(_place(name))
         if not name.strip():
             raise OSError("the name is empty")
         if place.is_file():
@@ -220,7 +226,7 @@ def _config(name: str, trust_remote_code: bool):
             raise OSError("the folder has no config.json")
         if not place.exists() and (name[0] in "/.~" or name.count("/") > 1):
             raise OSError("there is no such folder")
-        return AutoConfig.from_pretrained(_place(name), trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(place_of(name), trust_remote_code=trust_remote_code)
 
 
 def _tokenizer(place: str, name: str, trust_remote_code: bool):
@@ -265,10 +271,6 @@ def _window(config, name: str) -> int:
     if not isinstance(window, int):
         raise ValueError(f"model {name!r} names no window (max_position_embeddings): choose a model with one.")
     return window
-
-
-def _place(name: str) -> str:
-    return str(FOLDER) if is_tiny(name) else name
 
 
 @contextmanager

@@ -126,7 +126,8 @@ class HFTowers(nn.Module):
         if not joined:
             # transformers 4 returned the features themselves, transformers 5 returns them as the pooled output.
             return getattr(output, "pooler_output", output)
-        return projection(pooled(output, inputs.get("attention_mask") if side == "text" else None))
+        mean = getattr(tower.config, "pooling", None) == "mean"
+        return projection(pooled(output, inputs.get("attention_mask") if side == "text" else None, mean))
 
     def _autocast(self):
         device = self.logit_scale.device.type
@@ -147,9 +148,12 @@ def side_of(name: str) -> str | None:
     return next((side for side, starts in SIDES.items() if name.startswith(starts)), None)
 
 
-def pooled(output, mask: Tensor | None) -> Tensor:
-    """One vector of each row `(k, d)`: the pooled output, or the average of the tokens that are no padding."""
-    if getattr(output, "pooler_output", None) is not None:
+def pooled(output, mask: Tensor | None, mean: bool = False) -> Tensor:
+    """One vector of each row `(k, d)`: the pooled output, or the average of the tokens that are no padding.
+
+    mean: whether the average is wanted even where there is a pooled output.
+    """
+    if not mean and getattr(output, "pooler_output", None) is not None:
         return output.pooler_output.flatten(1)
     hidden = output.last_hidden_state  # (k, n, d)
     weights = hidden.new_ones(hidden.shape[:2]) if mask is None else mask.to(hidden.dtype)

@@ -22,7 +22,7 @@ from torch import nn
 from minilib.data.facts import as_prompt
 from minilib.data.haystack import haystack
 from minilib.data.rows import positive_int
-from minilib.models.generation import make_answer_fn
+from minilib.models.generation import IN_SHORT, answer_room, make_answer_fn, question_form
 from minilib.preferences.assembly import Pairs
 from minilib.preferences.build import PairsConfig, build_pairs
 from minilib.preferences.importance import exact_entities
@@ -63,21 +63,42 @@ def haystack_pairs(
     num_chunks, chunk_size: N chunks of so many tokens are read at a time. temperature: of the answers. tries: rounds of
     asking for rejected answers. path: JSON Lines to write to and to go on with.
     """
-    answer = make_answer_fn(model, tokenizer, temperature=temperature)
+    answer = make_answer_fn(model, tokenizer, max_new_tokens=answer_room(tokenizer), temperature=temperature)
     return build_pairs(
         long_questions(rows, tokenizer, length=length, distractors=distractors, seed=seed),
         repeatable(answer),
         PairsConfig(
             threshold=0, chunk_size=chunk_size, num_chunks=num_chunks, num_rejected=num_rejected,
-            require_right=require_right, tries=tries, seed=seed, batch_size=32,
+            require_right=require_right, tries=tries, seed=seed, batch_size=32, separator=separator_for(tokenizer),
         ),
-        scorer=exact_entities, tokenizer=tokenizer, prompt_fn=chunks_as_prompt, path=path, progress=progress,
+        scorer=exact_entities, tokenizer=tokenizer, prompt_fn=prompt_for(tokenizer, IN_SHORT), path=path,
+        progress=progress,
     )  # fmt: skip
 
 
 def chunks_as_prompt(chunks: list[str], question: str) -> str:
     """The chunks as they stood in the haystack, then the question in the form that `tiny_lm` was trained on."""
     return as_prompt("".join(chunks).strip(), question)
+
+
+def prompt_for(tokenizer, before: str = "") -> Callable[[list[str], str], str]:
+    """Chunks and question as a prompt: in the tokenizer's chat template if it has one, else as `tiny_lm` knows them.
+
+    before: what is put before the question of a chat.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return chunks_as_prompt
+    form = question_form(tokenizer, before)
+
+    def chat_prompt(chunks: list[str], question: str) -> str:
+        return form("".join(chunks).strip(), question)
+
+    return chat_prompt
+
+
+def separator_for(tokenizer) -> str | None:
+    """What stands between such a prompt and its answers: nothing behind a chat template, else see `PairsConfig`."""
+    return "" if getattr(tokenizer, "chat_template", None) else None
 
 
 def at_full_length(pairs: list[dict], questions: list[dict]) -> list[dict]:
