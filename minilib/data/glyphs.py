@@ -80,7 +80,8 @@ def glyphs_dataset(count: int, **settings) -> Dataset:
 
 def outline_numbers(captions: Sequence[str]) -> Tensor:
     """A number `(n,)` for each name: equal where some face draws the two characters alike, -1 for other captions."""
-    found = {name_of(code): outline for _, code, outline in all_drawings().tolist()}
+    codes = {int(code): int(outline) for code, outline in np.unique(all_drawings()[:, CODE:], axis=0)}
+    found = {name_of(code): outline for code, outline in codes.items()}
     return torch.tensor([found.get(caption, -1) for caption in captions])
 
 

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def _opened(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def _machine(document: dict[str, Any]) -> int:
     """The number of this machine among those of the document."""
     found = device.describe() | {"threads": 1}
+    found["libraries"] |= {name: metadata.version(name) for name in ("matplotlib", "pillow")}  # they draw the glyphs
     if found not in document["machines"]:
         document["machines"].append(found)
     return document["machines"].index(found)

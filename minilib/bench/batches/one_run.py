@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from minilib.bench.batches.plan import Run
-from minilib.data import glyphs_dataset, scenes_dataset
+from minilib.data import glyphs_dataset, render_glyphs, render_scenes, scenes_dataset
 from minilib.data.glyphs import outline_numbers
 from minilib.evals import evaluate_retrieval
 from minilib.models import TwoTowers
@@ -46,7 +46,7 @@ def train_and_score(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     """The record of this run: its cell, learning rate, draw and seed, scores, repeats and costs."""
     cell, started = run.cell, time.process_time()
     train, validation, test = _data(cell.data, cell.pairs, run.draw, *_sizes(settings))
-    captions = train.with_format(None)["caption"]
+    captions = train.captions
     torch.manual_seed(run.seed)
     words = sorted({word for caption in captions for word in words_of(caption)})
     model = TwoTowers(words, dim=settings["dim"], width=settings["width"], image_size=settings["image_size"])
@@ -103,18 +103,30 @@ def _sizes(settings: dict[str, Any]) -> tuple[int, int, int]:
     return settings["validation"], settings["test"], settings["image_size"]
 
 
+class _Rows:
+    """Pairs in memory: a step on sixteen pairs takes less time than a `datasets` table needs to give them."""
+
+    def __init__(self, images: Tensor, captions: list[str]):
+        self.images, self.captions = images, captions
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, indices: list[int]) -> dict[str, Any]:
+        return {"image": self.images[indices], "caption": [self.captions[k] for k in indices]}
+
+
 @lru_cache(maxsize=2)  # runs that follow each other mostly share their data
 def _data(data: str, pairs: int, draw: int, validation: int, test: int, side: int) -> tuple:
     """What is trained on, what chooses the learning rate, what is reported."""
-    counts = {"train": pairs, "validation": validation, "test": test}
+    shared = {"image_size": side}
     if data == "glyphs":
-        return tuple(
-            glyphs_dataset(count, seed=draw, split=split, fold=draw, image_size=side, unique=split != "train")
-            for split, count in counts.items()
-        )
-    return tuple(
-        scenes_dataset(count, seed=draw + part * APART, image_size=side) for part, count in enumerate(counts.values())
-    )
+        shared |= {"seed": draw, "fold": draw}
+        held = [glyphs_dataset(validation, split="validation", unique=True, **shared)]
+        held.append(glyphs_dataset(test, split="test", unique=True, **shared))
+        return _Rows(*render_glyphs(pairs, **shared)), *held
+    held = [scenes_dataset(n, seed=draw + k * APART, **shared) for k, n in enumerate((validation, test), start=1)]
+    return _Rows(*render_scenes(pairs, seed=draw, **shared)), *held
 
 
 def _recall(model: TwoTowers, pairs) -> float:
