@@ -14,25 +14,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+SIZES = [2_048, 10_240, 40_960]
 FULL = {
     "stages": [
         {"kind": "grid", "data": "glyphs", "pairs": [10_240, 2_048, 40_960]},
-        {"kind": "replicate", "data": "glyphs", "pairs": [2_048, 10_240, 40_960], "replicates": [[1, 1], [2, 2]]},
-        {"kind": "replicate", "data": "glyphs", "pairs": [2_048, 10_240], "masked": True,
+        {"kind": "replicate", "data": "glyphs", "pairs": SIZES, "replicates": [[1, 1], [2, 2]]},
+        {"kind": "replicate", "data": "glyphs", "pairs": SIZES[:2], "masked": True,
          "replicates": [[0, 0], [1, 1], [2, 2]]},
-        {"kind": "grid", "data": "glyphs", "pairs": [2_048, 10_240], "budget": "steps"},
-        {"kind": "grid", "data": "scenes", "pairs": [10_240, 2_048, 40_960]},
-        {"kind": "replicate", "data": "glyphs", "pairs": [2_048, 10_240, 40_960], "replicates": [[0, 1], [0, 2]]},
-        {"kind": "replicate", "data": "scenes", "pairs": [2_048, 10_240, 40_960], "replicates": [[1, 1], [2, 2]]},
-        {"kind": "replicate", "data": "glyphs", "pairs": [2_048, 10_240, 40_960], "best": 3,
-         "replicates": [[0, 3], [0, 4]]},
-        {"kind": "replicate", "data": "glyphs", "pairs": [2_048, 10_240], "budget": "steps",
+        {"kind": "grid", "data": "glyphs", "pairs": SIZES[:2], "budget": "steps"},
+        {"kind": "grid", "data": "scenes", "pairs": [10_240, 2_048]},
+        {"kind": "replicate", "data": "glyphs", "pairs": SIZES[:2], "replicates": [[0, 1], [0, 2]]},
+        {"kind": "replicate", "data": "glyphs", "pairs": SIZES, "best": 3,
+         "replicates": [[0, 1], [0, 2], [0, 3], [0, 4]]},
+        {"kind": "replicate", "data": "scenes", "pairs": SIZES[:2], "replicates": [[1, 1], [2, 2]]},
+        {"kind": "replicate", "data": "glyphs", "pairs": SIZES[:2], "budget": "steps",
          "replicates": [[1, 1], [2, 2]]},
+        {"kind": "grid", "data": "scenes", "pairs": SIZES[2:]},
+        {"kind": "replicate", "data": "scenes", "pairs": SIZES[2:], "replicates": [[1, 1], [2, 2]]},
     ],
     "batches": {
         "2048": [16, 32, 64, 128, 256, 512, 2_048],
         "10240": [32, 64, 128, 256, 512, 2_048, 10_240],
-        "40960": [32, 64, 128, 256, 512, 1_024, 4_096, 40_960],
+        "40960": [64, 128, 256, 512, 1_024, 4_096, 40_960],
     },
     "lrs": [1e-3, 2e-3, 4e-3, 8e-3], "lr_limits": [2.5e-4, 6.4e-2],
     "epochs": 8, "steps": 60, "width": 32, "dim": 64, "image_size": 32, "micro_batch_size": 2_048,
