@@ -53,11 +53,13 @@ def bench_batches(
     pool = _pool(workers)
     try:
         _run_all(pool, workers, document, output, end)
-    finally:
-        # After the last run this ends idle processes; after Ctrl-C, those whose run would take minutes to end.
+        pool.shutdown()
+    except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
+        for process in multiprocessing.active_children():  # their runs would take minutes to end
             process.terminate()
+        raise
+    finally:
         if document["records"]:
             document |= pages.summarise(document)
             _write(output, document)
