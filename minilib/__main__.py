@@ -18,6 +18,7 @@ from jsonargparse import auto_cli
 from minilib import __version__
 from minilib.bench import bench_contrastive, bench_logps, bench_prefix, bench_step
 from minilib.bench.ablation import bench_alignment
+from minilib.bench.batches import bench_batches
 from minilib.cli.clip import clip
 from minilib.cli.clip_settings import ClipSettings
 from minilib.cli.command_line import Parser, normalised
@@ -30,6 +31,7 @@ from minilib.teaching.tour.tour import tour
 BENCH = {
     "_help": "Measure losses, steps and whole alignments beside their peers.",
     "alignment": bench_alignment,
+    "batches": bench_batches,
     "contrastive": bench_contrastive,
     "logps": bench_logps,
     "prefix": bench_prefix,

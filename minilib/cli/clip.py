@@ -59,7 +59,7 @@ def make_trainer(settings: ClipSettings, rank: int) -> tuple[ContrastiveTrainer,
     torch.manual_seed(settings.seed)
     model, lines = _encoders(settings) if is_pretrained(settings) else (None, [])
     dataset, held, more = clip_data.training_data(settings)
-    captions = [] if settings.data in MADE else list(clip_data.some_captions(dataset))
+    captions = [] if settings.data in ("scenes", "digits") else list(clip_data.some_captions(dataset))
     if model is None:
         torch.manual_seed(settings.seed)
         model = _small_towers(settings, captions)
@@ -97,8 +97,8 @@ def _encoders(settings: ClipSettings) -> tuple:
 
 
 def _small_towers(settings: ClipSettings, captions: list[str]) -> TwoTowers:
-    """Towers that know every word of your own captions; those of scenes and digits they know by themselves."""
-    if settings.data in MADE:
+    """Towers that know every word of the captions; those of scenes and digits they know by themselves."""
+    if settings.data in ("scenes", "digits"):
         return TwoTowers(dim=settings.dim, image_size=settings.image_size)
     words, longest = set(), 0
     for caption in captions:
@@ -177,7 +177,7 @@ def evaluate(
     Args:
         data: as in `clip`; made pairs come from another seed than those of the training.
         run: the output folder of `clip`.
-        pairs: how many scenes or digit strips to make.
+        pairs: how many scenes, digit strips or glyphs to make.
         seed: of the made pairs.
         split: of your own data, by default "test" or "validation" where there is one.
         image_column: by default that of the training, or found by its name.

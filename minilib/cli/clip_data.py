@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from minilib.cli.clip_settings import MADE, ClipSettings, columns_of, is_pretrained, share_of
-from minilib.data import digits_dataset, load_pairs, scenes_dataset
+from minilib.data import digits_dataset, glyphs, glyphs_dataset, load_pairs, scenes_dataset
 from minilib.data.streams import OneCaptionEach, StreamedPairs, image_numbers, images_once
 from minilib.data.tables import split_names
 
@@ -44,7 +44,10 @@ def training_data(settings: ClipSettings) -> tuple:
 
 
 def made(data: str, pairs: int, *, seed: int, size: int = 32, split: str = "train"):
-    """Scenes or digit strips."""
+    """Scenes, digit strips or glyphs; glyphs of the test split are different characters as long as there are some."""
+    if data == "glyphs":
+        once = split == "test" and pairs <= glyphs.TEST
+        return glyphs_dataset(pairs, seed=seed, split=split, image_size=size, unique=once)
     if data == "scenes":
         return scenes_dataset(pairs, seed=seed, image_size=size)
     return digits_dataset(pairs, seed=seed, split=split, image_size=size)

@@ -15,7 +15,7 @@ import psutil
 
 from minilib.losses.validation import check_numbers
 
-MADE = ("scenes", "digits")
+MADE = ("scenes", "digits", "glyphs")
 MODES = ("full", "linear", "lora")
 DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
 LEARNING_RATES = {"full": 1e-5, "linear": 1e-3, "lora": 1e-4}
@@ -29,9 +29,9 @@ class ClipSettings:
     Started by torchrun, all ranks share each batch; rank 0 writes and prints.
 
     Args:
-        data: "scenes" (rendered), "digits" (handwriting), or your own pairs: a folder (images with metadata.jsonl or
-            a .txt each, COCO, shards, what save_to_disk wrote), a file (JSON Lines, JSON, CSV, TSV, Parquet, Arrow,
-            tar), or a name on the hub.
+        data: "scenes" (rendered), "digits" (handwriting), "glyphs" (characters with their names), or your own pairs: a
+            folder (images with metadata.jsonl or a .txt each, COCO, shards, what save_to_disk wrote), a file (JSON
+            Lines, JSON, CSV, TSV, Parquet, Arrow, tar), or a name on the hub.
         output: folder of checkpoint.pt, log.jsonl, records.json, and of the trained model.
         model: a CLIP, a SigLIP or another dual encoder of transformers, by folder or name; by default small towers.
         image_model: a vision encoder of transformers, to be joined with text_model.
@@ -41,7 +41,7 @@ class ClipSettings:
         frozen: "image" or "text" keeps that tower as it is.
         dtype: of a model: "float32", or "bfloat16" for autocast.
         augment: of a model: whether pictures are cropped at random, by torchvision or kornia, where one is installed.
-        pairs: how many scenes or digit strips to make.
+        pairs: how many scenes, digit strips or glyphs to make.
         split: of your own data, by default "train" or the only one; may be sliced, "train[:80%]".
         validation: a split, or a share such as 0.1 of the images, that is scored with every checkpoint.
         image_column: found by its name where it is not given.
@@ -145,7 +145,7 @@ def share_of(validation: str | None) -> float | None:
 
 def _check_names(given: ClipSettings) -> None:
     if not given.data.strip():
-        raise ValueError("data is empty: give 'scenes', 'digits' or the path of your own pairs.")
+        raise ValueError("data is empty: give 'scenes', 'digits', 'glyphs' or the path of your own pairs.")
     for name, known in (("mode", MODES), ("dtype", tuple(DTYPES)), ("frozen", (None, "image", "text"))):
         if getattr(given, name) not in known:
             choices = ", ".join(repr(choice) for choice in known if choice)

@@ -326,7 +326,7 @@ class EvalSettings:
         answer_column: as for the context.
         answer_tokens: the most tokens of an answer to a question of yours, by default 128, or half a small window.
         cut_middle: whether the middle is left out of texts that are longer than the window, as LongBench does it.
-        pairs: towers only; how many scenes or digit strips to make.
+        pairs: towers only; how many scenes, digit strips or glyphs to make.
         image_column: towers only; by default that of the training, or found by its name.
         caption_column: towers only; by default that of the training, or found by its name.
         allow_outside: towers only; whether paths and links may lead out of the data folder.

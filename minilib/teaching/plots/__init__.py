@@ -10,6 +10,7 @@ FILES = {
     "ablation": "arm_gains",
     "alignment": "accuracy_by_length margin_curves needle_maps",
     "alignment_lesson": "logged_curves margin_sides",
+    "batches": "batch_curves",
     "canvas": "show to_png",
     "contrast": "loss_vs_batch pairs_seen similarity_matrix temperature_effect",
     "costs": "memory_parts memory_wall predicted_vs_measured timing_ratios",

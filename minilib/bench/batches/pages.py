@@ -1,0 +1,190 @@
+"""The experiment on batch sizes as tables, figures and a verdict: from records to the page, for terminal and book.
+
+    replicate    one draw of the data with one seed; all cells of an amount of data are compared within it
+    interval     of a mean over n replicates: mean -+ t s / sqrt(n), with Student's t of n - 1 degrees for 95 %
+    behind       recall(best cell) - recall(this cell), replicate by replicate; the best by its mean
+    resample     n replicates drawn anew with repetition, 10,000 times: how sure the best batch is
+    best batch   that of the highest mean recall
+
+The best batch **grows** with the data where in 95 % or more of the resamples it is larger at the largest amount than at
+the smallest, and does not where that happens in 5 % or fewer; between them these runs cannot tell. Resamples of three
+to five replicates are few: a share near these limits is worth less than it looks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from minilib.bench import report
+from minilib.bench.batches import plan
+from minilib.bench.batches.plan import Cell, cell_of, run_of
+from minilib.teaching import plots
+
+RESAMPLES = 10_000
+CELLS = "pairs | batch | steps | learning rate | recall@1, test | 95 % interval | behind the best | 95 % interval | "
+CELLS += "same caption | same outline | draws | seeds | CPU s a run"
+CELL = "{pairs:,} | {batch:,} | {steps:,} | {lr:g} | {mean:.1%} | {low:.1%} to {high:.1%} | {behind[0]:.1%} | "
+CELL += "{behind[1]:.1%} to {behind[2]:.1%} | {same_caption:.0%} | {same_outline:.0%} | {draws} | {seeds} | "
+CELL += "{cpu_seconds:,.0f}"
+BEST = "pairs | best batch | recall@1, test | of the resamples | replicates | not at an edge"
+BEST_LINE = "{pairs:,} | {batch:,} | {mean:.1%} | {shares} | {replicates} | {interior:yes}"
+MASKED = "pairs | batch | recall@1, test | masked | gained | 95 % interval | replicates"
+MASKED_LINE = "{pairs:,} | {batch:,} | {plain:.1%} | {masked:.1%} | {gain[0]:+.1%} | "
+MASKED_LINE += "{gain[1]:+.1%} to {gain[2]:+.1%} | {replicates}"
+Curve = dict[tuple[int, int], float]  # recall by (draw, seed)
+
+
+def summarise(document: dict[str, Any]) -> dict[str, Any]:
+    """`cells`, `best` and `verdicts` of every arm, `masked` beside unmasked, and how far the plan has come."""
+    settings, records = document["settings"], document["records"]
+    curves = _curves(settings, records)
+    found: dict[str, Any] = {"cells": {}, "best": {}, "verdicts": {}}
+    for arm in dict.fromkeys((cell.data, cell.budget) for cell in curves if not cell.masked):
+        mine = {cell: curve for cell, curve in curves.items() if (cell.data, cell.budget, cell.masked) == (*arm, False)}
+        name, sizes = f"{arm[0]}, equal {arm[1]}", sorted({cell.pairs for cell in mine})
+        parts = {pairs: {cell: c for cell, c in mine.items() if cell.pairs == pairs} for pairs in sizes}
+        found["cells"][name] = [row for part in parts.values() for row in _cell_rows(part, records)]
+        draws = {pairs: _best_batches(part) for pairs, part in parts.items()}
+        found["best"][name] = [_best_row(part, draws[pairs], settings) for pairs, part in parts.items()]
+        found["verdicts"][name] = _verdict(draws, found["best"][name], len(settings["batches"]))
+    done = {run_of(record) for record in records}
+    named = set(plan.wanted(settings, records))
+    found["masked"] = _masked_rows(curves)
+    return found | {"done": len(done), "known": len(named | done)}
+
+
+def page(document: dict[str, Any]) -> str:
+    """The whole page as Markdown."""
+    machines = [{"machine": machine} for machine in document["machines"]]
+    figures = {name: figure.alt_text for name, figure in figures_of(document).items()}
+    return report.whole("batches", document | {"described": machines, "figures": figures, "tables": tables(document)})
+
+
+def plain(document: dict[str, Any]) -> str:
+    """Verdicts and tables for a terminal."""
+    if "cells" not in document:
+        return "No run is finished yet."
+    verdicts = (f"{name}: {verdict['sentence']}" for name, verdict in document["verdicts"].items())
+    return "\n\n".join([*verdicts, *(f"{title}\n\n{table}" for title, table in tables(document, report.plain).items())])
+
+
+def write(folder: Path, document: dict[str, Any]) -> None:
+    """batches.md and its figures, in `folder`."""
+    (folder / "batches.md").write_text(page(document))
+    for name, figure in figures_of(document).items():
+        (folder / f"{name}.png").write_bytes(plots.to_png(figure))
+
+
+def tables(document: dict[str, Any], table: report.Table = report.markdown) -> dict[str, str]:
+    """For each arm its best batches and all of its cells, then masked beside unmasked, by title."""
+    found = {}
+    for name, rows in document["best"].items():
+        found[f"The best batch, {name}"] = report.build(table, BEST, BEST_LINE, rows)
+        found[f"Every cell, {name}"] = report.build(table, CELLS, CELL, document["cells"][name])
+    masked = report.build(table, MASKED, MASKED_LINE, document["masked"])
+    return found | ({"False negatives masked, glyphs, equal epochs": masked} if masked else {})
+
+
+def figures_of(document: dict[str, Any]) -> dict[str, Any]:
+    """A picture for each arm, by the name of its file."""
+    found = {}
+    for name, rows in document["cells"].items():
+        curves: dict[int, dict] = {}
+        for row in rows:
+            ends = (row["mean"] if row[end] is None else row[end] for end in ("low", "high"))
+            curves.setdefault(row["pairs"], {})[row["batch"]] = (row["mean"], *ends)
+        file = f"batches_{name.replace(', equal ', '_')}"
+        found[file] = plots.batch_curves(curves, title=f"Recall against batch size: {name}")
+    return found
+
+
+def _curves(settings: dict[str, Any], records: list[dict[str, Any]]) -> dict[Cell, Curve]:
+    """Test recall by replicate of every cell whose learning rate is known, at that learning rate."""
+    scores = {run_of(record): record["validation"] for record in records}
+    curves: dict[Cell, Curve] = {}
+    for record in records:
+        cell = cell_of(record)
+        if record["lr"] == plan.best_lr(cell, settings, scores):
+            curves.setdefault(cell, {})[record["draw"], record["seed"]] = record["test"]
+    return dict(sorted(curves.items()))
+
+
+def _cell_rows(part: dict[Cell, Curve], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    means = {cell: float(np.mean(list(curve.values()))) for cell, curve in part.items()}
+    best, rows = max(means, key=means.get), []
+    for cell, curve in part.items():
+        low, high = _interval(list(curve.values()))[1:]
+        both = [part[best][replicate] - curve[replicate] for replicate in curve if replicate in part[best]]
+        runs = [r for r in records if cell_of(r) == cell and (r["draw"], r["seed"]) in curve]
+        first = next(r for r in runs if r["test"] == curve[r["draw"], r["seed"]])
+        row = {"pairs": cell.pairs, "batch": cell.batch, "mean": means[cell], "low": low, "high": high}
+        row |= {"behind": _interval(both) if both else None, "replicates": sorted(map(list, curve))}
+        row |= {"draws": len({draw for draw, _ in curve}), "seeds": len({seed for _, seed in curve})}
+        row |= {name: first[name] for name in ("lr", "steps", "same_caption", "same_outline")}
+        rows.append(row | {"cpu_seconds": float(np.mean([r["cpu_seconds"] for r in runs]))})
+    return rows
+
+
+def _best_batches(part: dict[Cell, Curve]) -> np.ndarray:
+    """The best batch of each resample, `(RESAMPLES,)`, of the replicates that all cells have."""
+    common = sorted(set.intersection(*(set(curve) for curve in part.values())))
+    recall = np.array([[curve[replicate] for replicate in common] for curve in part.values()])  # (cells, replicates)
+    batches = np.array([cell.batch for cell in part])
+    if not common:
+        return np.array([])
+    chosen = np.random.default_rng(next(iter(part)).pairs).integers(len(common), size=(RESAMPLES, len(common)))
+    return batches[recall[:, chosen].mean(2).argmax(0)]
+
+
+def _best_row(part: dict[Cell, Curve], draws: np.ndarray, settings: dict[str, Any]) -> dict[str, Any]:
+    means = {cell: float(np.mean(list(curve.values()))) for cell, curve in part.items()}
+    best = max(means, key=means.get)
+    batches, counts = np.unique(draws, return_counts=True)
+    shares = {int(batch): count / RESAMPLES for batch, count in zip(batches, counts)}
+    ranked = sorted(shares, key=shares.get, reverse=True)
+    tried = settings["batches"][str(best.pairs)]
+    return {
+        "pairs": best.pairs, "batch": best.batch, "mean": means[best],
+        "shares": ", ".join(f"{batch:,}: {shares[batch]:.0%}" for batch in ranked[:3]),
+        "replicates": len(set.intersection(*(set(curve) for curve in part.values()))),
+        "interior": min(tried) < best.batch < max(tried) if len(part) == len(tried) else None,
+    }  # fmt: skip
+
+
+def _verdict(draws: dict[int, np.ndarray], rows: list[dict[str, Any]], planned: int) -> dict[str, Any]:
+    """Whether the best batch grows with the data, in a sentence and as the share of draws in which it does."""
+    path = ", ".join(f"{row['batch']:,} at {row['pairs']:,} pairs" for row in rows)
+    few = min(row["replicates"] for row in rows)
+    if len(rows) < 2 or few < 3:
+        sentence = f"Not settled yet, with {few} replicates and {len(rows)} of {planned} amounts of data: {path}."
+        return {"share": None, "sentence": sentence}
+    share = float((draws[rows[-1]["pairs"]] > draws[rows[0]["pairs"]]).mean())
+    told = "grows with the data" if share >= 0.95 else "does not grow with the data" if share <= 0.05 else None
+    start = f"The best batch {told}" if told else "These runs cannot tell whether the best batch grows with the data"
+    return {"share": share, "sentence": f"{start}: {path} (larger at the end in {share:.0%} of the resamples)."}
+
+
+def _masked_rows(curves: dict[Cell, Curve]) -> list[dict[str, Any]]:
+    rows = []
+    for cell, masked in curves.items():
+        plain = curves.get(cell._replace(masked=False), {})
+        common = sorted(set(masked) & set(plain))
+        if cell.masked and common:
+            row = {"pairs": cell.pairs, "batch": cell.batch, "replicates": len(common)}
+            row |= {"plain": float(np.mean([plain[r] for r in common]))}
+            row |= {"masked": float(np.mean([masked[r] for r in common]))}
+            rows.append(row | {"gain": _interval([masked[r] - plain[r] for r in common])})
+    return rows
+
+
+def _interval(values: list[float]) -> list[float | None]:
+    """The mean and the ends of its interval, None where there is one value only."""
+    if len(values) < 2:
+        return [float(np.mean(values)), None, None]
+    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    mean = float(np.mean(values))
+    return [mean, mean - half, mean + half]

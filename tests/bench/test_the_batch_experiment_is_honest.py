@@ -1,0 +1,205 @@
+"""The experiment on batch sizes tunes every cell, goes on where it stopped, and its page says what its runs found.
+
+Records made up here have known answers; a quick campaign runs for real, stopped and taken up again.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from support.figure_rules import FiguresKeepTheRules
+from support.reference import refused
+
+from minilib.bench.batches import bench_batches, campaign, one_run, pages, plan
+from minilib.bench.batches.plan import Cell, Run, run_of, wanted
+from minilib.losses import clip_loss
+from minilib.teaching import plots
+
+SETTINGS = {
+    "stages": [
+        {"kind": "grid", "data": "glyphs", "pairs": [100, 200]},
+        {"kind": "replicate", "data": "glyphs", "pairs": [100, 200], "replicates": [[1, 1], [2, 2]]},
+        {"kind": "replicate", "data": "glyphs", "pairs": [100], "best": 1, "replicates": [[0, 3]]},
+    ],
+    "batches": {"100": [8, 16, 32], "200": [8, 16, 32]}, "lrs": [1, 2, 4, 8], "lr_limits": [0.5, 16],
+}  # fmt: skip
+
+
+def record(run, validation=0.1, test=0.1):
+    costs = {"steps": 5, "same_caption": 0.25, "same_outline": 0.5, "cpu_seconds": 2.0}
+    found = {**run.cell._asdict(), "lr": run.lr, "draw": run.draw, "seed": run.seed}
+    return found | {"validation": validation, "test": test, **costs}
+
+
+def finished(test):
+    """Records of everything that is wanted: learning rate 2 wins each grid, `test(run)` is the recall that is told."""
+    records = []
+    while todo := [run for run in wanted(SETTINGS, records) if run not in {run_of(r) for r in records}]:
+        records += [record(run, validation=0.9 if run.lr == 2 else 0.1, test=test(run)) for run in todo]
+    return records
+
+
+def document(records):
+    found = {"settings": SETTINGS, "machines": [], "records": records}
+    return found | pages.summarise(found)
+
+
+# The plan
+
+
+def test_every_cell_tries_four_learning_rates_and_goes_on_beyond_an_edge():
+    cell = Cell("glyphs", 100, 8)
+    first = [run.lr for run in wanted(SETTINGS, []) if run.cell == cell]
+    assert first == [1, 2, 4, 8]
+    rising = [record(Run(cell, lr), validation=lr / 100) for lr in first]
+    assert [run.lr for run in wanted(SETTINGS, rising) if run.cell == cell] == [1, 2, 4, 8, 16]
+    rising.append(record(Run(cell, 16), validation=0.9))  # the limit
+    assert {run.lr for run in wanted(SETTINGS, rising) if run.cell == cell and run.draw == 0} == {1, 2, 4, 8, 16}
+    falling = [record(Run(cell, lr), validation=1 / lr) for lr in first]
+    assert next(run.lr for run in wanted(SETTINGS, falling) if run.cell == cell) == 0.5
+    assert len(plan.FULL["lrs"]) >= 4
+
+
+def test_replicates_wait_for_the_learning_rate_that_won():
+    assert {run.draw for run in wanted(SETTINGS, [])} == {0}
+    cell = Cell("glyphs", 100, 8)
+    done = [record(Run(cell, lr), validation=0.9 if lr == 4 else 0.1) for lr in (1, 2, 4, 8)]
+    assert [run for run in wanted(SETTINGS, done) if run.draw] == [Run(cell, 4, 1, 1), Run(cell, 4, 2, 2)]
+
+
+def test_the_plan_asks_for_what_it_promises_and_nothing_twice():
+    runs = list(wanted(plan.FULL, []))
+    assert len(set(runs)) == len(runs)
+    cells = {run.cell for run in runs}
+    for data, sizes in (("glyphs", 3), ("scenes", 3)):
+        assert len({cell.pairs for cell in cells if cell.data == data}) == sizes
+    for pairs, batches in plan.FULL["batches"].items():
+        assert len(batches) >= 6
+        assert max(batches) == int(pairs)  # up to the whole set
+        assert all(int(pairs) % batch == 0 for batch in batches)  # equal epochs leave no pair out
+    assert {cell.pairs for cell in cells if cell.budget == "steps"} == {2_048, 10_240}
+    seeds = {tuple(found) for stage in plan.FULL["stages"] for found in stage.get("replicates", ())}
+    assert {draw for draw, _ in seeds} == {0, 1, 2}
+    assert {seed for draw, seed in seeds if draw == 0} == {0, 1, 2, 3, 4}
+
+
+# A run
+
+
+def test_masked_false_negatives_change_nothing_where_there_are_none_and_are_left_out_where_there_are():
+    torch.manual_seed(0)
+    img, txt = (torch.nn.functional.normalize(torch.randn(7, 5, dtype=torch.float64), dim=1) for _ in range(2))
+    img.requires_grad_()
+    plain = clip_loss(img, txt, torch.tensor(9.0, dtype=torch.float64))
+    loss = one_run.masked_clip_loss(img, txt, torch.tensor(9.0), torch.arange(7))
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(*(torch.autograd.grad(x, img)[0] for x in (loss, plain)))
+    groups = torch.tensor([0, 0, 1, 2, 3, 3, 4])
+    x = (9 * img @ txt.T).detach()
+    kept = (groups[:, None] != groups) | torch.eye(7, dtype=bool)
+    sums = [torch.where(kept, x, -torch.inf).logsumexp(axis) for axis in (0, 1)]
+    by_hand = ((sums[0] + sums[1]) / 2 - x.diagonal()).mean()
+    torch.testing.assert_close(one_run.masked_clip_loss(img, txt, torch.tensor(9.0), groups), by_hand)
+
+
+def test_repeats_in_a_batch_are_counted():
+    captions = ["latin capital letter a", "greek capital letter alpha", "comma", "comma"]
+    run = Run(Cell("glyphs", 4, 4), 1e-3)
+    assert one_run._repeats(captions, run, steps=3) == {"same_caption": 0.5, "same_outline": 1.0}
+
+
+@pytest.mark.slow
+def test_a_campaign_stops_between_runs_goes_on_and_its_page_comes_from_its_file(tmp_path, capsys, monkeypatch):
+    path, clock = tmp_path / "batches.json", iter(range(1_000))
+    monkeypatch.setattr(campaign.time, "monotonic", lambda: next(clock))
+    bench_batches(output=path, quick=True, workers=1, budget=6)
+    monkeypatch.undo()
+    begun = json.loads(path.read_text())["records"]
+    assert 0 < len(begun) < 8
+    document = bench_batches(output=path, quick=True, workers=1)
+    assert document["records"][: len(begun)] == begun
+    assert document["done"] == document["known"] == len({run_of(r) for r in document["records"]})
+    kept = json.loads(path.read_text())
+    assert kept["records"] == json.loads(json.dumps(document["records"]))
+    assert {r["machine"] for r in kept["records"]} == {0}
+    assert "matplotlib" in kept["machines"][0]["libraries"]
+    text = (tmp_path / "batches.md").read_text()
+    bench_batches(output=path, quick=True, workers=1, budget=0)
+    assert (tmp_path / "batches.md").read_text() == text == pages.page(kept)
+    assert (tmp_path / "batches_glyphs_epochs.png").exists()
+    assert "Not settled yet" in capsys.readouterr().out
+    run = run_of(kept["records"][0])
+    again = one_run.train_and_score(run, kept["settings"])
+    assert {n: again[n] for n in ("validation", "test", "loss")} == {
+        n: kept["records"][0][n] for n in ("validation", "test", "loss")
+    }
+    refused(ValueError, "was begun with", lambda: bench_batches(output=path, workers=1))
+
+
+def test_bad_arguments_are_named(tmp_path):
+    refused(ValueError, "budget is -1", lambda: bench_batches(output=tmp_path / "x.json", budget=-1))
+    refused(ValueError, "workers is 0", lambda: bench_batches(output=tmp_path / "x.json", workers=0))
+    (tmp_path / "x.json").write_text("[]")
+    refused(ValueError, "is no file of this experiment", lambda: bench_batches(output=tmp_path / "x.json", budget=0))
+
+
+# What is said of the runs
+
+
+def peak_at(best):
+    """Recall that is highest at `best[pairs]`, the same for all replicates but for a little that they share."""
+    return lambda run: 0.5 - 0.1 * abs(np.log2(run.cell.batch / best[run.cell.pairs])) + 0.01 * run.draw
+
+
+def test_a_best_batch_that_grows_is_said_to_grow_and_one_that_does_not_is_not():
+    for best, share, says in (
+        ({100: 8, 200: 32}, 1.0, "The best batch grows with the data: 8 at 100 pairs, 32 at 200 pairs"),
+        ({100: 16, 200: 16}, 0.0, "The best batch does not grow with the data"),
+        ({100: 32, 200: 8}, 0.0, "The best batch does not grow with the data"),
+    ):
+        verdict = document(finished(peak_at(best)))["verdicts"]["glyphs, equal epochs"]
+        assert verdict["share"] == share
+        assert verdict["sentence"].startswith(says)
+
+
+def test_runs_that_disagree_settle_nothing():
+    def test(run):  # at 200 pairs each replicate has another best batch
+        ahead = {0: 8, 1: 32, 2: 16}[run.draw] if run.cell.pairs == 200 else 8
+        return 0.5 if run.cell.batch == ahead else 0.4
+
+    verdict = document(finished(test))["verdicts"]["glyphs, equal epochs"]
+    assert 0.05 < verdict["share"] < 0.95
+    assert verdict["sentence"].startswith("These runs cannot tell whether")
+    alone = [r for r in finished(test) if r["draw"] == 0]
+    assert document(alone)["verdicts"]["glyphs, equal epochs"]["sentence"].startswith("Not settled yet, with 1")
+
+
+def test_figures_are_those_of_the_learning_rate_that_won_with_their_seeds_counted():
+    records = finished(lambda run: 0.3 if run.lr != 2 else 0.2 + 0.1 * run.draw if run.cell.batch == 8 else 0.0)
+    found = document(records)
+    row = next(r for r in found["cells"]["glyphs, equal epochs"] if (r["pairs"], r["batch"]) == (200, 8))
+    assert (row["lr"], row["draws"], row["seeds"]) == (2, 3, 3)
+    assert row["mean"] == pytest.approx(0.3)
+    assert row["mean"] - row["low"] == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-3)  # Student's t, two degrees
+    best = found["best"]["glyphs, equal epochs"][0]
+    assert (best["batch"], best["interior"], best["replicates"]) == (8, False, 3)
+    assert next(r for r in found["cells"]["glyphs, equal epochs"] if r["batch"] == 8)["replicates"][1] == [0, 3]
+    text = pages.page({**found, "settings": plan.FULL | SETTINGS})
+    assert "| 200 | 8 | 5 | 2 | 30.0% |" in text
+    assert "grow" in text
+
+
+class TestFigures(FiguresKeepTheRules):
+    figures = {  # noqa: RUF012, read only
+        "curves": lambda: plots.batch_curves(
+            {100: {8: (0.2, 0.1, 0.3), 16: (0.1, 0.0, 0.2)}, 200: {8: (0.3, 0.3, 0.3)}}
+        ),
+    }
+
+
+def test_the_picture_marks_the_best_batch():
+    figure = plots.batch_curves({100: {8: (0.2, 0.1, 0.3), 16: (0.25, 0.0, 0.4)}})
+    rings = [line for line in figure.axes[0].get_lines() if line.get_fillstyle() == "none"]
+    assert [(float(r.get_xdata()[0]), float(r.get_ydata()[0])) for r in rings] == [(16, 0.25)]
+    refused(ValueError, "curves is empty", lambda: plots.batch_curves({}))
