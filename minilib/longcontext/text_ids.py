@@ -15,11 +15,13 @@ Taught in notebooks/13_train_logo_end_to_end.ipynb.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 FRONT = -1  # where a token begins that stands in front of the text
-MARK = "\ue000"  # a character that no template writes by itself
+MARK = "\ue000\ue001"  # characters that no template writes by itself
+AS_CODE = re.compile(r"""["']type["']: ?["']text""")  # a list that a template has taken for a text
 PROBE, REACH = 64, 256  # characters that show what is put around a text, and that an answer's tokens may look back on
 PLAIN = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
 OTHERS = ("\n", ".", ":", "a", "1", "。")  # texts that an answer may continue instead of its prompt
@@ -85,9 +87,10 @@ def _behind(tokenizer, head: str, head_ids: list[int], answer: str) -> list[int]
         both = _plain(tokenizer, head + answer)
         return both[count:] if both[:count] == head_ids else None
     found = tokenizer(head + answer, **PLAIN)
-    # Equal ids are not enough: an unknown word may be one token before the cut and one that reaches over it.
+    # Equal ids are not enough: an unknown word may be one token before the cut and one that reaches over it. Blanks
+    # that a special token takes in, as Phi-3's do, are lost in any text.
     last = found.token_to_chars(count - 1) if 0 < count <= len(found["input_ids"]) else None
-    over = last is not None and last.end > len(head)
+    over = last is not None and answer[: max(0, last.end - len(head))].strip() != ""
     return found["input_ids"][count:] if found["input_ids"][:count] == head_ids and not over else None
 
 
@@ -122,7 +125,9 @@ def shared_start(sequences: Sequence[Sequence]) -> Sequence:
 
 def turn_end(tokenizer) -> str:
     """What the chat template writes behind an answer, without blanks at its end; "" where nothing."""
-    return _behind_mark(tokenizer, [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]).rstrip()
+    return _behind_mark(
+        tokenizer, [{"role": "user", "content": MARK[::-1]}, {"role": "assistant", "content": MARK}]
+    ).rstrip()
 
 
 def question_end(tokenizer) -> str:
@@ -143,11 +148,39 @@ def _behind_mark(tokenizer, messages: list[dict], **settings) -> str:
 def _render(tokenizer, messages: Sequence[Mapping], **settings) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError("the tokenizer has no chat template for messages: set tokenizer.chat_template, or give texts.")
-    # A table of messages has every key in every message.
-    filled = [{key: value for key, value in message.items() if value is not None} for message in messages]
-    try:
-        return tokenizer.apply_chat_template(filled, tokenize=False, **settings)
-    except Exception as error:  # templates raise what they like
-        cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        told = f"the chat template cannot write the messages ({cause}): give messages that it takes."
-        raise ValueError(told) from error
+    texts, found, failed = [_as_texts(message) for message in messages], [], []
+    contents = [
+        one["content"].strip() for one in texts if isinstance(one.get("content"), str) and one["content"].strip()
+    ]
+    for form in (texts, [_as_parts(message) for message in texts]):  # templates of models that see want lists
+        try:
+            found.append(tokenizer.apply_chat_template(form, tokenize=False, **settings))
+        except Exception as error:  # templates raise what they like
+            failed.append(error)
+            continue
+        if not contents or (any(text in found[-1] for text in contents) and not AS_CODE.search(found[-1])):
+            return found[-1]
+    if found:
+        return found[0]
+    cause = (str(failed[0]) or type(failed[0]).__name__).splitlines()[0].rstrip(".")
+    raise ValueError(
+        f"the chat template cannot write the messages ({cause}): give messages that it takes."
+    ) from failed[0]
+
+
+def _as_texts(message: Mapping) -> dict:
+    """The message with a text in place of a list of texts, and without the empty keys that a table gives all rows."""
+    filled = {key: value for key, value in message.items() if value is not None}
+    if isinstance(parts := filled.get("content"), (list, tuple)) and all(map(is_text, parts)):
+        filled["content"] = "".join(part["text"] for part in parts)
+    return filled
+
+
+def _as_parts(message: Mapping) -> dict:
+    text = message.get("content")
+    return {**message, "content": [{"type": "text", "text": text}]} if isinstance(text, str) else dict(message)
+
+
+def is_text(part) -> bool:
+    """Whether a part of a message's content is a text."""
+    return isinstance(part, Mapping) and isinstance(part.get("text"), str)
