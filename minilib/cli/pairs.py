@@ -32,7 +32,7 @@ from minilib.models.generation import make_answer_fn
 from minilib.preferences import build_pairs, plain_prompt, rare_words, spacy_entities
 from minilib.preferences.haystack_pairs import chunks_as_prompt, haystack_pairs, repeatable
 from minilib.trainers.collator import Numbered, PairCollator, as_packed, draw_positions, number_rows, pack_rows
-from minilib.trainers.preference_rows import is_messages
+from minilib.trainers.preference_rows import QUESTIONS, is_messages
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -111,9 +111,8 @@ def numbered(table: Dataset, settings: LogoSettings) -> Numbered:
             rows = number_rows(table, "data", with_chunks=with_chunks)
         except TypeError as error:  # to the command's user it is the data that are wrong, not the call
             raise ValueError(str(error)) from error
-    if int(os.environ.get("RANK", 0)) == 0:
-        for warning in told:
-            _say(str(warning.message))
+    for warning in told:
+        _say(str(warning.message))
     return rows
 
 
@@ -162,7 +161,8 @@ def _runs_together(row: Mapping) -> bool:
 
 
 def _say(text: str) -> None:
-    print(f"minilib: {text}", file=sys.stderr)
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"minilib: {text}", file=sys.stderr)
 
 
 def prompt_for(tokenizer) -> Callable[[list[str], str], str]:
@@ -203,7 +203,10 @@ def scorer_of(name: str) -> Callable:
 
 def _pairs(table: Dataset) -> Dataset:
     """Only the columns that training reads."""
-    return table.select_columns([name for name in FIELDS if name in table.column_names])
+    asked = () if "prompt" in table.column_names else (*QUESTIONS, "system")
+    for name in sorted({"system", "system_prompt"} & {*table.column_names} - {*asked}):
+        _say(f"data has a column {name!r}, which is not read: put it into the prompt.")
+    return table.select_columns([name for name in (*FIELDS, *asked) if name in table.column_names])
 
 
 def _told(skipped: dict[str, int]) -> str:

@@ -148,7 +148,7 @@ def _behind_mark(tokenizer, messages: list[dict], **settings) -> str:
 def _render(tokenizer, messages: Sequence[Mapping], **settings) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError("the tokenizer has no chat template for messages: set tokenizer.chat_template, or give texts.")
-    texts, found, failed = [_as_texts(message) for message in messages], [], []
+    texts, found, failed = [as_texts(message) for message in messages], [], []
     contents = [
         one["content"].strip() for one in texts if isinstance(one.get("content"), str) and one["content"].strip()
     ]
@@ -168,19 +168,16 @@ def _render(tokenizer, messages: Sequence[Mapping], **settings) -> str:
     ) from failed[0]
 
 
-def _as_texts(message: Mapping) -> dict:
+def as_texts(message: Mapping) -> dict:
     """The message with a text in place of a list of texts, and without the empty keys that a table gives all rows."""
     filled = {key: value for key, value in message.items() if value is not None}
-    if isinstance(parts := filled.get("content"), (list, tuple)) and all(map(is_text, parts)):
-        filled["content"] = "".join(part["text"] for part in parts)
+    if isinstance(parts := filled.get("content"), (list, tuple)):
+        texts = [part.get("text") if isinstance(part, Mapping) else None for part in parts]
+        if all(isinstance(text, str) for text in texts):
+            filled["content"] = "".join(texts)
     return filled
 
 
 def _as_parts(message: Mapping) -> dict:
     text = message.get("content")
     return {**message, "content": [{"type": "text", "text": text}]} if isinstance(text, str) else dict(message)
-
-
-def is_text(part) -> bool:
-    """Whether a part of a message's content is a text."""
-    return isinstance(part, Mapping) and isinstance(part.get("text"), str)

@@ -2,7 +2,8 @@
 
     plain            {"prompt": text, "chosen": text, "rejected": text or list of texts}
     conversational   the same with lists of {"role": ..., "content": ...} in place of texts
-    without prompt   chosen and rejected begin alike: what they share is the prompt
+    without prompt   chosen and rejected begin alike: what they share is the prompt; or, as in Orca's pairs, `question`,
+                     `instruction` or `input`, with or without `system`, are the messages before the answers
 
 Further fields: `chunks`, the pieces of the context as they stand in the prompt; `separator`, a text that stands between
 a prompt and its answers, without which they are joined as given; `tools` and `chat_template_kwargs`, for the template.
@@ -17,9 +18,10 @@ from reprlib import repr as short
 from torch.utils.data import Dataset
 
 from minilib.common import Notice, raise_first, rows_named
-from minilib.longcontext.text_ids import shared_start
+from minilib.longcontext.text_ids import as_texts, shared_start
 
 FIELDS = ("prompt", "chosen", "rejected")
+QUESTIONS = ("question", "instruction", "input")  # what stands in place of a prompt, with `system` before it
 
 
 def read_row(row: Mapping, number: int, name: str = "data") -> tuple:
@@ -27,16 +29,39 @@ def read_row(row: Mapping, number: int, name: str = "data") -> tuple:
 
     Raises ValueError or TypeError, one sentence with row and field.
     """
+    if "prompt" not in row and (asked := _question(row, number)):
+        row = {**row, "prompt": asked}
     missing = [field for field in FIELDS if row.get(field) is None or row[field] in ("", [], ())]
     if missing and (missing != ["prompt"] or "prompt" in row):
         raise ValueError(f"{name} has no {missing[0]!r} in row {number}: fill the field or leave out the row.")
     rejected = row["rejected"]
     several = isinstance(rejected, (list, tuple)) and not is_messages(rejected)
     others = {f"rejected[{j}]": answer for j, answer in enumerate(rejected)} if several else {"rejected": rejected}
-    answers = {"chosen": row["chosen"], **others}
-    for field, value in {"prompt": row.get("prompt", "-"), **answers}.items():
+    fields = {"prompt": row.get("prompt", "-"), "chosen": row["chosen"], **others}
+    fields = {field: [value] if isinstance(value, Mapping) else value for field, value in fields.items()}
+    for field, value in fields.items():
         _check_value(value, field, number)
-    return _one_kind(row.get("prompt"), list(answers.values()), number)
+    for field, kind in (("separator", str), ("chat_template_kwargs", Mapping)):
+        if not isinstance(row.get(field), (kind, type(None))):
+            wanted = "a text" if kind is str else "an object"
+            raise TypeError(f"row {number} has {short(row[field])} as {field}: give {wanted}, or leave it out.")
+    asked, *answers = fields.values()
+    prompt, answers = _one_kind(asked if "prompt" in row else None, answers, number)
+    ends = [message["role"] for one in answers if is_messages(one) for message in (one[0], one[-1])]
+    if not {"user", "system"}.isdisjoint(ends):
+        came = f"row {number} has an answer that begins or ends with a message of the user or the system"
+        raise ValueError(f"{came}: give answers of the assistant, and whole chats that begin alike.")
+    return prompt, answers
+
+
+def _question(row: Mapping, number: int) -> list[dict]:
+    """The question of a row without a prompt, behind its system message, as in Orca's pairs; [] without one."""
+    asked = [row[name] for name in QUESTIONS if row.get(name)]
+    if len(asked) > 1:
+        told = " and ".join(repr(name) for name in QUESTIONS if row.get(name))
+        raise ValueError(f"row {number} has {told} and no 'prompt': put what the model shall read into a prompt.")
+    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    return [*system, {"role": "user", "content": asked[0]}] if asked else []
 
 
 def is_messages(value) -> bool:
@@ -45,12 +70,17 @@ def is_messages(value) -> bool:
 
 
 def _check_value(value, field: str, number: int) -> None:
-    if is_messages(value):
-        for message in value:
-            if not isinstance(message.get("role"), str) or not (message.get("content") or message.get("tool_calls")):
-                raise ValueError(f"row {number} has {short(message)} in {field}: give messages with role and content.")
-    elif not isinstance(value, str) or not value.strip():
-        raise ValueError(f"row {number} has {short(value)} as {field}: give a text that is not empty.")
+    if not is_messages(value):
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"row {number} has {short(value)} as {field}: give a text that is not empty.")
+        return
+    for message in value:
+        role, content = message.get("role"), as_texts(message).get("content", "")
+        may_be_empty = role == "system" or message.get("tool_calls")
+        told = isinstance(role, str) and isinstance(content, str) and (content.strip() or may_be_empty)
+        if not told:
+            fix = "give messages with role and content, which is text"
+            raise ValueError(f"row {number} has {short(message)} in {field}: {fix}.")
 
 
 def _one_kind(prompt, answers: list, number: int) -> tuple:
@@ -109,17 +139,26 @@ def number_rows(rows, name: str, *, with_chunks: bool, num_answers: int | None =
         raise TypeError(f"{name} is a {type(rows).__name__}: give a list of rows, a datasets table or stream.")
     if len(rows) == 0:
         raise ValueError(f"{name} is empty: give at least one row with {', '.join(FIELDS)}.")
-    faults, equal = [], []
+    faults, equal, twice = [], [], []
     for number, row in enumerate(rows):
         try:
             answers = _check_row(row, number, name, with_chunks)
-            equal += [number] * (answers[0] in answers[1:])
+            plain = [answer.strip() if isinstance(answer, str) else answer for answer in answers]
+            equal += [number] * (plain[0] in plain[1:])
+            twice += [number] * _repeats_prompt(row, answers)
         except (TypeError, ValueError) as error:
             faults.append(error)
     raise_first(faults)
     if equal:
         warnings.warn(f"{name} has {rows_named(equal)} with a rejected answer equal to the chosen one.", Notice, 2)
+    if twice:
+        warnings.warn(f"{name} has {rows_named(twice)} with answers that repeat the prompt before them.", Notice, 2)
     return Numbered(rows, num_answers)
+
+
+def _repeats_prompt(row: Mapping, answers: list) -> bool:
+    prompt = row.get("prompt")
+    return isinstance(prompt, str) and all(isinstance(one, str) and one.startswith(prompt) for one in answers)
 
 
 def _numbered(row: dict, number: int, name: str, with_chunks: bool, num_answers: int | None) -> dict:

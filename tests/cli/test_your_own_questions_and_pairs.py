@@ -356,8 +356,8 @@ BAD = {
         "tokens of prompt and 2 of an answer, and the model reads 256",
     ),
     "messages without a template": (
-        {name: [{"role": "user", "content": "a"}] for name in ("prompt", "chosen")}
-        | {"rejected": [{"role": "assistant", "content": "b"}]},
+        {"prompt": [{"role": "user", "content": "a"}]}
+        | {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")},
         "the tokenizer has no chat template for messages",
     ),
 }
