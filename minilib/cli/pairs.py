@@ -92,7 +92,7 @@ def answered_pairs(kind: str, questions: Dataset | None, settings: LogoSettings,
     if not (folder / PAIRS).exists() or not (folder / PAIRS).stat().st_size:
         raise ValueError(
             f"data {settings.data!r} gave no pair, {folder / REPORT} counts why: ask about more or other questions, "
-            "lower threshold or raise num_chunks."
+            "lower threshold or raise num_chunks, in another output."
         )
     return _pairs(read_table(folder / PAIRS))
 
