@@ -21,7 +21,6 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -151,13 +150,12 @@ def _moves(probe: nn.Module, ids: Tensor, gap: int) -> bool:
 def _measured_route(model: nn.Module, route: str, run: Callable, moves: bool, length: int) -> tuple[int | None, str]:
     """Tokens up to which the route is right (None: all, 0: none), and what happens beyond."""
     windows = [window for window in _windows(model.config.get_text_config()) if window < max(length, ANYWAY + 1)]
-    measure = partial(_measure_route, model, route, run, moves, windows)
-    return _once(model, f"{route} beyond {windows}", measure, (None, ""))
+    return _once(
+        model, f"{route} beyond {windows}", lambda: _measure_route(model, route, run, moves, windows), (None, "")
+    )
 
 
-def _measure_route(
-    model: nn.Module, route: str, run: Callable, moves: bool, windows: list[int]
-) -> tuple[int | None, str]:
+def _measure_route(model: nn.Module, route: str, run: Callable, moves: bool, windows: list) -> tuple[int | None, str]:
     short = min([_room(model), *(window - JUMP for window in windows)])
     sizes = [max(8, short), *(window + max(SHORT, window // 4) for window in windows)]
     with _probe(model) as probe:
@@ -174,11 +172,9 @@ def _measure_route(
 
 def _compare(probe: nn.Module, route: str, run: Callable, size: int, gap: int) -> str:
     """How the route differs from full sequences for a pack of `size` tokens; "" where it does not."""
-    ids, first = (
-        _tokens(probe, size),
-        max(4, size // 8),
-    )  # so long that a window loses much of the second answer's sight
-    prompt, answers = ids[: -first - 2], (ids[-first - 2 : -2], ids[-2:])  # of unlike length: padding is measured, too
+    ids, cut = _tokens(probe, size), size - 2 - max(4, size // 8)
+    # The first answer is long, so that a window that slides over it loses much of what the second one sees.
+    prompt, answers = ids[:cut], (ids[cut:-2], ids[-2:])
     positions = _positions(len(prompt), len(prompt) // 2, gap)
     pack = stack_packed([pack_answers(prompt, answers, positions)]).to(probe.device)
     got = run(probe, pack, route)

@@ -15,13 +15,11 @@ Taught in notebooks/13_train_logo_end_to_end.ipynb.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 FRONT = -1  # where a token begins that stands in front of the text
-MARK = "\ue000\ue001"  # characters that no template writes by itself
-AS_CODE = re.compile(r"""["']type["']: ?["']text""")  # a list that a template has taken for a text
+MARK = "\ue000"  # a character that no template writes by itself
 PROBE, REACH = 64, 256  # characters that show what is put around a text, and that an answer's tokens may look back on
 PLAIN = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
 OTHERS = ("\n", ".", ":", "a", "1", "。")  # texts that an answer may continue instead of its prompt
@@ -125,9 +123,7 @@ def shared_start(sequences: Sequence[Sequence]) -> Sequence:
 
 def turn_end(tokenizer) -> str:
     """What the chat template writes behind an answer, without blanks at its end; "" where nothing."""
-    return _behind_mark(
-        tokenizer, [{"role": "user", "content": MARK[::-1]}, {"role": "assistant", "content": MARK}]
-    ).rstrip()
+    return _behind_mark(tokenizer, [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]).rstrip()
 
 
 def question_end(tokenizer) -> str:
@@ -148,24 +144,17 @@ def _behind_mark(tokenizer, messages: list[dict], **settings) -> str:
 def _render(tokenizer, messages: Sequence[Mapping], **settings) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError("the tokenizer has no chat template for messages: set tokenizer.chat_template, or give texts.")
-    texts, found, failed = [as_texts(message) for message in messages], [], []
-    contents = [
-        one["content"].strip() for one in texts if isinstance(one.get("content"), str) and one["content"].strip()
-    ]
-    for form in (texts, [_as_parts(message) for message in texts]):  # templates of models that see want lists
-        try:
-            found.append(tokenizer.apply_chat_template(form, tokenize=False, **settings))
-        except Exception as error:  # templates raise what they like
-            failed.append(error)
-            continue
-        if not contents or (any(text in found[-1] for text in contents) and not AS_CODE.search(found[-1])):
-            return found[-1]
-    if found:
-        return found[0]
-    cause = (str(failed[0]) or type(failed[0]).__name__).splitlines()[0].rstrip(".")
-    raise ValueError(
-        f"the chat template cannot write the messages ({cause}): give messages that it takes."
-    ) from failed[0]
+    texts = [as_texts(message) for message in messages]
+    try:
+        written = tokenizer.apply_chat_template(texts, tokenize=False, **settings)
+        contents = [one["content"].strip() for one in texts if isinstance(one.get("content"), str)]
+        if any(contents) and not any(text and text in written for text in contents):  # it wants lists, for pictures
+            raise ValueError("it writes none of their texts")
+        return written
+    except Exception as error:  # templates raise what they like
+        cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        told = f"the chat template cannot write the messages ({cause}): give messages that it takes."
+        raise ValueError(told) from error
 
 
 def as_texts(message: Mapping) -> dict:
@@ -176,8 +165,3 @@ def as_texts(message: Mapping) -> dict:
         if all(isinstance(text, str) for text in texts):
             filled["content"] = "".join(texts)
     return filled
-
-
-def _as_parts(message: Mapping) -> dict:
-    text = message.get("content")
-    return {**message, "content": [{"type": "text", "text": text}]} if isinstance(text, str) else dict(message)

@@ -2,8 +2,7 @@
 
     plain            {"prompt": text, "chosen": text, "rejected": text or list of texts}
     conversational   the same with lists of {"role": ..., "content": ...} in place of texts
-    without prompt   chosen and rejected begin alike: what they share is the prompt; or, as in Orca's pairs, `question`,
-                     `instruction` or `input`, with or without `system`, are the messages before the answers
+    without prompt   chosen and rejected begin alike: what they share is the prompt
 
 Further fields: `chunks`, the pieces of the context as they stand in the prompt; `separator`, a text that stands between
 a prompt and its answers, without which they are joined as given; `tools` and `chat_template_kwargs`, for the template.
@@ -21,7 +20,6 @@ from minilib.common import Notice, raise_first, rows_named
 from minilib.longcontext.text_ids import as_texts, shared_start
 
 FIELDS = ("prompt", "chosen", "rejected")
-QUESTIONS = ("question", "instruction", "input")  # what stands in place of a prompt, with `system` before it
 
 
 def read_row(row: Mapping, number: int, name: str = "data") -> tuple:
@@ -29,8 +27,6 @@ def read_row(row: Mapping, number: int, name: str = "data") -> tuple:
 
     Raises ValueError or TypeError, one sentence with row and field.
     """
-    if "prompt" not in row and (asked := _question(row, number)):
-        row = {**row, "prompt": asked}
     missing = [field for field in FIELDS if row.get(field) is None or row[field] in ("", [], ())]
     if missing and (missing != ["prompt"] or "prompt" in row):
         raise ValueError(f"{name} has no {missing[0]!r} in row {number}: fill the field or leave out the row.")
@@ -52,16 +48,6 @@ def read_row(row: Mapping, number: int, name: str = "data") -> tuple:
         came = f"row {number} has an answer that begins or ends with a message of the user or the system"
         raise ValueError(f"{came}: give answers of the assistant, and whole chats that begin alike.")
     return prompt, answers
-
-
-def _question(row: Mapping, number: int) -> list[dict]:
-    """The question of a row without a prompt, behind its system message, as in Orca's pairs; [] without one."""
-    asked = [row[name] for name in QUESTIONS if row.get(name)]
-    if len(asked) > 1:
-        told = " and ".join(repr(name) for name in QUESTIONS if row.get(name))
-        raise ValueError(f"row {number} has {told} and no 'prompt': put what the model shall read into a prompt.")
-    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    return [*system, {"role": "user", "content": asked[0]}] if asked else []
 
 
 def is_messages(value) -> bool:
@@ -139,26 +125,18 @@ def number_rows(rows, name: str, *, with_chunks: bool, num_answers: int | None =
         raise TypeError(f"{name} is a {type(rows).__name__}: give a list of rows, a datasets table or stream.")
     if len(rows) == 0:
         raise ValueError(f"{name} is empty: give at least one row with {', '.join(FIELDS)}.")
-    faults, equal, twice = [], [], []
+    faults, equal = [], []
     for number, row in enumerate(rows):
         try:
             answers = _check_row(row, number, name, with_chunks)
             plain = [answer.strip() if isinstance(answer, str) else answer for answer in answers]
             equal += [number] * (plain[0] in plain[1:])
-            twice += [number] * _repeats_prompt(row, answers)
         except (TypeError, ValueError) as error:
             faults.append(error)
     raise_first(faults)
     if equal:
         warnings.warn(f"{name} has {rows_named(equal)} with a rejected answer equal to the chosen one.", Notice, 2)
-    if twice:
-        warnings.warn(f"{name} has {rows_named(twice)} with answers that repeat the prompt before them.", Notice, 2)
     return Numbered(rows, num_answers)
-
-
-def _repeats_prompt(row: Mapping, answers: list) -> bool:
-    prompt = row.get("prompt")
-    return isinstance(prompt, str) and all(isinstance(one, str) and one.startswith(prompt) for one in answers)
 
 
 def _numbered(row: dict, number: int, name: str, with_chunks: bool, num_answers: int | None) -> dict:

@@ -64,17 +64,6 @@ def test_several_rejected_chats_are_several_answers():
     assert answers == ["The Seine.<|im_end|>", "The sea.<|im_end|>", "The capital.<|im_end|>"]
 
 
-@pytest.mark.parametrize("name", ["question", "instruction", "input"])
-def test_a_question_next_to_its_answers_is_their_prompt_behind_its_system_message(name):
-    asked = {"system": "Be brief.", name: "What flows?", "chosen": "It is the Seine.", "rejected": "It is the sea."}
-    prompt = [{"role": "system", "content": "Be brief."}, user("What flows?")]
-    same = {"prompt": prompt, "chosen": [assistant(asked["chosen"])], "rejected": [assistant(asked["rejected"])]}
-    assert texts(chatty(), asked) == texts(chatty(), same)
-    assert texts(chatty(), asked | {"system": ""}) == texts(chatty(), same | {"prompt": prompt[1:]})
-    both = asked | {"question": "What?", "input": "The Seine flows."}
-    refused(ValueError, "row 3 has 'question' and ", lambda: read_row(both, 3))
-
-
 def test_one_message_and_messages_of_parts_are_what_they_say():
     part = {"type": "text", "text": "The Seine."}
     one = CHAT | {"chosen": {"role": "assistant", "content": [part]}, "rejected": CHAT["rejected"][0]}
@@ -224,14 +213,10 @@ def test_a_rejected_answer_equal_to_the_chosen_one_is_told():
         number_rows(toy_rows(6), "data", with_chunks=False)
 
 
-def test_answers_equal_but_for_blanks_and_answers_that_repeat_the_prompt_are_told():
+def test_a_rejected_answer_equal_but_for_blanks_is_told():
     rows = toy_rows(6)
     rows[2]["rejected"][1] = f"  {rows[2]['chosen']}\n"
     with pytest.warns(UserWarning, match="data has row 2 with a rejected answer equal to the chosen one"):
-        number_rows(rows, "data", with_chunks=False)
-    rows = toy_rows(6)
-    rows[4] = {"prompt": "w1", "chosen": "w1 w2", "rejected": ["w1 w3"]}
-    with pytest.warns(UserWarning, match="data has row 4 with answers that repeat the prompt before them"):
         number_rows(rows, "data", with_chunks=False)
 
 
