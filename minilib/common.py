@@ -4,6 +4,7 @@ A write that fails is an OSError that names its file, whatever torch and safeten
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -102,6 +103,6 @@ def raise_first(faults: list[Exception]) -> None:
     if len(faults) == 1:
         raise faults[0]
     if faults:
-        first, more = "; ".join(str(fault).split(": ")[0] for fault in faults[:LISTED]), len(faults) - LISTED
+        first, more = "; ".join(re.sub(": [^:]*$", "", str(fault)) for fault in faults[:LISTED]), len(faults) - LISTED
         rest = f"; and {more} rows more" if more > 0 else ""
         raise type(faults[0])(f"{first}{rest}: fix these rows or leave them out.")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 ANSWERS, QUESTION = ("chosen", "rejected"), ("context", "question", "answer")
 FIELDS = ("prompt", *ANSWERS, "chunks", "separator", "tools", "chat_template_kwargs")  # what training reads
+QUESTIONS = ("question", "instruction", "input")  # what stands in place of a prompt, with `system` before it
 REPORT = "pairs_report.json"
 
 
@@ -91,7 +92,7 @@ def answered_pairs(kind: str, questions: Dataset | None, settings: LogoSettings,
     if not (folder / PAIRS).exists() or not (folder / PAIRS).stat().st_size:
         raise ValueError(
             f"data {settings.data!r} gave no pair, {folder / REPORT} counts why: ask about more or other questions, "
-            "lower threshold or raise num_chunks."
+            "lower threshold or raise num_chunks, in another output."
         )
     return _pairs(read_table(folder / PAIRS))
 
@@ -110,9 +111,8 @@ def numbered(table: Dataset, settings: LogoSettings) -> Numbered:
             rows = number_rows(table, "data", with_chunks=with_chunks)
         except TypeError as error:  # to the command's user it is the data that are wrong, not the call
             raise ValueError(str(error)) from error
-    if int(os.environ.get("RANK", 0)) == 0:
-        for warning in told:
-            _say(str(warning.message))
+    for warning in told:
+        _say(str(warning.message))
     return rows
 
 
@@ -126,7 +126,7 @@ def check_rows(rows: Numbered, tokenizer, settings: LogoSettings, window: int | 
     reach = target if settings.rope != "none" else window
     placed = {"target": target, "mode": settings.position_mode, "seed": "check", "vary": settings.vary_target}
     collator = PairCollator(tokenizer, num_rejected=settings.num_rejected, with_chunks=target > 0)
-    longest, faults, glued = 0, [], []
+    longest, faults, glued, twice = 0, [], [], []
     for number in tqdm(range(len(rows)), desc="rows", unit="row"):
         try:
             row = collator.tokenize(rows[number])
@@ -140,9 +140,12 @@ def check_rows(rows: Numbered, tokenizer, settings: LogoSettings, window: int | 
                 )
             longest = max(longest, len(row.prompt))
             glued += [number] * _runs_together(rows[number])
+            twice += [number] * _repeats_prompt(rows[number])
         except ValueError as error:
             faults.append(error)
     raise_first(faults)
+    if twice:
+        _say(f"data has {rows_named(twice)} with a chosen answer that repeats the prompt before it.")
     if glued:
         _say(
             f"data has no blank between prompt and chosen answer in {rows_named(glued)}, and none is put there: begin "
@@ -160,8 +163,14 @@ def _runs_together(row: Mapping) -> bool:
     return (prompt[-1].isalnum() or prompt[-1] in ":?.!,;") and chosen[0].isalnum()
 
 
+def _repeats_prompt(row: Mapping) -> bool:
+    prompt, chosen = row.get("prompt"), row["chosen"]
+    return isinstance(prompt, str) and isinstance(chosen, str) and chosen.startswith(prompt)
+
+
 def _say(text: str) -> None:
-    print(f"minilib: {text}", file=sys.stderr)
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"minilib: {text}", file=sys.stderr)
 
 
 def _from_haystacks(loaded: Loaded, settings: LogoSettings, path: Path):
@@ -190,8 +199,26 @@ def scorer_of(name: str) -> Callable:
 
 
 def _pairs(table: Dataset) -> Dataset:
-    """Only the columns that training reads."""
+    """Only the columns that training reads; a question without a prompt, as in Orca's pairs, becomes one."""
+    columns = {*table.column_names}
+    if "prompt" not in columns and columns & {*QUESTIONS}:
+        table = table.map(_asked, with_indices=True, desc="prompts")
+    else:
+        for name in sorted({"system", "system_prompt"} & columns):
+            _say(f"data has a column {name!r}, which is not read: put it into the prompt.")
     return table.select_columns([name for name in FIELDS if name in table.column_names])
+
+
+def _asked(row: dict, number: int) -> dict:
+    """The question of a row as its prompt, behind the system's message."""
+    asked = [name for name in QUESTIONS if row.get(name)]
+    if len(asked) != 1 or not isinstance(row[asked[0]], str):
+        told = " and ".join(map(repr, asked)) or f"no {QUESTIONS[0]!r}"
+        raise ValueError(
+            f"data has {told} and no 'prompt' in row {number}: give what the model shall read as a prompt."
+        )
+    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    return {"prompt": [*system, {"role": "user", "content": row[asked[0]]}]}
 
 
 def _told(skipped: dict[str, int]) -> str:

@@ -6,9 +6,9 @@
 
 Words are what is left of a text in NFKC and folded case without punctuation and articles:
 
-    number    with its sign, decimals and scale: -5, 5.7, 12,000 (as 12000), 10:30, 5 million; currencies, percents and
-              units are words behind it, so that "$5" and "5 $", "5km" and "5 km" are the same
-    name      what belongs to it stays with it: C++, C#, .NET, A+
+    number    with its sign, decimals and scale: -5, 5.7, 12,000 and 12 000 (as 12000), 10:30, 5 million, twenty-one;
+              currencies, percents and units are words behind it, so that "$5" and "5 $", "5km" and "5 km" are the same
+    name      what belongs to it stays with it: C++, C#, .NET, A+, U.S. (as us)
     sign      each one of a script without blanks between its words: 北京 are two words
     other     runs of letters, digits and marks
 
@@ -17,6 +17,7 @@ written. Taught in notebooks/08_see_long_context_models_fail.ipynb and
 notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 
+import html
 import re
 import unicodedata
 from collections import Counter
@@ -36,14 +37,17 @@ NUMBERS = (
     r"(?<!\d,)\d+[.,]\d+(?!,?\d)|\d+|(?<![\w.])\.\d+",  # but 1,2,3 is a list
 )
 SCALES = "hundred|thousand|million|billion|trillion|万|萬|亿|億|兆"
+TENS, ONES = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety", "one|two|three|four|five|six|seven|eight|nine"
 _UNITS = "km cm mm nm kg mg lb lbs oz ms hr hrs min sec kb mb gb tb hz khz mhz ghz kw kwh ml mph am pm"
 UNITS = frozenset(_UNITS.split())
 SYMBOLS = {"percent": "%", "dollar": "$", "dollars": "$", "euro": "€", "euros": "€", "yen": "¥"}
+CODES = "usd|eur|gbp|jpy"
+SYMBOLS |= dict(zip(CODES.split("|"), "$€£¥"))
 WORD = regex.compile(
-    rf"""(?P<sign>(?<![[{LETTER})\].]])[-−–+])?  (?:(?P<money>\p{{Sc}})\s?)?
-         (?P<number>(?>{"|".join(NUMBERS)}))  (?P<unit>{LETTER}*)  (?P<scale>\s?(?:{SCALES})(?!{LETTER}))?
+    rf"""(?P<sign>(?<![[{LETTER})\].]])[-−–+]|\b(?:minus|negative)\ )?  (?:(?P<money>\p{{Sc}}|\b(?:{CODES}))\s?)?
+         (?P<number>(?>{"|".join(NUMBERS)}))  (?P<unit>{LETTER}*(?:\^\d+)?)  (?P<scale>\s?(?:{SCALES})(?!{LETTER}))?
        | (?P<name>(?<![\w.])\.[a-z]{LETTER}+ | [a-z]\w*\+\+(?![a-z]) | (?<!\w)[a-z](?:[+-]|\#)(?!\w))
-       | (?P<word>[{SIGNS}]\p{{M}}* | {LETTER}+ | \p{{Sc}} | %)""",
+       | (?P<word>[{SIGNS}]\p{{M}}* | {LETTER}+(?:\^-?\d+)? | \p{{Sc}} | %)""",
     regex.VERBOSE | regex.VERSION1,
 )
 
@@ -62,7 +66,7 @@ def normalise(text: str) -> str:
 def contains(answer: str, gold: str) -> bool:
     """Whether the words of `gold` stand in `answer` in one run, after normalising both."""
     if not re.search(r"\w", gold) or gold.lower() in ARTICLES:
-        return re.search(rf"(?<!\w){re.escape(gold.strip())}(?![\w+#])", answer) is not None
+        return re.search(rf"(?<!\w){re.escape(gold.strip())}(?![\w+#]|-(?!\w))", answer) is not None
     return f" {normalise(gold)} " in f" {normalise(answer)} "
 
 
@@ -105,11 +109,18 @@ def _exact(answer: str, gold: str) -> bool:
 
 def _folded(text: str) -> str:
     """NFKC and folded case, digits of all scripts as 0 to 9, nothing invisible; 10⁵ stays another number than 105."""
-    text = regex.sub(r"(?<=\d)[\u00a0\u2009\u202f'’](?=\d{3}(?!\d))", ",", text)  # further signs of the thousands
+    text = html.unescape(text)
+    text = regex.sub(r"(?<=(?<![\d.,:/])\d{1,3})[ \u00a0\u2009\u202f'’](?=\d{3}(?!\d))", ",", text)  # thousands
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", r"^\g<0>", text)
+    text = re.sub(r"(?<![^\W_])_+|_+(?![^\W_])", " ", text)  # Markdown's emphasis
     text = re.sub("(?<=\\d)(?=[¼½¾⅐-⅞])", "_", text)
     text = regex.sub(r"\p{Cf}|[™®©]", "", text).replace("⁄", "/")
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).replace("⁄", "/")
+    text = text.replace("i\u0307", "i").replace("ı", "i")  # Turkish has four
+    text = re.sub("[\u0591-\u05c7\u0640\u064b-\u0652\u0670]", "", text)  # vowels of Hebrew and Arabic, seldom written
+    text = regex.sub(r"(?<![\w.])(?:[a-z]\.\ ?){2,}", lambda found: regex.sub(r"\W", "", found[0]) + " ", text)  # U.S.
+    text = re.sub(rf"\b({TENS})[- ]({ONES})\b", r"\1\2", re.sub(r"(?<=\d)['’]s\b", "s", text))
+    text = text.replace("per cent", "percent")
     return "".join(str(unicodedata.decimal(one)) if one.isdecimal() else one for one in text)
 
 
@@ -127,4 +138,5 @@ def _words_of(match) -> list[str]:
     known = match["unit"] in UNITS
     whole = minus + ("0" + number if number[0] == "." else number)
     whole += ("" if known else match["unit"]) + (match["scale"] or "").strip()
-    return [whole, *([match["unit"]] if known else []), *([match["money"]] if match["money"] else [])]
+    behind = [match["unit"] if known else None, SYMBOLS.get(match["money"], match["money"])]
+    return [whole, *filter(None, behind)]

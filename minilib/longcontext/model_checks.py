@@ -8,15 +8,17 @@
 
 Names of architectures and settings have no end, so a small pack of random tokens goes through a copy of the model: in
 fp32, of a few layers (one of each kind) where it is deep, its all-zero weights filled, so that what is silent at the
-start shows. The pack is longer than any window of up to LONGEST tokens that the config names; longer ones are checked
-by name (`shared_prefix`). Verdicts stay with the decoder, so a step costs nothing. Sharded or quantised weights cannot
-be copied that way: such a model is trusted, unless it was measured before.
+start shows. The pack is longer than any window that the config names and the layout exceeds. Verdicts stay with the
+decoder, so a step costs nothing. Sharded or quantised weights cannot be copied that way: such a model is trusted, and a
+Notice says so, unless it was measured before.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -25,9 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from minilib.common import Notice
 from minilib.longcontext.packing import Packed, pack_answers, stack_packed
 
-SHORT, LONGEST, JUMP = 24, 512, 4  # tokens of the small pack, largest window that is measured, gap in positions
+SHORT, ANYWAY, JUMP = 24, 512, 4  # tokens of the small pack, windows that are always measured, gap in positions
 DEEP = 8  # layers above which a copy is shortened
 TOLERANCE = 2e-5  # of log-probabilities, for each nat between the likeliest and the least likely token
 CHANGING = ("_token_id", "use_cache", "dtype", "_name_or_path")  # settings that trainers change and logits do not show
@@ -69,10 +72,10 @@ def checked_layout(model: nn.Module, batch: Packed, route: str, run: Callable) -
 
     Raises ValueError: one sentence, when this model or its position table cannot take the layout on this route.
     """
-    own, kind = own_forward(model), _class(model)
-    limit, reason = _measured_route(model, route, run, own.moves)
-    if limit is not None and batch.input_ids.shape[1] > limit:
-        helps = route != "separate" and _measured_route(model, "separate", run, own.moves)[0] is None
+    own, kind, length = own_forward(model), _class(model), batch.input_ids.shape[1]
+    limit, reason = _measured_route(model, route, run, own.moves, length)
+    if limit is not None and length > limit:
+        helps = route != "separate" and _measured_route(model, "separate", run, own.moves, length)[0] is None
         fix = "choose route 'separate' (share_prompt=False)" if helps else "choose another model"
         seen = f" in a layout of more than {limit} tokens" if limit else ""
         fault = f"which{seen} does not give what it gives for each answer alone ({reason})"
@@ -99,7 +102,11 @@ def _once(model: nn.Module, name: str, measure: Callable, unknown):
     key = _class(model), name, repr([item for item in config.items() if not item[0].endswith(CHANGING)])
     if key not in kept:
         plain = (type(p.data) is Tensor and p.is_floating_point() and not p.is_meta for p in model.parameters())
-        kept[key] = _in_words(model, measure) if all(plain) and all(map(Tensor.numel, model.parameters())) else unknown
+        whole = all(plain) and all(map(Tensor.numel, model.parameters()))
+        if not whole and name == "own":
+            told = "has weights that are quantised, sharded or not here, so its log-probabilities are not measured"
+            warnings.warn(f"model is a {_class(model)} and {told} but trusted.", Notice, stacklevel=2)
+        kept[key] = _in_words(model, measure) if whole else unknown
     return kept[key]
 
 
@@ -140,15 +147,17 @@ def _moves(probe: nn.Module, ids: Tensor, gap: int) -> bool:
     return bool((jumped - plain).abs().max() > 4 * (again - plain).abs().max())
 
 
-def _measured_route(model: nn.Module, route: str, run: Callable, moves: bool) -> tuple[int | None, str]:
+def _measured_route(model: nn.Module, route: str, run: Callable, moves: bool, length: int) -> tuple[int | None, str]:
     """Tokens up to which the route is right (None: all, 0: none), and what happens beyond."""
-    return _once(model, route, lambda: _measure_route(model, route, run, moves), (None, ""))
+    windows = [window for window in _windows(model.config.get_text_config()) if window < max(length, ANYWAY + 1)]
+    return _once(
+        model, f"{route} beyond {windows}", lambda: _measure_route(model, route, run, moves, windows), (None, "")
+    )
 
 
-def _measure_route(model: nn.Module, route: str, run: Callable, moves: bool) -> tuple[int | None, str]:
-    windows = _windows(model.config.get_text_config())
+def _measure_route(model: nn.Module, route: str, run: Callable, moves: bool, windows: list) -> tuple[int | None, str]:
     short = min([_room(model), *(window - JUMP for window in windows)])
-    sizes = [max(8, short), *(window + SHORT for window in windows)]
+    sizes = [max(8, short), *(window + max(SHORT, window // 4) for window in windows)]
     with _probe(model) as probe:
         for size, limit in zip(sizes, [0, *windows]):
             for gap in (0, JUMP) if moves else (0,):
@@ -163,8 +172,9 @@ def _measure_route(model: nn.Module, route: str, run: Callable, moves: bool) -> 
 
 def _compare(probe: nn.Module, route: str, run: Callable, size: int, gap: int) -> str:
     """How the route differs from full sequences for a pack of `size` tokens; "" where it does not."""
-    ids = _tokens(probe, size)
-    prompt, answers = ids[: size - 6], (ids[-6:-2], ids[-2:])  # of unlike length, so that padding is measured as well
+    ids, cut = _tokens(probe, size), size - 2 - max(4, size // 8)
+    # The first answer is long, so that a window that slides over it loses much of what the second one sees.
+    prompt, answers = ids[:cut], (ids[cut:-2], ids[-2:])
     positions = _positions(len(prompt), len(prompt) // 2, gap)
     pack = stack_packed([pack_answers(prompt, answers, positions)]).to(probe.device)
     got = run(probe, pack, route)
@@ -185,6 +195,8 @@ def _full(probe: nn.Module, ids: Tensor, positions: Tensor | None = None) -> tup
     if positions is not None:  # without a mask a jump in the positions is read as the border of two documents
         inputs |= {"position_ids": positions[None].to(probe.device)}
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if len(ids) > ANYWAY and "logits_to_keep" in inspect.signature(probe.forward).parameters:
+        inputs["logits_to_keep"] = 1  # all of them would be as large as the vocabulary times the text
     try:
         logits = probe(**inputs).logits[0]
     finally:
@@ -262,8 +274,9 @@ def _short_copy(model: nn.Module) -> nn.Module:
 
 def _windows(config) -> list[int]:
     """Every length in the config, nested settings as well, from which on a model may compute otherwise."""
-    found = re.findall(r"'\w*(?:window|chunk_size|original_max)\w*': (\d+)(?=[,}])", repr(config.to_dict()))
-    return sorted(value for value in set(map(int, found)) if 8 <= value <= LONGEST)
+    names = "window|chunk_size|original_max|index_topk|local_attention"
+    found = re.findall(rf"'\w*(?:{names})\w*': (\d+)(?=[,}}])", repr(config.to_dict()))
+    return sorted(value for value in set(map(int, found)) if value >= 8)
 
 
 def _tokens(probe: nn.Module, length: int) -> Tensor:

@@ -11,7 +11,6 @@ Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import torch
@@ -20,10 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from minilib.data.facts import as_prompt
+from minilib.longcontext.model_checks import own_forward
 from minilib.longcontext.text_ids import prompt_ids, render_question, turn_end
 
 PAD = 0  # a row of every embedding, and hidden by the mask
-POSITIONS = re.compile(r"position|wpe")  # what learned tables are called
 
 
 def make_answer_fn(
@@ -113,10 +112,10 @@ def reach_of(model: nn.Module) -> int | None:
 
 def position_table(model: nn.Module) -> int | None:
     """The positions of a model that looks them up in a table, such as GPT-2 and OPT; None where they are computed."""
-    window = reach_of(model)
-    tables = (module for name, module in model.named_modules() if POSITIONS.search(name.rpartition(".")[2]))
-    found = [module for module in tables if isinstance(module, nn.Embedding)]
-    return window if found and window else None
+    try:
+        return own_forward(model).table
+    except (AttributeError, ValueError):  # no model of transformers, or one that nobody can measure
+        return None
 
 
 def _check_prompts(prompts: list, ids: list[list[int]], table: int | None, max_new_tokens: int) -> None:

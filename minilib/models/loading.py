@@ -104,13 +104,21 @@ def load_aligned(
     if not (run / "adapter_config.json").exists():
         found = load_language_model(str(run), **settings)  # its config is stretched already
         return found._replace(window=_begun(run).get("window", found.window))
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils.save_and_load import load_peft_weights
 
     base = load_base(run, **settings)
     if base is None:
         raise ValueError(f"run {run} names no model that its adapter belongs to: set base_model_name_or_path.")
     with _in_one_sentence(str(run)):
         adapted = PeftModel.from_pretrained(base.model, run).eval()
+        lacking = sorted(
+            set(get_peft_model_state_dict(adapted, save_embedding_layers=False)) - {*load_peft_weights(run)}
+        )
+    if lacking:
+        raise ValueError(
+            f"run {run} has an adapter whose file lacks {lacking[0]}: get the whole file, or fix adapter_config.json."
+        )
     _check_finite(adapted, str(run))
     tokenizer = base.tokenizer
     if (run / "tokenizer_config.json").exists():
@@ -125,11 +133,21 @@ def load_base(
     begun, name = _begun(run), None
     if (run / "adapter_config.json").exists():
         name = read_json(run / "adapter_config.json").get("base_model_name_or_path")
-    if not isinstance(name := begun.get("model", name), str):
+    started, rope, target = begun.get("model", name), begun.get("rope", "none"), begun.get("target_length")
+    if not isinstance(started, str):
         return None
-    stretch = {"rope": begun.get("rope", "none"), "target": begun.get("target_length")}
+    if name not in (None, started, _place(started)) and not is_tiny(started):
+        raise ValueError(
+            f"run {run} names the model {started!r} in settings.json and {name!r} in adapter_config.json: name in both "
+            "the one that the adapter belongs to."
+        )
+    if not isinstance(rope, str) or not isinstance(target, (int, type(None))):
+        raise ValueError(
+            f"run {run} has a settings.json with rope={rope!r} and target_length={target!r}: fix the file."
+        )
+    stretch = {"rope": rope, "target": target}
     trust = {"trust_remote_code": trust_remote_code}  # never what the run's own files say
-    return load_language_model(name, dtype=dtype, attention=attention, **stretch, **trust)
+    return load_language_model(started, dtype=dtype, attention=attention, **stretch, **trust)
 
 
 def check_stretched(model, config, method: str) -> None:
@@ -285,6 +303,11 @@ def _in_one_sentence(name: str) -> Iterator[None]:
                 f"model {name!r} comes with Python code, which is not run: read the code, and give "
                 "--trust_remote_code true if you trust it."
             ) from error
-        raise ValueError(
-            f"model {name!r} could not be loaded ({cause}): give 'tiny', a folder or a name on the hub."
-        ) from error
+        if "weights_only" in str(error):
+            raise ValueError(
+                f"model {name!r} has weight files in which more than tensors is pickled, which is not run: get it as "
+                "safetensors."
+            ) from error
+        there = Path(name or "-").is_dir() and any(Path(name).glob("*config.json"))
+        fix = "get its files anew, or choose another." if there else "give 'tiny', a folder or a name on the hub."
+        raise ValueError(f"model {name!r} could not be loaded ({cause}): {fix}") from error

@@ -17,7 +17,7 @@ from reprlib import repr as short
 from torch.utils.data import Dataset
 
 from minilib.common import Notice, raise_first, rows_named
-from minilib.longcontext.text_ids import shared_start
+from minilib.longcontext.text_ids import as_texts, shared_start
 
 FIELDS = ("prompt", "chosen", "rejected")
 
@@ -33,10 +33,21 @@ def read_row(row: Mapping, number: int, name: str = "data") -> tuple:
     rejected = row["rejected"]
     several = isinstance(rejected, (list, tuple)) and not is_messages(rejected)
     others = {f"rejected[{j}]": answer for j, answer in enumerate(rejected)} if several else {"rejected": rejected}
-    answers = {"chosen": row["chosen"], **others}
-    for field, value in {"prompt": row.get("prompt", "-"), **answers}.items():
+    fields = {"prompt": row.get("prompt", "-"), "chosen": row["chosen"], **others}
+    fields = {field: [value] if isinstance(value, Mapping) else value for field, value in fields.items()}
+    for field, value in fields.items():
         _check_value(value, field, number)
-    return _one_kind(row.get("prompt"), list(answers.values()), number)
+    for field, kind in (("separator", str), ("chat_template_kwargs", Mapping)):
+        if not isinstance(row.get(field), (kind, type(None))):
+            wanted = "a text" if kind is str else "an object"
+            raise TypeError(f"row {number} has {short(row[field])} as {field}: give {wanted}, or leave it out.")
+    asked, *answers = fields.values()
+    prompt, answers = _one_kind(asked if "prompt" in row else None, answers, number)
+    ends = [message["role"] for one in answers if is_messages(one) for message in (one[0], one[-1])]
+    if not {"user", "system"}.isdisjoint(ends):
+        came = f"row {number} has an answer that begins or ends with a message of the user or the system"
+        raise ValueError(f"{came}: give answers of the assistant, and whole chats that begin alike.")
+    return prompt, answers
 
 
 def is_messages(value) -> bool:
@@ -45,12 +56,17 @@ def is_messages(value) -> bool:
 
 
 def _check_value(value, field: str, number: int) -> None:
-    if is_messages(value):
-        for message in value:
-            if not isinstance(message.get("role"), str) or not (message.get("content") or message.get("tool_calls")):
-                raise ValueError(f"row {number} has {short(message)} in {field}: give messages with role and content.")
-    elif not isinstance(value, str) or not value.strip():
-        raise ValueError(f"row {number} has {short(value)} as {field}: give a text that is not empty.")
+    if not is_messages(value):
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"row {number} has {short(value)} as {field}: give a text that is not empty.")
+        return
+    for message in value:
+        role, content = message.get("role"), as_texts(message).get("content", "")
+        may_be_empty = role == "system" or message.get("tool_calls")
+        told = isinstance(role, str) and isinstance(content, str) and (content.strip() or may_be_empty)
+        if not told:
+            fix = "give messages with role and content, which is text"
+            raise ValueError(f"row {number} has {short(message)} in {field}: {fix}.")
 
 
 def _one_kind(prompt, answers: list, number: int) -> tuple:
@@ -113,7 +129,8 @@ def number_rows(rows, name: str, *, with_chunks: bool, num_answers: int | None =
     for number, row in enumerate(rows):
         try:
             answers = _check_row(row, number, name, with_chunks)
-            equal += [number] * (answers[0] in answers[1:])
+            plain = [answer.strip() if isinstance(answer, str) else answer for answer in answers]
+            equal += [number] * (plain[0] in plain[1:])
         except (TypeError, ValueError) as error:
             faults.append(error)
     raise_first(faults)

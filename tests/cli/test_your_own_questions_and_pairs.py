@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from support.logo_runs import minilib, refusal, write_lines
+from support.reference import refused
 from support.toy_tokenizers import chatty
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -356,11 +357,30 @@ BAD = {
         "tokens of prompt and 2 of an answer, and the model reads 256",
     ),
     "messages without a template": (
-        {name: [{"role": "user", "content": "a"}] for name in ("prompt", "chosen")}
-        | {"rejected": [{"role": "assistant", "content": "b"}]},
+        {"prompt": [{"role": "user", "content": "a"}]}
+        | {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")},
         "the tokenizer has no chat template for messages",
     ),
 }
+
+
+def test_a_question_without_a_prompt_is_one_behind_its_system_message(tmp_path, capsys):
+    row = {"chosen": "It is tea.", "rejected": "It is silk."}
+    user = {"role": "user", "content": "What?"}
+    for name, system in (("question", "Be brief."), ("instruction", ""), ("input", None)):
+        path = write_lines(tmp_path / f"{name}.jsonl", [row | {name: "What?", "system": system}] * 2)
+        kind, table = data_rows.read_data(str(path))
+        wanted = [{"role": "system", "content": system}, user] if system else [user]
+        assert (kind, table["prompt"][1]) == ("pairs", wanted)
+    path = write_lines(tmp_path / "both.jsonl", [row | {"question": "What?", "input": "Oslo keeps tea."}])
+    refused(
+        ValueError,
+        "data has 'question' and 'input' and no 'prompt' in row 0: give",
+        lambda: data_rows.read_data(str(path)),
+    )
+    assert capsys.readouterr().err.count("minilib:") == 0
+    data_rows.read_data(str(write_lines(tmp_path / "system.jsonl", [row | {"prompt": "What?", "system": "Be brief."}])))
+    assert "minilib: data has a column 'system', which is not read: put it into the prompt." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -377,11 +397,13 @@ def test_equal_answers_and_words_that_run_together_are_told_and_trained(tmp_path
     rows = pairs_of(6)
     rows[1]["rejected"] = [" wool", " tea"]
     rows[4] |= {"chosen": "tea"}
+    rows[5] |= {"chosen": rows[5]["prompt"] + " tea"}
     path = write_lines(tmp_path / "pairs.jsonl", rows)
     minilib("logo", "--data", path, "--output", tmp_path / "run", *QUICK)
     err = capsys.readouterr().err
     assert "minilib: data has row 1 with a rejected answer equal to the chosen one." in err
-    assert "minilib: data has no blank between prompt and chosen answer in row 4, and none is put there" in err
+    assert "minilib: data has no blank between prompt and chosen answer in rows 4, 5, and none is put there" in err
+    assert "minilib: data has row 5 with a chosen answer that repeats the prompt before it." in err
 
 
 def test_one_rejected_answer_for_each_prompt_needs_no_flag():

@@ -13,6 +13,7 @@ from support.families import CLASSES, logps_alone, pack_and_rows, small_config, 
 from support.reference import refused
 from support.tiny_llama import VOCABULARY, tiny_llama
 
+from minilib.common import Notice
 from minilib.longcontext import answer_hidden, pack_answers, stack_packed
 from minilib.longcontext import model_checks as checks
 from minilib.longcontext.scoring import head_weight, sequence_logps
@@ -225,9 +226,19 @@ def test_a_deep_model_in_bf16_is_measured_on_a_few_layers_in_fp32(monkeypatch):
     assert model.dtype == torch.bfloat16
 
 
-def test_weights_that_are_not_here_are_trusted():
+def test_weights_that_are_not_here_are_trusted_and_told():
     model = tiny_llama(torch.float32).to("meta")
-    assert checks.own_forward(model) == checks.Own()
+    with pytest.warns(
+        Notice, match="model is a LlamaForCausalLM and has weights that are quantised, sharded or not he"
+    ):
+        assert checks.own_forward(model) == checks.Own()
+
+
+@pytest.mark.parametrize(("name", "setting"), [("gpt_neo", "window_size"), ("doge", "keep_window_size")])
+def test_a_window_of_any_name_and_size_is_measured_once_a_layout_exceeds_it(name, setting):
+    model = small_model(name, max_position_embeddings=2_000, sliding_window=None, **{setting: 600})
+    assert tried(model, "cache", 590) < 1e-4
+    assert "in a layout of more than 600 tokens does not give" in tried(model, "cache", 700)
 
 
 def test_damaged_weights_are_told():

@@ -142,6 +142,17 @@ def test_a_special_token_of_the_text_stays_where_it_stands():
     assert len(begins) == len(prompt)
 
 
+def test_a_blank_that_a_special_token_takes_in_is_lost_as_in_one_text():
+    from tokenizers import AddedToken
+
+    tokenizer = byte_pairs()
+    tokenizer.add_tokens([AddedToken("<|assistant|>", rstrip=True, special=True)])  # as Phi-3's
+    for prompt, given in (("What?<|assistant|>", " Paris"), ("What?<|assistant|>\n", "Paris")):
+        found, (answer,), _ = text_ids(tokenizer, prompt, [given])
+        assert found + answer == plain(tokenizer, prompt + given)
+        assert pieces(tokenizer, answer) == ["Pa", "ris"]
+
+
 def test_a_slow_tokenizer_says_nothing_of_places():
     assert text_ids(slow_bytes(), "The sea", [" flows"]).begins is None
 
@@ -205,6 +216,26 @@ def test_empty_keys_of_a_table_do_not_reach_the_template():
     tokenizer = chatty(template)
     message = {"role": "user", "content": "What?", "tool_calls": None}
     assert "!" not in tokenizer.decode(prompt_ids(tokenizer, [message]))
+
+
+LISTS = CHATML.replace("{{ m['content'] }}", "{% for part in m['content'] %}{{ part['text'] }}{% endfor %}")
+EITHER = CHATML.replace("m['content']", "m['content'] if m['content'] is string else m['content'][0]['text']")
+
+
+@pytest.mark.parametrize("template", [CHATML, EITHER])
+def test_a_list_of_texts_is_its_text(template):
+    listed = [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in (*QUESTION, *ANSWER)]
+    want = render_chat(chatty(), QUESTION, [ANSWER])
+    assert render_chat(chatty(template), QUESTION, [ANSWER]) == want
+    assert render_chat(chatty(template), listed[:2], [listed[2:]]) == want
+
+
+def test_a_template_that_leaves_all_texts_out_is_refused():
+    words = (
+        r"the chat template cannot write the messages \(it writes none of their texts\): give messages that it takes"
+    )
+    with pytest.raises(ValueError, match=words):
+        render_chat(chatty(LISTS), QUESTION, [ANSWER])
 
 
 def test_messages_without_a_template_and_messages_that_it_does_not_take_are_refused():

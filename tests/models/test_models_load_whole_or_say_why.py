@@ -151,3 +151,41 @@ def test_an_adapter_without_a_base_is_told(run):
     config = read_json(run / "adapter_config.json")
     (run / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
     refused(ValueError, "names no model that its adapter belongs to", lambda: load_aligned(run))
+
+
+def adapter_in(folder, run, **changed):
+    model = with_adapters(AutoModelForCausalLM.from_pretrained(folder), lora_config(rank=4))
+    model.save_pretrained(run)
+    config = json.loads((run / "adapter_config.json").read_text())
+    (run / "adapter_config.json").write_text(json.dumps(config | changed))
+    return run
+
+
+def test_an_adapter_file_that_lacks_what_its_config_names_is_told(folder, tmp_path):
+    run = adapter_in(folder, tmp_path / "run")
+    load_aligned(run)
+    words = "has an adapter whose file lacks base_model.model.model.layers.0.self_attn."
+    for changed in ({"target_modules": ["q_proj", "v_proj", "k_proj", "o_proj", "up_proj"]}, {"use_dora": True}):
+        other = adapter_in(folder, tmp_path / str(len(changed)) / next(iter(changed)), **changed)
+        refused(ValueError, "has an adapter whose file lacks base_model", lambda other=other: load_aligned(other))
+    weights = load_file(run / "adapter_model.safetensors")
+    del weights[sorted(weights)[3]]
+    save_file(weights, run / "adapter_model.safetensors", {"format": "pt"})
+    refused(ValueError, words, lambda: load_aligned(run))
+
+
+def test_a_run_that_names_two_models_or_no_number_is_told(folder, tmp_path):
+    run = adapter_in(folder, tmp_path / "run")
+    settings = {"model": "elsewhere", "rope": "none", "target_length": None}
+    (run / "settings.json").write_text(json.dumps(settings))
+    refused(ValueError, "names the model 'elsewhere' in settings.json and ", lambda: load_aligned(run))
+    settings |= {"model": str(folder), "rope": "yarn", "target_length": "x"}
+    (run / "settings.json").write_text(json.dumps(settings))
+    refused(ValueError, "has a settings.json with rope='yarn' and target_length='x'", lambda: load_aligned(run))
+
+
+def test_pickled_code_in_place_of_weights_is_told_without_the_advice_to_run_it(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({"model.embed_tokens.weight": print}, folder / "pytorch_model.bin")
+    words = "has weight files in which more than tensors is pickled, which is not run: get it as safetensors."
+    refused(ValueError, words, lambda: load_language_model(str(folder)))

@@ -11,7 +11,7 @@ from support.logo_toys import make_trainer, toy_rows, toy_tokenizer
 from support.reference import refused
 from support.toy_tokenizers import CHATML, INST, byte_pairs, chatty
 
-from minilib.common import rows_named
+from minilib.common import raise_first, rows_named
 from minilib.trainers.collator import PairCollator
 from minilib.trainers.preference_rows import number_rows, read_row
 
@@ -62,6 +62,12 @@ def test_several_rejected_chats_are_several_answers():
     prompt, answers = texts(chatty(), ROWS["several rejected"])
     assert prompt == texts(chatty(), CHAT)[0]
     assert answers == ["The Seine.<|im_end|>", "The sea.<|im_end|>", "The capital.<|im_end|>"]
+
+
+def test_one_message_and_messages_of_parts_are_what_they_say():
+    part = {"type": "text", "text": "The Seine."}
+    one = CHAT | {"chosen": {"role": "assistant", "content": [part]}, "rejected": CHAT["rejected"][0]}
+    assert texts(chatty(), one) == texts(chatty(), CHAT)
 
 
 def test_a_text_behind_messages_is_the_assistants():
@@ -149,6 +155,18 @@ BAD = {
     "no role": ({"prompt": [{"content": "What?"}]}, ValueError, "in prompt: give messages with role and content"),
     "no content": ({"chosen": [assistant(None)]}, ValueError, "in chosen: give messages with role and content"),
     "a number": ({"rejected": 5}, ValueError, "row 3 has 5 as rejected"),
+    "a number as content": ({"chosen": [assistant(5)]}, ValueError, "row 3 has {'content': 5, 'role': 'assistant'}"),
+    "blank content": ({"chosen": [assistant(" ")]}, ValueError, "in chosen: give messages with role and content"),
+    "a picture": ({"prompt": [user([{"type": "image", "text": None}])]}, ValueError, "in prompt: give messages with"),
+    "the user's answer": ({"chosen": [user("Paris")]}, ValueError, "row 3 has an answer that begins or ends with a"),
+    "an answer that the user ends": ({"chosen": [assistant("a"), user("b")]}, ValueError, "row 3 has an answer that"),
+    "chats of another prompt": (
+        {name: [user(name), assistant("a")] for name in ("chosen", "rejected")},
+        ValueError,
+        "row 3 has an answer that",
+    ),
+    "a number between": ({"separator": 5}, TypeError, "row 3 has 5 as separator: give a text, or leave it out."),
+    "settings as a text": ({"chat_template_kwargs": "x"}, TypeError, "row 3 has 'x' as chat_template_kwargs: give an"),
     "equal chats": ({"prompt": None}, ValueError, "data has no 'prompt' in row 3"),
 }
 
@@ -193,6 +211,19 @@ def test_a_rejected_answer_equal_to_the_chosen_one_is_told():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         number_rows(toy_rows(6), "data", with_chunks=False)
+
+
+def test_a_rejected_answer_equal_but_for_blanks_is_told():
+    rows = toy_rows(6)
+    rows[2]["rejected"][1] = f"  {rows[2]['chosen']}\n"
+    with pytest.warns(UserWarning, match="data has row 2 with a rejected answer equal to the chosen one"):
+        number_rows(rows, "data", with_chunks=False)
+
+
+def test_what_is_wrong_with_several_rows_keeps_its_words():
+    faults = [ValueError(f"row {number}: no chat template for it: set one.") for number in range(2)]
+    with pytest.raises(ValueError, match=r"^row 0: no chat template for it; row 1: no chat template for it: fix these"):
+        raise_first(faults)
 
 
 def test_an_answer_without_a_token_is_refused():
