@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ from torch import nn
 
 from minilib.common import Notice
 from minilib.data.tables import hub
-from minilib.models.pretrained import HFTowers, inner, side_of
+from minilib.models.pretrained import HFTowers, inner, pooled, side_of
 
 MODES = ("full", "linear", "lora")
 PROJECTIONS = ("visual_projection", "text_projection", "vision_projection", "vision_model.head", "text_model.head")
@@ -55,8 +55,8 @@ def join_towers(image: str, text: str, *, dim: int = 512, trust_remote_code: boo
     """A vision and a text encoder with projections to `dim` features. Raises ValueError, one sentence."""
     from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
-    vision_model = _encoder(image, "vision_config", trust_remote_code)
-    text_model = _encoder(text, "text_config", trust_remote_code)
+    vision_model = _encoder(image, "vision_config", "pixel_values", trust_remote_code)
+    text_model = _encoder(text, "text_config", "input_ids", trust_remote_code)
     with _told(image, text):
         config = VisionTextDualEncoderConfig.from_vision_text_configs(
             vision_model.config, text_model.config, projection_dim=dim
@@ -105,8 +105,9 @@ def try_out(towers: HFTowers, name: str) -> None:
     from PIL import Image
 
     mode = towers.training
-    rows = len(towers.processor.tokenizer)
-    table = getattr(inner(towers.model), "text_model", inner(towers.model)).get_input_embeddings()
+    rows, table = len(towers.processor.tokenizer), None
+    with suppress(NotImplementedError):  # of models that do not tell
+        table = getattr(inner(towers.model), "text_model", inner(towers.model)).get_input_embeddings()
     if isinstance(table, nn.Embedding) and rows > table.num_embeddings:
         raise ValueError(
             f"model {name!r} has {table.num_embeddings:,} token embeddings and its tokenizer {rows:,} tokens: take the "
@@ -117,7 +118,7 @@ def try_out(towers: HFTowers, name: str) -> None:
         img = towers.encode_image([Image.new("RGB", (80, 60), "gray")])
         txt = towers.encode_text(["one caption " * 2_000])
         if img.shape != txt.shape:
-            raise ValueError(f"images have {img.shape[1]} features and texts {txt.shape[1]}")
+            raise ValueError(f"an image has features of shape {tuple(img.shape)}, a text of {tuple(txt.shape)}")
         for side, features in (("image", img), ("text", txt)):
             if not features.isfinite().all():
                 raise ValueError(f"its {side} features are not finite")
@@ -158,6 +159,10 @@ def image_side(towers: HFTowers) -> int:
     from PIL import Image
 
     pixels = towers.processor.image_processor(images=[Image.new("RGB", (80, 60))], return_tensors="pt")["pixel_values"]
+    if pixels.ndim != 4:  # patches, of pictures of any size
+        raise ValueError(
+            f"augment is True and a {type(towers.model).__name__} takes pictures of any size: leave it out."
+        )
     return min(pixels.shape[-2:])
 
 
@@ -183,8 +188,8 @@ def _processor(image: str, text: str, trust: bool):
     )
 
 
-def _encoder(name: str, part: str, trust: bool) -> nn.Module:
-    """The encoder of this name, or the one side of a dual encoder."""
+def _encoder(name: str, part: str, takes: str, trust: bool) -> nn.Module:
+    """The encoder of this name, or the one side of a dual encoder; it takes `pixel_values` or `input_ids`."""
     from transformers import AutoConfig, AutoModel
 
     with _told(name):
@@ -197,8 +202,14 @@ def _encoder(name: str, part: str, trust: bool) -> nn.Module:
             if not all("pooler" in key for key in missing):
                 raise ValueError(f"{len(missing)} of its weights are missing, the first is {missing[0]}")
             warnings.warn(f"model {name}: its pooler starts at random, the file has none.", Notice, stacklevel=3)
-        if not hasattr(model.config, "hidden_size"):
-            raise ValueError(f"its config {type(model.config).__name__} has no hidden_size to project from")
+        if model.main_input_name != takes:
+            raise ValueError(f"a {type(model).__name__} takes {model.main_input_name}, and {takes} are needed here")
+        if not hasattr(model.config, "hidden_size"):  # such as a ResNet, which has one size for each stage
+            with torch.no_grad():
+                output = model.eval()(
+                    torch.zeros(1, 3, 64, 64) if takes == "pixel_values" else torch.zeros(1, 4).long()
+                )
+            model.config.hidden_size = pooled(output, None).shape[-1]
     return model
 
 
