@@ -59,10 +59,15 @@ def make_trainer(settings: ClipSettings, rank: int) -> tuple[ContrastiveTrainer,
     torch.manual_seed(settings.seed)
     model, lines = _encoders(settings) if is_pretrained(settings) else (None, [])
     dataset, held, more = clip_data.training_data(settings)
-    captions = [] if settings.data in MADE else list(clip_data.some_captions(dataset))
+    own_words = settings.data not in MADE or model is not None
+    captions = list(clip_data.some_captions(dataset)) if own_words else []
     if model is None:
         torch.manual_seed(settings.seed)
         model = _small_towers(settings, captions)
+    else:
+        from minilib.models.encoders import check_reading
+
+        check_reading(model, _name(settings), captions)
     model = model.to(best_device())
     lines = [*lines, *more, *_cut(model, captions)]
     callbacks = [RunLog(settings.output), stop_when_asked]
@@ -86,7 +91,7 @@ def _encoders(settings: ClipSettings) -> tuple:
         model = encoders.load_towers(settings.model, **trust)
     else:
         model = encoders.join_towers(settings.image_model, settings.text_model, dim=settings.dim, **trust)
-    encoders.try_out(model, settings.model or f"{settings.image_model} with {settings.text_model}")
+    encoders.try_out(model, _name(settings))
     lines = [encoders.choose_trained(model, settings.mode, settings.frozen, settings.lora_rank)]
     if settings.augment:
         model.augment, line = encoders.make_augment(encoders.image_side(model))
@@ -94,6 +99,10 @@ def _encoders(settings: ClipSettings) -> tuple:
     if settings.dtype == "bfloat16":
         model.dtype = torch.bfloat16
     return model, lines
+
+
+def _name(settings: ClipSettings) -> str:
+    return settings.model or f"{settings.image_model} with {settings.text_model}"
 
 
 def _small_towers(settings: ClipSettings, captions: list[str]) -> TwoTowers:

@@ -154,6 +154,12 @@ def _check_names(given: ClipSettings) -> None:
         raise ValueError("model and image_model or text_model are given: take one dual encoder, or one encoder each.")
     if (given.image_model is None) != (given.text_model is None):
         raise ValueError("image_model and text_model go together: give both, or a dual encoder as model.")
+    if given.model is not None and given.dim is not None:
+        raise ValueError(f"dim is {given.dim} and the model has its own: leave it out.")
+    if is_pretrained(given) and given.image_size != ClipSettings.image_size:
+        raise ValueError(f"image_size is {given.image_size} and a model has its own: leave it out.")
+    if given.mode != "lora" and given.lora_rank != ClipSettings.lora_rank:
+        raise ValueError(f"lora_rank is {given.lora_rank} and mode {given.mode!r}: give mode 'lora', or leave it out.")
     if not is_pretrained(given):
         for name, plain in (("mode", "full"), ("augment", False)):
             if getattr(given, name) != plain:
