@@ -70,6 +70,8 @@ def make_trainer(settings: ClipSettings, rank: int) -> tuple[ContrastiveTrainer,
         check_reading(model, _name(settings), captions)
     model = model.to(best_device())
     lines = [*lines, *more, *_cut(model, captions)]
+    if settings.warmup > settings.steps and settings.warmup != ClipSettings.warmup:
+        lines.append(f"warmup is {settings.warmup} of {settings.steps} steps: lr never comes near {settings.lr:g}")
     callbacks = [RunLog(settings.output), stop_when_asked]
     if held is not None:
         callbacks.insert(0, Validation(held, settings))

@@ -87,11 +87,14 @@ def readers_of(folder: Path, cache_dir=None, allow_outside: bool = False) -> dic
 
 
 def _files(folder: Path, cache_dir, allow_outside: bool) -> Iterator[Path]:
-    """Every file of the folder, in order, but none of a cache in it, nor hidden ones."""
+    """Every file of the folder, in order, but none of a cache or of a run of ours in it, nor hidden ones."""
     cache = Path(cache_dir).resolve() if cache_dir else None
+    runs = {path.parent for path in folder.rglob("settings.json") if (path.parent / "config.yaml").exists()} - {folder}
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         if any(part.startswith((".", "__MACOSX")) for part in parts) or not path.is_file():
+            continue
+        if not runs.isdisjoint(path.parents):
             continue
         if cache and path.resolve().is_relative_to(cache):
             continue
