@@ -117,6 +117,9 @@ def told() -> Iterator[None]:
     """Run a command: every error of the user or of the world ends it with one sentence and an exit status."""
     before = {number: signal.signal(number, SIGNALS) for number in _ours()}
     SIGNALS.asked, SIGNALS.training = None, False
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before Python began
+            setattr(sys, name, open(os.devnull, "w"))
     try:
         with warnings.catch_warnings():
             _show_notices()
@@ -146,7 +149,7 @@ def sentence(error: BaseException) -> str:
         what = os.strerror(error.errno)
         return f"{error.filename or 'the output'}: {what[0].lower()}{what[1:]}: {FIXES.get(error.errno, 'check it')}."
     if isinstance(error, (ValueError, ConnectionError)) and text:
-        return re.sub(r"^source ", "data ", text)  # what the library calls `source` is the flag --data
+        return re.sub(r"(^|; )source ", r"\1data ", text)  # what the library calls `source` is the flag --data
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
         wanted = BYTES.search(text)
         size = f" for {int(wanted[1]) / 1e9:,.1f} GB at once" if wanted else ""
