@@ -119,7 +119,7 @@ def told() -> Iterator[None]:
     SIGNALS.asked, SIGNALS.training = None, False
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed before Python began
-            setattr(sys, name, open(os.devnull, "w"))
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         with warnings.catch_warnings():
             _show_notices()

@@ -336,6 +336,7 @@ def with_weight(name, change):
 
 def adapter(folder):
     from peft import LoraConfig, get_peft_model
+    from transformers import CLIPModel
 
     get_peft_model(CLIPModel.from_pretrained(folder), LoraConfig(target_modules=["q_proj"])).save_pretrained(folder)
 
@@ -402,7 +403,7 @@ def test_other_dual_encoders_give_the_similarities_of_their_own_forward_pass(tmp
         torch.manual_seed(0)
         more = {"project_dim": 16} if kind == "AltCLIP" else {}
         config = getattr(transformers, f"{kind}Config")(
-            text_config={**text, **more, "eos_token_id": 2, "pad_token_id": 0}, vision_config=toy_encoders.VISION,
+            text_config={**text, **more, "eos_token_id": 3, "pad_token_id": 0}, vision_config=toy_encoders.VISION,
             projection_dim=12,
         )  # fmt: skip
         model = getattr(transformers, f"{kind}Model")(config)
