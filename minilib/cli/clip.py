@@ -59,12 +59,19 @@ def make_trainer(settings: ClipSettings, rank: int) -> tuple[ContrastiveTrainer,
     torch.manual_seed(settings.seed)
     model, lines = _encoders(settings) if is_pretrained(settings) else (None, [])
     dataset, held, more = clip_data.training_data(settings)
-    captions = [] if settings.data in ("scenes", "digits") else list(clip_data.some_captions(dataset))
+    worded = settings.data in ("scenes", "digits") and model is None  # the small towers know their words
+    captions = [] if worded else list(clip_data.some_captions(dataset))
     if model is None:
         torch.manual_seed(settings.seed)
         model = _small_towers(settings, captions)
+    else:
+        from minilib.models.encoders import check_reading
+
+        check_reading(model, _name(settings), captions)
     model = model.to(best_device())
     lines = [*lines, *more, *_cut(model, captions)]
+    if settings.warmup > settings.steps and settings.warmup != ClipSettings.warmup:
+        lines.append(f"warmup is {settings.warmup} of {settings.steps} steps: lr never comes near {settings.lr:g}")
     callbacks = [RunLog(settings.output), stop_when_asked]
     if held is not None:
         callbacks.insert(0, Validation(held, settings))
@@ -86,7 +93,7 @@ def _encoders(settings: ClipSettings) -> tuple:
         model = encoders.load_towers(settings.model, **trust)
     else:
         model = encoders.join_towers(settings.image_model, settings.text_model, dim=settings.dim, **trust)
-    encoders.try_out(model, settings.model or f"{settings.image_model} with {settings.text_model}")
+    encoders.try_out(model, _name(settings))
     lines = [encoders.choose_trained(model, settings.mode, settings.frozen, settings.lora_rank)]
     if settings.augment:
         model.augment, line = encoders.make_augment(encoders.image_side(model))
@@ -94,6 +101,10 @@ def _encoders(settings: ClipSettings) -> tuple:
     if settings.dtype == "bfloat16":
         model.dtype = torch.bfloat16
     return model, lines
+
+
+def _name(settings: ClipSettings) -> str:
+    return settings.model or f"{settings.image_model} with {settings.text_model}"
 
 
 def _small_towers(settings: ClipSettings, captions: list[str]) -> TwoTowers:

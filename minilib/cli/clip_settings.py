@@ -78,7 +78,7 @@ class ClipSettings:
     augment: bool = False
     pairs: int = 16_384
     split: str | None = None
-    validation: str | None = None
+    validation: str | float | None = None
     image_column: str | None = None
     caption_column: str | None = None
     label_column: str | None = None
@@ -118,6 +118,7 @@ def fill(given: ClipSettings) -> ClipSettings:
     filled = replace(
         given,
         dtype=DTYPES[given.dtype],
+        validation=None if given.validation is None else str(given.validation),
         lr=given.lr if given.lr is not None else LEARNING_RATES[given.mode] if is_pretrained(given) else 2e-3,
         dim=given.dim if given.dim is not None else 512 if is_pretrained(given) else 64,
     )
@@ -132,7 +133,7 @@ def fill(given: ClipSettings) -> ClipSettings:
     return filled
 
 
-def share_of(validation: str | None) -> float | None:
+def share_of(validation: str | float | None) -> float | None:
     """The share that is held out; None where `validation` names a split or nothing."""
     try:
         share = float(validation)
@@ -154,6 +155,12 @@ def _check_names(given: ClipSettings) -> None:
         raise ValueError("model and image_model or text_model are given: take one dual encoder, or one encoder each.")
     if (given.image_model is None) != (given.text_model is None):
         raise ValueError("image_model and text_model go together: give both, or a dual encoder as model.")
+    if given.model is not None and given.dim is not None:
+        raise ValueError(f"dim is {given.dim} and the model has its own: leave it out.")
+    if is_pretrained(given) and given.image_size != ClipSettings.image_size:
+        raise ValueError(f"image_size is {given.image_size} and a model has its own: leave it out.")
+    if given.mode != "lora" and given.lora_rank != ClipSettings.lora_rank:
+        raise ValueError(f"lora_rank is {given.lora_rank} and mode {given.mode!r}: give mode 'lora', or leave it out.")
     if not is_pretrained(given):
         for name, plain in (("mode", "full"), ("augment", False)):
             if getattr(given, name) != plain:
@@ -161,6 +168,8 @@ def _check_names(given: ClipSettings) -> None:
         if DTYPES[given.dtype] != "float32":
             raise ValueError(f"dtype is {given.dtype!r} and there is no model: the small towers train in float32.")
     share = share_of(given.validation)
+    if given.data not in MADE and given.output.resolve() == Path(given.data).resolve():
+        raise ValueError(f"output {given.output} is the folder of the data: choose another, such as a folder in it.")
     if given.data in MADE:
         for name in ("split", "streaming", "label_column", "image_column", "caption_column", "image_folder"):
             if getattr(given, name):

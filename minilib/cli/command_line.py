@@ -7,6 +7,7 @@ anew here, by the names that the user has typed.
 from __future__ import annotations
 
 import math
+import os
 import re
 from argparse import _SubParsersAction
 from collections.abc import Iterable
@@ -51,9 +52,11 @@ class Parser(ArgumentParser):
         for flag, value in _configs(Parser.arguments):
             _check_config(flag, value, self._reached())
         found = super().parse_args(args, *rest, **options)
-        for key, value in found.items():
+        for key, value in list(found.items()):
             if isinstance(value, float) and not math.isfinite(value):
                 raise UsageError(f"{key.split('.')[-1]} is {value}: give a finite number.")
+            if isinstance(value, (str, Path)) and str(value).startswith("~/"):  # no shell reads --output=~/x, nor YAML
+                found[key] = type(value)(os.path.expanduser(value))
         return found
 
     def add_argument(self, *names, **options):
@@ -69,14 +72,15 @@ class Parser(ArgumentParser):
         for argument in Parser.arguments:
             parser = _commands(parser).get(argument, parser)
         name = parser.prog.replace(" [options]", "").split()[-1]
-        return _Reached(name, _flags(parser), list(_commands(parser)))
+        empty = [action.dest for action in parser._actions if action.default is None]
+        return _Reached(name, _flags(parser), list(_commands(parser)), empty)
 
 
 class _Reached:
-    """A command, its flags and its own commands."""
+    """A command, its flags, its own commands, and the settings that may be empty."""
 
-    def __init__(self, name: str, flags: list[str], commands: list[str]):
-        self.name, self.flags, self.commands = name, flags, commands
+    def __init__(self, name: str, flags: list[str], commands: list[str], empty: list[str]):
+        self.name, self.flags, self.commands, self.empty = name, flags, commands, empty
 
 
 def _commands(parser: ArgumentParser) -> dict[str, ArgumentParser]:
@@ -97,6 +101,8 @@ def _said(message: str, reached: _Reached) -> str:
             return f"{first!r} belongs to no flag: values follow their flags, as in --output {first}."
         return f"{name} is no flag of {reached.name}: {_nearest(name, reached.flags)}"
     if found := re.search(r"invalid choice: '?(.*?)'? \(choose from", message):
+        if not reached.commands:
+            return f"{found[1]!r} stands before the command: begin with {reached.name}, its flags follow."
         return f"{found[1]!r} is no command: {_nearest(found[1], reached.commands, '')}"
     if found := re.search(r'subcommand" to be one of \{(.*)\}, but it was not provided', message):
         return f"no command is given: choose one of {found[1].replace(',', ', ')}, or --help."
@@ -128,8 +134,8 @@ def _nearest(name: str, known: Iterable[str], dashes: str = "--") -> str:
 def _check_filled(arguments: tuple[str, ...]) -> None:
     """UsageError for a flag whose value is empty: as a path it would be the folder that the command runs in."""
     for before, argument in zip(("", *arguments), arguments):
-        if argument == "" or re.fullmatch(r"--\w+=\s*", argument):
-            name = (argument or before).strip("-= ") or "an argument"
+        if not argument.strip() or re.fullmatch(r"--\w+=\s*", argument):
+            name = (argument.strip() or before).strip("-= ") or "an argument"
             raise UsageError(f"{name} is empty: give a value, or leave the flag out.")
 
 
@@ -162,10 +168,10 @@ def _check_config(flag: str, value: str, reached: _Reached) -> None:
         raise UsageError(f"{path} holds no settings: write lines such as `steps: 100`.")
     known = {name.removeprefix("--") for name in reached.flags} | set(reached.commands)
     for key, entry in found.items():
-        if entry == "":
-            raise UsageError(f"{path} has nothing as {key}: give a value, or leave the line out.")
         if key not in known:
             raise UsageError(f"{path} has {key!r}, no setting of {reached.name}: {_nearest(str(key), known, '')}")
+        if entry == "" or (entry is None and key not in reached.empty):
+            raise UsageError(f"{path} has nothing as {key}: give a value, or leave the line out.")
 
 
 class _Unique(yaml.SafeLoader):

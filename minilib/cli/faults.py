@@ -3,10 +3,10 @@
     status    what has happened
     1         training diverged: the loss or a weight is no longer a finite number
     2         it cannot be done as asked: a setting, a file, the disk, memory, the network, a lost rank
-    130       Ctrl-C; 143 SIGTERM: what a training had done is saved first
+    130       Ctrl-C; 143 SIGTERM, 129 a closed terminal: what a training had done is saved first
     141       nobody reads the output any more
 
-A first Ctrl-C or SIGTERM lets a training finish its step and save; a second one ends the process at once. Signals are
+A first of these signals lets a training finish its step and save; a second one ends the process at once. Signals are
 left alone outside the main thread, in a notebook, and where somebody else handles them already. MINILIB_TRACEBACK=1
 raises the error itself, to see where it came from.
 """
@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+if hasattr(signal, "SIGHUP"):  # of a terminal that is closed; nohup has it ignored
+    NAMES[signal.SIGHUP] = "SIGHUP"
 SPACE = "free some space or choose another output; what was saved before is still whole"
 ALLOW = "choose a place where you may read and write"
 FIXES = {
@@ -115,6 +117,9 @@ def told() -> Iterator[None]:
     """Run a command: every error of the user or of the world ends it with one sentence and an exit status."""
     before = {number: signal.signal(number, SIGNALS) for number in _ours()}
     SIGNALS.asked, SIGNALS.training = None, False
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before Python began
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         with warnings.catch_warnings():
             _show_notices()
@@ -144,7 +149,7 @@ def sentence(error: BaseException) -> str:
         what = os.strerror(error.errno)
         return f"{error.filename or 'the output'}: {what[0].lower()}{what[1:]}: {FIXES.get(error.errno, 'check it')}."
     if isinstance(error, (ValueError, ConnectionError)) and text:
-        return text
+        return re.sub(r"(^|; )source ", r"\1data ", text)  # what the library calls `source` is the flag --data
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
         wanted = BYTES.search(text)
         size = f" for {int(wanted[1]) / 1e9:,.1f} GB at once" if wanted else ""

@@ -24,7 +24,7 @@ from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
 from minilib.common import Notice
-from minilib.data.images import read_picture
+from minilib.data.images import BASE64, read_picture
 from minilib.data.rows import positive_int
 from minilib.data.table_files import IMAGE_COLUMNS, names_of
 from minilib.data.tables import open_table
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 CAPTION_COLUMNS = (
     "caption", "captions", "text", "texts", "title", "txt", "sentence", "sentences", "description", "alt_text", "alt",
-    "raw_caption", "raw",
+    "raw_caption", "raw", "comment", "comments",
 )  # fmt: skip
 OF_A_CLASS = "a photo of a {}."  # the caption of a row that has a class and no caption
 LISTED = 10  # bad rows that an error names
@@ -93,6 +93,8 @@ def find_columns(table, image: str | None, caption: str | None, label: str | Non
     from datasets import ClassLabel, Image
 
     names = names_of(table)
+    if not names:
+        raise ValueError("source must hold at least one pair, got an empty table: pass a source with rows.")
     features = table.features or {}
     typed = [name for name in names if isinstance(features.get(name), Image)]
     lower = {name.lower(): name for name in reversed(names)}
@@ -103,9 +105,10 @@ def find_columns(table, image: str | None, caption: str | None, label: str | Non
     for column, default in ((found_image, "image"), (text, "caption")):
         if column not in names:
             url = " (a url is an address: download the pictures first)" if {"url", "image_url"} & set(lower) else ""
+            more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
             raise ValueError(
-                f"source has no column {column or default!r}, only {names}{url}: name the right one with image_column "
-                "or caption_column, or a column of classes with label_column."
+                f"source has no column {column or default!r}, only {names[:LISTED]}{more}{url}: name the right one "
+                "with image_column or caption_column, or a column of classes with label_column."
             )
     if (found_image, text) != (image or "image", label or caption or "caption"):
         warnings.warn(f"columns: {found_image!r} is the image, {text!r} the caption.", Notice, stacklevel=3)
@@ -132,6 +135,8 @@ def captions_of(row_text: Any, columns: Columns) -> list[str]:
             row_text = columns.classes[row_text]
         row_text = None if row_text is None else OF_A_CLASS.format(str(row_text).replace("_", " "))
     texts = list(row_text) if isinstance(row_text, (list, tuple, np.ndarray)) else [row_text]
+    if any(isinstance(text, dict) for text in texts):  # such as the sentences of Flickr30k, each with raw and tokens
+        texts = [next((t[n] for n in CAPTION_COLUMNS if n in t), t) if isinstance(t, dict) else t for t in texts]
     for text in texts or [None]:
         if text is None or (isinstance(text, str) and not text.strip()):
             raise ValueError(f"no {columns.text!r}")
@@ -156,7 +161,7 @@ class PictureReader:
     def fault(self, value: Any, column: str, error: Exception, row: str, of: str) -> str:
         """What is wrong with the picture, in words."""
         path = value.get("path") if isinstance(value, dict) else value
-        file = f", file {path}" if isinstance(path, str) else ""
+        file = f", file {path:.100}" if isinstance(path, str) and not BASE64.fullmatch(path) else ""
         why = str(error).strip().splitlines()[0][:200] if str(error).strip() else "broken"
         why = "no picture that pillow knows" if isinstance(error, UnidentifiedImageError) else why
         return f"an unreadable {column!r} in row {row} ({type(error).__name__}){of}{file}, {why}"

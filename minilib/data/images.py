@@ -1,6 +1,6 @@
 """Pictures of every kind as upright RGB: files, encoded bytes, pillow images and arrays.
 
-    files and bytes   what pillow reads, turned as their EXIF orientation says; transparent pixels lie on white
+    files and bytes   what pillow reads, also as base64, turned as EXIF says; transparent pixels lie on white
     16 bits           0..65,535 becomes 0..255; where no value is above 255 they are taken as 0..255 already
     floats            0..1 or 0..255; anything else is an error, since a guess would be a black or a white picture
     arrays            (H, W), (H, W, c) or (c, H, W) with c of 1, 3 or 4; booleans, whole numbers or floats
@@ -11,7 +11,10 @@ other files. Errors are ValueError, TypeError or OSError with the reason; who re
 
 from __future__ import annotations
 
+import re
 import warnings
+from base64 import b64decode
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+OTHERS = ("EPS", "WMF")  # for these pillow starts another program, Ghostscript, or asks the system
+BASE64 = re.compile(r"(?:data:image/[\w.+-]+;base64,)?([A-Za-z0-9+/\s]{64,}={0,2}\s*)")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2")
 
 
@@ -33,19 +38,32 @@ def read_picture(value: Any, folder: str | Path | None = None, allow_outside: bo
         if value.get("bytes") is None and value.get("path") is None:
             raise TypeError(f"a record of {sorted(value)} with neither bytes nor a path")
         value = value["path"] if value.get("bytes") is None else value["bytes"]
+    if isinstance(value, list) and value and isinstance(value[0], (str, bytes, dict, Image.Image)):
+        if len(value) > 1:
+            raise TypeError(f"a list of {len(value)} pictures: write a row for each")
+        return read_picture(value[0], folder, allow_outside)
+    if isinstance(value, str) and (found := BASE64.fullmatch(value)):
+        value = b64decode(found[1])
     if isinstance(value, (bytes, bytearray)):
         value = BytesIO(value)
     elif isinstance(value, (str, Path)):
         value = place(str(value), folder, allow_outside)
     elif not isinstance(value, Image.Image):
-        return Image.fromarray(pixels_of(value)).convert("RGB")
+        return to_rgb(Image.fromarray(pixels_of(value)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as many pixels are an error
-        picture = value if isinstance(value, Image.Image) else Image.open(value)
+        picture = value if isinstance(value, Image.Image) else Image.open(value, formats=_formats())
         if picture.size[0] * picture.size[1] > 2 * (Image.MAX_IMAGE_PIXELS or np.inf):
             raise Image.DecompressionBombError(f"{picture.size[0]} x {picture.size[1]} pixels")
         picture.load()
     return to_rgb(ImageOps.exif_transpose(picture))
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The kinds of pictures that pillow decodes by itself."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in OTHERS)
 
 
 def place(path: str, folder: str | Path | None, allow_outside: bool = False) -> Path:
@@ -84,7 +102,9 @@ def pixels_of(value: Any) -> np.ndarray:
     if value is None or isinstance(value, (int, float, complex)):
         raise TypeError(f"{value!r} is a {type(value).__name__} and no picture")
     try:
-        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        if hasattr(value, "detach"):  # a tensor; numpy has no bfloat16
+            value = value.detach().cpu().float() if value.dtype.is_floating_point else value.detach().cpu()
+        array = np.asarray(value)
     except ValueError as error:
         raise TypeError("a list whose rows differ in length") from error
     if array.dtype.kind not in "buif":

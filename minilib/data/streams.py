@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from minilib.data.files import PictureReader, as_pixels, captions_of, find_columns, root_of, undecoded
 from minilib.data.rows import positive_int
+from minilib.data.table_files import unreadable
 from minilib.data.tables import open_table
 
 if TYPE_CHECKING:
@@ -54,9 +56,11 @@ class StreamedPairs:
         cache_dir: str | Path | None = None,
     ):
         self.rows, self.keep = positive_int(rows, "rows"), positive_int(keep, "keep")
-        table, folder = open_table(source, cache_dir, streaming=True, split=split, allow_outside=allow_outside)
-        named = {name: (columns or {}).get(f"{name}_column") for name in ("image", "caption", "label")}
-        self.columns = find_columns(table, **named)
+        self.name = Path(source).name if isinstance(source, (str, Path)) else "a stream"
+        with _read_errors_told(self.name):
+            table, folder = open_table(source, cache_dir, streaming=True, split=split, allow_outside=allow_outside)
+            named = {name: (columns or {}).get(f"{name}_column") for name in ("image", "caption", "label")}
+            self.columns = find_columns(table, **named)
         table = undecoded(table.select_columns([self.columns.image, self.columns.text]), self.columns.image)
         self.table, self.buffer = table, positive_int(shuffle_buffer, "shuffle_buffer")
         self.reader = PictureReader(image_size, root_of(image_folder, folder), allow_outside)
@@ -91,8 +95,9 @@ class StreamedPairs:
 
     def captions(self, most: int) -> Iterator[str]:
         """The captions of the first `most` rows, or of all."""
-        for _, row in zip(range(most), self.table):
-            yield from captions_of(row[self.columns.text], self.columns)
+        with _read_errors_told(self.name):
+            for _, row in zip(range(most), self.table):
+                yield from captions_of(row[self.columns.text], self.columns)
 
     def fingerprint(self, rows: int = 8) -> str:
         """What tells this stream from another, of its first rows: nobody waits for the last one."""
@@ -108,10 +113,11 @@ class StreamedPairs:
         while True:
             random, waiting, number = np.random.default_rng((self.seed, epoch)), [], -1
             # Our own buffer: that of `datasets` keeps a thread that takes five seconds to end.
-            for number, row in enumerate(self.table):
-                waiting.append((number, row[self.columns.image], row[self.columns.text]))
-                if len(waiting) == self.buffer:
-                    yield _drawn(waiting, random)
+            with _read_errors_told(self.name):
+                for number, row in enumerate(self.table):
+                    waiting.append((number, row[self.columns.image], row[self.columns.text]))
+                    if len(waiting) == self.buffer:
+                        yield _drawn(waiting, random)
             if number < 0:
                 raise ValueError("source must hold at least one pair, got an empty stream: pass a source with rows.")
             while waiting:
@@ -132,6 +138,19 @@ class StreamedPairs:
             fault = self.reader.fault(image, self.columns.image, error, number, " of the stream")
             raise ValueError(f"source has {fault}: replace the image or drop the row.") from error
         return picture, texts[int(np.random.default_rng((self.seed, drawn)).integers(len(texts)))]
+
+
+@contextmanager
+def _read_errors_told(name: str) -> Iterator[None]:
+    """The errors of the readers of a stream, which come when a row is read, as one sentence that names the source."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, (ValueError, TypeError)) and str(error).startswith(("source ", "split ")):
+            raise
+        raise unreadable(name, error) from error
 
 
 def _drawn(waiting: list, random: np.random.Generator):

@@ -1,7 +1,7 @@
 """One table of one file, or of several shards: what the ending says, and what is wrong where it cannot be read.
 
 .jsonl .ndjson .json     lines, a list, an object with one list, COCO's images and annotations; compressed as well
-.csv .tsv                every cell is text: "None" is a caption, and 007 is not 7
+.csv .tsv                every cell is text: "None" is a caption, and 007 is not 7; separated by , ; | or a tab
 .parquet .arrow          as `datasets` reads them
 .tar                     `minilib.data.tars`
 """
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 
+from minilib.data.images import ENDINGS
 from minilib.data.tars import read_tars
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ SPLITS = {
     "test": ("test", "testing", "eval"),
 }
 IMAGE_COLUMNS = (
-    "image", "image_path", "img", "img_path", "image_file", "image_file_path", "file_name", "filename", "filepath",
-    "file_path", "path", "file", "jpg", "jpeg", "png", "webp",
+    "image", "image_path", "img", "img_path", "image_file", "image_file_path", "image_name", "file_name", "filename",
+    "filepath", "file_path", "path", "file", "jpg", "jpeg", "png", "webp", "images",
 )  # fmt: skip
+SPLIT = "split"  # the column in which rows name their split
 WORDS = {word: split for split, words in SPLITS.items() for word in words}
 SPLIT_WORD = re.compile(rf"(?:^|[^a-z])({'|'.join(WORDS)})(?![a-z])")
 Reader = Callable[..., "Dataset | IterableDataset"]  # cache_dir, streaming -> table
@@ -62,12 +64,17 @@ def kind_of(path: Path) -> str | None:
 
 def read_files(paths: list[Path], *, cache_dir=None, streaming: bool = False) -> Dataset | IterableDataset:
     """One table of files of one kind."""
-    from datasets import load_dataset
+    from datasets import concatenate_datasets, load_dataset
 
-    kind, options = kind_of(paths[0]), {}
+    kind, options = kind_of(paths[0]) or "csv", {}
     try:
         if kind == "tar":
             return read_tars(paths, cache_dir=cache_dir, streaming=streaming)
+        if kind == "csv" and len(paths) > 1:  # each has a header of its own
+            tables = [read_files([path], cache_dir=cache_dir, streaming=streaming) for path in paths]
+            if len({frozenset(names_of(table)) for table in tables}) > 1:
+                raise ValueError("columns differ")
+            return concatenate_datasets(tables)
         if kind == "csv":
             options = _csv_options(paths[0])
         elif paths[0].name.lower().removesuffix(".gz").endswith(".json"):
@@ -79,8 +86,16 @@ def read_files(paths: list[Path], *, cache_dir=None, streaming: bool = False) ->
         return load_dataset(kind, data_files=files, **settings, **options)
     except Exception as error:  # the reader's own errors are many, and the innermost one says what is wrong
         path, why = next(((path, why) for path in paths if (why := _fault(path, kind))), (paths[0], None))
-        cause = why or str(error.__cause__ or error).strip() or type(error).__name__
-        raise ValueError(f"source {path.name!r} could not be read ({cause.splitlines()[0]}): fix the file.") from error
+        if why is None and len(paths) > 1:
+            path, why = _odd_one_out(paths, kind)
+        raise unreadable(path.name, why or error.__cause__ or error) from error
+
+
+def unreadable(name: str, why: str | BaseException) -> ValueError:
+    """One sentence about a file that could not be read."""
+    cause = " ".join(str(why).split()) or type(why).__name__
+    cause = "it has no rows" if "corresponds to no data" in cause else cause
+    return ValueError(f"source {name!r} could not be read ({cause:.240}): fix the file.")
 
 
 def coco_rows(content: dict, path: Path, folder: Path) -> list[dict]:
@@ -99,6 +114,18 @@ def coco_rows(content: dict, path: Path, folder: Path) -> list[dict]:
         raise ValueError(f"{path.name} has no captions for its images")
     prefix = prefix_of(images[0][0], folder, path.parent, split_of(path.name))
     return [{"image": str(Path(prefix, name)), "caption": texts} for name, texts in images]
+
+
+def karpathy_rows(content: dict) -> list[dict]:
+    """One row for each image of Karpathy's splits of COCO and Flickr: its captions are `sentences` with `raw`."""
+    return [
+        {
+            "image": str(Path(image.get("filepath") or "", image["filename"])),
+            "caption": [sentence["raw"] for sentence in image["sentences"]],
+            SPLIT: image.get("split"),
+        }
+        for image in content["images"]
+    ]
 
 
 def prefix_of(name: str, folder: Path, inner: Path, split: str | None = None) -> str:
@@ -138,6 +165,14 @@ def _open_text(path: Path):
     return fsspec.open(path.resolve().as_uri(), "rt", compression="infer", encoding="utf-8-sig", newline="").open()
 
 
+def lists_images(path: Path) -> bool:
+    """Whether a text file is a table with a column of images, as the captions.txt of Flickr8k is."""
+    try:
+        return path.suffix.lower() == ".txt" and any(n.lower() in IMAGE_COLUMNS for n in _csv_options(path)["names"])
+    except (ValueError, OSError):
+        return False
+
+
 def _csv_options(path: Path) -> dict:
     """How pandas reads the file: all cells text, separated by what is most frequent in the header."""
     from datasets import Features, Value
@@ -147,10 +182,26 @@ def _csv_options(path: Path) -> dict:
         if not header.strip():
             raise ValueError("it is empty")
         separator = "\t" if ".tsv" in path.name.lower() else max(",;\t|", key=header.count)
+        # Quotes are marks around a text, unless some open and never close though every line has all of its fields.
+        whole, closed = True, True
+        for line in file:
+            whole = whole and line.count(separator) == header.count(separator)
+            closed = closed and line.count('"') % 2 == 0
+        quoting = csv.QUOTE_NONE if whole and not closed else csv.QUOTE_MINIMAL
         file.seek(0)
-        names = next(csv.reader(file, delimiter=separator))
+        reader = csv.reader(file, delimiter=separator, quoting=quoting)
+        names, first = next(reader), next(reader, [])
+    blanks = any(name[:1] == " " for name in names)  # behind each separator, as in Flickr30k's file
+    names = [name.strip() or f"column {k}" for k, name in enumerate(names)]  # such as the index that pandas writes
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"it has the column {twice[0]!r} twice")
+    if len(first) > len(names):  # pandas would take the first field for an index
+        raise ValueError(f"line 2 has {len(first)} fields and the header {len(names)}: quote text with {separator!r}")
     features = Features({name: Value("string") for name in names})
-    return {"sep": separator, "features": features, "keep_default_na": False, "encoding": "utf-8-sig"}
+    return {
+        "sep": separator, "quoting": quoting, "skipinitialspace": blanks, "names": names, "header": 0,
+        "features": features, "keep_default_na": False, "encoding": "utf-8-sig",
+    }  # fmt: skip
 
 
 def _json_table(path: Path) -> tuple[Dataset | None, dict]:
@@ -168,12 +219,36 @@ def _json_table(path: Path) -> tuple[Dataset | None, dict]:
         return None, {}
     if isinstance(content.get("images"), list) and isinstance(content.get("annotations"), list):
         return Dataset.from_list(coco_rows(content, path, path.parent)), {}
+    if content and all(Path(name).suffix.lower() in ENDINGS for name in content):  # captions by the file of the image
+        rows = [{"image": k, "caption": texts if isinstance(texts, list) else [texts]} for k, texts in content.items()]
+        return Dataset.from_list(rows), {}
     fields = [name for name, value in content.items() if isinstance(value, list) and value]
+    if fields == ["images"] and all(isinstance(row, dict) and "sentences" in row for row in content["images"]):
+        return Dataset.from_list(karpathy_rows(content)), {}
     if len(fields) == 1 and all(isinstance(row, dict) for row in content[fields[0]]):
         return None, {"field": fields[0]}
     if len(fields) == len(content) and len({len(value) for value in content.values()}) == 1:
         return Dataset.from_dict(content), {}
     return None, {}
+
+
+def _odd_one_out(paths: list[Path], kind: str | None) -> tuple[Path, str | None]:
+    """The first of several files that cannot be opened, or has other columns than the one before; and why."""
+    from datasets import load_dataset
+
+    columns: list[str] = []
+    for path in paths:
+        try:
+            if kind == "csv":
+                names = _csv_options(path)["names"]
+            else:
+                names = names_of(load_dataset(kind, data_files=glob.escape(str(path)), split="train", streaming=True))
+        except Exception as error:
+            return path, str(error)
+        if sorted(names) != sorted(columns or names):
+            return path, f"it has the columns {names}, and the file before {columns}"
+        columns = names
+    return paths[0], None
 
 
 def _fault(path: Path, kind: str | None) -> str | None:

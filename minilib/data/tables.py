@@ -5,21 +5,35 @@
     loaded       Dataset, IterableDataset, and the dictionaries of splits of both
     a name       a data set on the hub, or what is left of it in the cache where there is no network
 
-A split may be sliced as in `datasets`: "train[:80%]".
+A split may be sliced as in `datasets`: "train[:80%]". Of one table whose rows name their split in a column, as those of
+Flickr30k and of Karpathy do, these are the splits.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minilib.common import Notice
 from minilib.data.folders import readers_of
-from minilib.data.table_files import KINDS, WORDS, Reader, kind_of, read_files, relative_to, split_of
+from minilib.data.table_files import (
+    KINDS,
+    SPLIT,
+    WORDS,
+    Reader,
+    kind_of,
+    lists_images,
+    names_of,
+    read_files,
+    relative_to,
+    split_of,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -36,8 +50,10 @@ def open_table(
     allow_outside: whether links in a folder may lead out of it.
     """
     readers, folder = _readers(source, cache_dir, allow_outside)
-    names, parts = pick_split(list(readers), split), []
-    for name, bounds in names:
+    chosen, parts = pick_split(list(readers), split), []
+    if split is None and len(readers) > 1:
+        warnings.warn(f"split {chosen[0][0]!r} of {', '.join(readers)} is read.", Notice, stacklevel=3)
+    for name, bounds in chosen:
         table = readers[name](cache_dir=cache_dir, streaming=streaming)
         parts.append(_cut(table, name, bounds))
     from datasets import concatenate_datasets
@@ -49,7 +65,7 @@ def open_table(
 
 
 def split_names(source, cache_dir=None, *, allow_outside: bool = False) -> list[str]:
-    """The splits that `source` has, without reading them."""
+    """The splits that `source` has; only a table whose rows name them is read for that."""
     return list(_readers(source, cache_dir, allow_outside)[0])
 
 
@@ -115,10 +131,29 @@ def _readers(source, cache_dir, allow_outside: bool) -> tuple[dict[str, Reader],
             return _on_the_hub(source, cache_dir), None
         raise ValueError(f"source {str(source)!r} does not exist: pass a folder, a file or a loaded Dataset.")
     if path.is_dir():
-        return readers_of(path, cache_dir, allow_outside), str(path)
-    if kind_of(path) is None:
+        return _by_rows(readers_of(path, cache_dir, allow_outside), cache_dir), str(path)
+    if kind_of(path) is None and not lists_images(path):
         raise ValueError(f"source {path.name!r} is of no known kind: pass a folder or one of {sorted(KINDS)}.")
-    return {split_of(path.name) or "train": partial(_one_file, path)}, str(path.parent)
+    return _by_rows({split_of(path.name) or "train": partial(_one_file, path)}, cache_dir), str(path.parent)
+
+
+def _by_rows(readers: dict[str, Reader], cache_dir) -> dict[str, Reader]:
+    """The splits of one table whose rows name theirs in the column `split`; else the readers as they are."""
+    read, values = readers.get("train"), []
+    with suppress(Exception):  # what cannot be read is told by the one who reads it
+        if len(readers) == 1 and SPLIT in names_of(read(streaming=True)):
+            values = read(cache_dir=cache_dir).unique(SPLIT)
+    if not values or not all(isinstance(value, str) and value.strip() for value in values):
+        return readers
+    return {name: partial(_of_split, read, name) for name in dict.fromkeys(map(_split_name, values))}
+
+
+def _of_split(read: Reader, name: str, **settings):
+    return read(**settings).filter(lambda value: _split_name(value) == name, input_columns=[SPLIT])
+
+
+def _split_name(value: str) -> str:
+    return WORDS.get(value.strip().lower(), value.strip())
 
 
 def _one_file(path: Path, **settings):

@@ -14,8 +14,8 @@ caption before it is trusted with more.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,8 @@ from torch import nn
 from minilib.common import Notice
 from minilib.data.tables import hub
 from minilib.models.loading import place_of, read_json
-from minilib.models.pretrained import HFTowers, inner, side_of
+from minilib.models.pretrained import HFTowers, inner, pooled, side_of
+from minilib.trainers.trainer_utils import not_finite
 
 MODES = ("full", "linear", "lora")
 PROJECTIONS = ("visual_projection", "text_projection", "vision_projection", "vision_model.head", "text_model.head")
@@ -43,11 +44,10 @@ def load_towers(name: str, *, trust_remote_code: bool = False) -> HFTowers:
     name = place_of(name)
     with _told(name):
         model, found = AutoModel.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True, trust_remote_code=trust_remote_code
-        )
-        missing = sorted(found["missing_keys"])
-        if missing:
-            raise ValueError(f"{len(missing)} of its weights are missing, the first is {missing[0]}")
+            name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        _check_weights(model, found)
         if not hasattr(model, "get_image_features"):
             raise ValueError(f"{type(model).__name__} has one side only, join two with image_model and text_model")
         return _towers(model, _processor(name, name, trust_remote_code))
@@ -58,8 +58,8 @@ def join_towers(image: str, text: str, *, dim: int = 512, trust_remote_code: boo
     from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
     image, text = place_of(image), place_of(text)
-    vision_model = _encoder(image, "vision_config", trust_remote_code)
-    text_model = _encoder(text, "text_config", trust_remote_code)
+    vision_model = _encoder(image, "vision_config", "pixel_values", trust_remote_code)
+    text_model = _encoder(text, "text_config", "input_ids", trust_remote_code)
     with _told(image, text):
         config = VisionTextDualEncoderConfig.from_vision_text_configs(
             vision_model.config, text_model.config, projection_dim=dim
@@ -108,8 +108,9 @@ def try_out(towers: HFTowers, name: str) -> None:
     from PIL import Image
 
     mode = towers.training
-    rows = len(towers.processor.tokenizer)
-    table = getattr(inner(towers.model), "text_model", inner(towers.model)).get_input_embeddings()
+    rows, table = len(towers.processor.tokenizer), None
+    with suppress(NotImplementedError):  # of models that do not tell
+        table = getattr(inner(towers.model), "text_model", inner(towers.model)).get_input_embeddings()
     if isinstance(table, nn.Embedding) and rows > table.num_embeddings:
         raise ValueError(
             f"model {name!r} has {table.num_embeddings:,} token embeddings and its tokenizer {rows:,} tokens: take the "
@@ -120,11 +121,30 @@ def try_out(towers: HFTowers, name: str) -> None:
         img = towers.encode_image([Image.new("RGB", (80, 60), "gray")])
         txt = towers.encode_text(["one caption " * 2_000])
         if img.shape != txt.shape:
-            raise ValueError(f"images have {img.shape[1]} features and texts {txt.shape[1]}")
+            raise ValueError(f"an image has features of shape {tuple(img.shape)}, a text of {tuple(txt.shape)}")
         for side, features in (("image", img), ("text", txt)):
             if not features.isfinite().all():
                 raise ValueError(f"its {side} features are not finite")
     towers.train(mode)
+
+
+def check_reading(towers: HFTowers, name: str, captions: Sequence[str]) -> None:
+    """ValueError where the text side reads no word of the captions, or not to their end."""
+    tokenizer, longest = towers.processor.tokenizer, max(captions[:1_000], key=len)
+    fix = "give a folder with the tokenizer and the config.json that belong to the model."
+    ids = tokenizer(list(captions[:1_000]), add_special_tokens=False)["input_ids"]
+    if {token for row in ids for token in row} <= {tokenizer.unk_token_id}:
+        raise ValueError(f"model {name!r} has a tokenizer that knows nothing of the captions: {fix}")
+    words = longest.split()
+    both = [longest, " ".join(words[: len(words) // 2])]
+    settings = {"truncation": True, "max_length": towers.max_tokens} if towers.max_tokens else {}
+    first, second = tokenizer(both, **settings)["input_ids"]
+    mode = towers.training
+    with torch.no_grad():
+        features = towers.eval().encode_text(both)
+    towers.train(mode)
+    if len(words) > 1 and first != second and torch.allclose(features[0], features[1], rtol=0, atol=1e-6):
+        raise ValueError(f"model {name!r} gives half of a caption the features of all of it (eos_token_id?): {fix}")
 
 
 def make_augment(size: int, scale: tuple[float, float] = (0.5, 1.0)) -> tuple:
@@ -161,6 +181,8 @@ def image_side(towers: HFTowers) -> int:
     from PIL import Image
 
     pixels = towers.processor.image_processor(images=[Image.new("RGB", (80, 60))], return_tensors="pt")["pixel_values"]
+    if pixels.ndim != 4:  # patches, of pictures of any size
+        raise ValueError("augment is True and the model takes pictures of any size: leave augment out.")
     return min(pixels.shape[-2:])
 
 
@@ -186,26 +208,43 @@ def _processor(image: str, text: str, trust: bool):
     )
 
 
-def _encoder(name: str, part: str, trust: bool) -> nn.Module:
-    """The encoder of this name, or the one side of a dual encoder."""
+def _encoder(name: str, part: str, takes: str, trust: bool) -> nn.Module:
+    """The encoder of this name, or the one side of a dual encoder; it takes `pixel_values` or `input_ids`."""
     from transformers import AutoConfig, AutoModel
 
     with _told(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust)
         model, found = AutoModel.from_pretrained(
             name, config=getattr(config, part, config), dtype=torch.float32, output_loading_info=True,
-            trust_remote_code=trust,
+            ignore_mismatched_sizes=True, trust_remote_code=trust,
         )  # fmt: skip
-        if missing := sorted(found["missing_keys"]):
-            if not all("pooler" in key for key in missing):
-                raise ValueError(f"{len(missing)} of its weights are missing, the first is {missing[0]}")
+        if found["missing_keys"] and all("pooler" in key for key in found["missing_keys"]):
+            found["missing_keys"] = ()
             warnings.warn(f"model {name}: its pooler starts at random, the file has none.", Notice, stacklevel=3)
+        _check_weights(model, found)
+        if model.main_input_name != takes:
+            raise ValueError(f"a {type(model).__name__} takes {model.main_input_name}, and {takes} are needed here")
         pooling = Path(name) / "1_Pooling" / "config.json"  # of sentence-transformers, whose pooler is not trained
         if pooling.is_file() and read_json(pooling).get("pooling_mode_mean_tokens"):
             model.config.pooling = "mean"  # which is saved with the model
-        if not hasattr(model.config, "hidden_size"):
-            raise ValueError(f"its config {type(model.config).__name__} has no hidden_size to project from")
+        if not hasattr(model.config, "hidden_size"):  # such as a ResNet, which has one size for each stage
+            with torch.no_grad():
+                blank = torch.zeros(1, 3, 64, 64) if takes == "pixel_values" else torch.zeros(1, 4, dtype=torch.long)
+                output = model.eval()(blank)
+            model.config.hidden_size = pooled(output, None).shape[-1]
     return model
+
+
+def _check_weights(model: nn.Module, found: dict) -> None:
+    """ValueError for weights that the files lack or have in another shape or as NaN, and for an adapter."""
+    for key, what in (("missing_keys", "missing"), ("mismatched_keys", "of another shape than config.json says")):
+        names = sorted(entry if isinstance(entry, str) else entry[0] for entry in found[key])
+        if names:
+            raise ValueError(f"{len(names)} of its weights are {what}, the first is {names[0]}")
+    if getattr(model, "_hf_peft_config_loaded", False):  # transformers has put it onto its model, and could not save it
+        raise ValueError("it is an adapter, merge it into its model and save that")
+    if fault := not_finite(model):
+        raise ValueError(fault)
 
 
 def _attention(model: nn.Module, frozen: str | None) -> list[str]:
@@ -242,8 +281,10 @@ def _told(*names: str) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         here = [name for name in names if Path(name).exists()]
-        if any(Path(name).is_absolute() and name not in here for name in names):
+        if any(name not in here and (name[:1] in ("/", ".", "~", "") or name.count("/") > 1) for name in names):
             raise FileNotFoundError("there is no such folder")
+        if any(Path(name).is_file() for name in here):
+            raise NotADirectoryError("it is a file")
         with nullcontext() if len(here) == len(names) else hub():
             yield
     except Exception as error:

@@ -26,6 +26,7 @@ import torch
 from minilib.longcontext.rope import stretch_config
 from minilib.models import fetched
 from minilib.models.tiny_lm import FOLDER
+from minilib.trainers.trainer_utils import not_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -267,10 +268,8 @@ def _check_weights(model, found: dict, name: str) -> None:
 
 
 def _check_finite(model, name: str) -> None:
-    for weight, values in model.named_parameters():
-        plain = values.is_floating_point() and values.numel() and not values.is_meta
-        if plain and not all(map(torch.isfinite, torch.aminmax(values))):  # one visit, no copy; NaN shows in both
-            raise NotFiniteError(f"model {name!r} has weights that are not finite in {weight}: get the files anew.")
+    if fault := not_finite(model):
+        raise NotFiniteError(f"model {name!r} cannot be used, {fault}: get the files anew.")
 
 
 def _check_vocabulary(model, tokenizer, name: str) -> None:

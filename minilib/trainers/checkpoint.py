@@ -47,7 +47,7 @@ def exists(path: Path) -> bool:
 
 
 def load(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict) -> dict[str, Any]:
-    """Load `path`, or the file before it, into model and optimizer; returns the rest.
+    """Load `path`, or the file before it, into model and optimizer; returns the rest, and as `path` which one it was.
 
     Raises ValueError for files that are damaged, or of another run or model.
     """
@@ -59,20 +59,11 @@ def load(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, sett
         raise ValueError(f"{came}: use the same setting or another output_dir.")
     _compare_model(path, saved["model"], model.state_dict())
     model.load_state_dict(saved.pop("model"))
-    optimizer.load_state_dict(saved.pop("optimizer"))
-    return saved
-
-
-def drop_damaged(path: Path) -> None:
-    """Put the file before the newest in its place where that one is damaged, so that no save keeps it instead.
-
-    Of several ranks one calls this, once all have loaded.
-    """
-    if previous(path).exists():
-        try:
-            _read(path)
-        except (ValueError, OSError):
-            os.replace(previous(path), path)
+    try:
+        optimizer.load_state_dict(saved.pop("optimizer"))
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path} trains other weights ({error}): use another output_dir.") from error
+    return saved | {"path": path}
 
 
 def load_weights(path: Path, model: nn.Module) -> nn.Module:
@@ -113,7 +104,7 @@ def _read(path: Path, without: str = "") -> dict[str, Any]:
             if digest.encode() != content[-DIGEST:]:
                 raise ValueError("its digest is another")
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        if not {"model", "optimizer", "settings"} <= saved.keys():
+        if not {"model", "optimizer", "settings", "records"} <= saved.keys():
             raise ValueError("it lacks a part")
     except MemoryError:
         raise

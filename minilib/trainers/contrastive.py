@@ -12,6 +12,7 @@ Source: Inf-CL, section 4.1 (its set-up). Taught in notebooks/07_train_with_gian
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -222,14 +223,15 @@ class ContrastiveTrainer:
 
     def _resume(self) -> None:
         """Go on from the checkpoint if there is one, on all ranks from the same."""
+        damaged = False
         with ranks.errors_told(self.group):
             if checkpoint.exists(self.path):
                 saved = checkpoint.load(self.path, model=self.model, optimizer=self.optimizer, settings=self.settings)
-                self.records = saved["records"]
+                self.records, damaged = saved["records"], saved["path"] != self.path
         found = f"at step {len(self.records)}, loss {self.records[-1]['loss']}," if self.records else "absent"
         ranks.agree(self.group, {"checkpoint": found}, "give all ranks one output_dir on a disk that they all see")
-        if self.rank == 0:
-            checkpoint.drop_damaged(self.path)
+        if self.rank == 0 and damaged:  # so that no save keeps the damaged file instead of the whole one
+            os.replace(checkpoint.previous(self.path), self.path)
 
 
 class _Rows:

@@ -308,3 +308,110 @@ def test_pictures_reach_the_processor_in_their_own_size(folders, data):
     towers.processor.image_processor = lambda images, **options: (seen.extend(images), processor(images, **options))[1]
     towers.encode_image(load_pairs(data, image_size=None)[:3]["image"])
     assert [image.size for image in seen] == [(30, 20), (30, 21), (30, 22)]
+
+
+# Folders that load and would train on nonsense, or end in an error after the training
+
+
+def without_tokenizer(folder):
+    """transformers then makes a tokenizer that knows no word, without a line about it."""
+    for path in folder.glob("*token*"):
+        path.unlink()
+
+
+def pooled_at_nothing(folder):
+    """No caption has this token, so CLIP takes the features of the first one."""
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 7
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def with_weight(name, change):
+    def write(folder):
+        kept = weights(folder)
+        save_file(kept | {name: change(kept[name].clone())}, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return write
+
+
+def adapter(folder):
+    from peft import LoraConfig, get_peft_model
+    from transformers import CLIPModel
+
+    get_peft_model(CLIPModel.from_pretrained(folder), LoraConfig(target_modules=["q_proj"])).save_pretrained(folder)
+
+
+NAME = "text_model.encoder.layers.0.layer_norm1.bias"
+NONSENSE = {
+    "no tokenizer": (without_tokenizer, "tokenizer that knows nothing of the captions"),
+    "pooled at no token": (pooled_at_nothing, "gives half of a caption the features of all of it (eos_token_id?)"),
+    "a NaN": (with_weight(NAME, lambda w: w.fill_(torch.nan)), f"the weight {NAME} has NaN or infinity"),
+    "another shape": (with_weight(NAME, lambda w: w[:3]), f"another shape than config.json says, the first is {NAME}"),
+    "an adapter": (adapter, "it is an adapter, merge it"),
+}
+
+
+@pytest.mark.parametrize("case", NONSENSE)
+def test_a_model_is_tried_on_the_captions_before_it_trains(case, data, tmp_path, capsys):
+    change, words = NONSENSE[case]
+    change(toy_encoders.clip_folder(tmp_path / "clip"))
+    assert words in told(
+        capsys, "clip", "--data", data, "--output", tmp_path / "run", *QUICK, "--model", tmp_path / "clip"
+    )
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("kind", ["ResNet", "ConvNext"])
+def test_an_encoder_with_a_size_for_each_stage_is_measured(kind, data, tmp_path, capsys):
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_sizes": [8, 16], "depths": [1, 1]}
+    sizes |= {"embedding_size": 8} if kind == "ResNet" else {"num_stages": 2}
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    image = getattr(transformers, f"{kind}Model")(config)
+    toy_encoders.save(tmp_path / "image", image, toy_encoders.image_processor("vit", 32))
+    text = toy_encoders.bert_folder(tmp_path / "bert")
+    flags = ["--image_model", tmp_path / "image", "--text_model", text, "--dim", 8]
+    minilib("clip", "--data", data, "--output", tmp_path / "run", *QUICK, *flags)
+    minilib("eval", "--data", data, "--run", tmp_path / "run")
+    assert "recall@1" in capsys.readouterr().out
+    assert load_towers(str(tmp_path / "run")).model.visual_projection.in_features == 16
+
+
+def test_encoders_in_each_others_place_and_settings_that_nobody_reads_are_told(folders, data, tmp_path, capsys):
+    def asked(*flags):
+        return told(capsys, "clip", "--data", data, "--output", tmp_path / "run", *QUICK, *flags)
+
+    clip, vit, bert = folders["clip"][1], folders["pair"][1], folders["pair"][3]
+    assert "a BertModel takes input_ids" in asked("--image_model", bert, "--text_model", vit)
+    assert "dim is 8 and the model has its own" in asked("--model", clip, "--dim", 8)
+    assert "image_size is 64 and a model has its own" in asked("--model", clip, "--image_size", 64)
+    assert "lora_rank is 2 and mode 'full'" in asked("--model", clip, "--lora_rank", 2)
+    assert "it is a file" in asked("--model", clip / "config.json")
+    for name in ("~/nowhere", "../nowhere", "https://huggingface.co/a/b"):
+        assert "there is no such folder" in asked("--model", name)
+
+
+def test_other_dual_encoders_give_the_similarities_of_their_own_forward_pass(tmp_path):
+    import transformers
+
+    text = {**toy_encoders.TINY, "vocab_size": 40, "max_position_embeddings": 12}
+    pictures = [Image.fromarray(np.random.default_rng(k).integers(0, 256, (20, 24, 3), dtype=np.uint8)) for k in (0, 1)]
+    captions = ["a red picture", "the big green caption of one 4"]
+    for kind in ("ChineseCLIP", "AltCLIP", "MetaClip2", "CLIPSeg"):
+        torch.manual_seed(0)
+        more = {"project_dim": 16} if kind == "AltCLIP" else {}
+        config = getattr(transformers, f"{kind}Config")(
+            text_config={**text, **more, "eos_token_id": 3, "pad_token_id": 0}, vision_config=toy_encoders.VISION,
+            projection_dim=12,
+        )  # fmt: skip
+        model = getattr(transformers, f"{kind}Model")(config)
+        folder = toy_encoders.save(tmp_path / kind, model, toy_encoders.image_processor(), toy_encoders.tokenizer())
+        towers = load_towers(str(folder)).eval()
+        inputs = towers.processor.tokenizer(captions, padding=True, return_tensors="pt")
+        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        inputs |= towers.processor.image_processor(images=pictures, return_tensors="pt")
+        with torch.no_grad():
+            ours = towers.logit_scale.exp() * towers.encode_text(captions) @ towers.encode_image(pictures).T
+            torch.testing.assert_close(ours, towers.model(**inputs).logits_per_text, rtol=0, atol=1e-4)

@@ -241,7 +241,7 @@ def test_rows_without_chunks_are_told_of_the_two_ways_out_where_a_target_is_aske
             "has the columns ['prompt']: give pairs with prompt, chosen, rejected, or questions with",
         ),
         ('{"prompt": "a"\n', "could not be read"),
-        ('{"context": "a", "question": "b", "answer": ""}\n', "source has no 'answer' in row 0"),
+        ('{"context": "a", "question": "b", "answer": ""}\n', "data has no 'answer' in row 0"),
     ],
 )
 def test_a_file_that_is_neither_pairs_nor_questions_is_refused(tmp_path, capsys, text, words):

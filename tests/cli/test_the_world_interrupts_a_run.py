@@ -111,7 +111,8 @@ def send(monkeypatch, step, number, times=1):
 
 @pytest.mark.parametrize("step", [1, 3], ids=["before the first checkpoint", "between checkpoints"])
 @pytest.mark.parametrize(
-    ("number", "status", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
+    ("number", "status", "name"),
+    [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 129, "SIGHUP")],
 )
 @pytest.mark.parametrize("command", ["clip", "logo"])
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(
@@ -166,6 +167,32 @@ def test_signals_are_left_alone_in_another_thread_and_where_somebody_handles_the
         signal.signal(signal.SIGTERM, mine)
     assert seen == [signal.SIG_DFL]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_whose_output_is_closed_says_nothing_and_ends_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    minilib(*CLIP, "--output", tmp_path / "run")
+    assert (tmp_path / "run" / "records.json").exists()
+
+
+def test_a_tilde_is_the_home_folder_in_a_flag_and_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    minilib(*CLIP, "--output=~/flag")
+    (tmp_path / "mine.yaml").write_text("output: ~/file\n")
+    minilib(*CLIP, "--config", tmp_path / "mine.yaml")
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["file", "flag"]
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_share_of_the_data_may_be_a_number_in_a_file_and_a_long_warm_up_is_said(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("validation: 0.25\nwarmup: 40\n")
+    minilib(*CLIP, "--config", tmp_path / "mine.yaml", "--output", tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "pairs, scored with every checkpoint" in said
+    assert "warmup is 40 of 6 steps" in said
+    minilib(*CLIP, "--config", tmp_path / "run" / "config.yaml")  # goes on with the same settings
 
 
 def test_ctrl_c_in_a_library_call_stays_a_keyboard_interrupt(monkeypatch):

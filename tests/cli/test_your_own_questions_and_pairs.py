@@ -119,7 +119,7 @@ def test_columns_of_other_names_are_named(tmp_path, capsys):
     assert read_lines(tmp_path / "out" / "pairs.jsonl")
     minilib("eval", "--model", "tiny", "--data", path, "--output", tmp_path / "eval", "--answer_tokens", 4, *names)
     told = refusal(capsys, "eval", "--model", "tiny", "--data", path, *names[:4], "--answer_column", "golden")
-    assert "source has no column 'golden' in row 0 nor in any other" in told
+    assert "data has no column 'golden' in row 0 nor in any other" in told
 
 
 # Own questions scored
@@ -288,7 +288,7 @@ def test_bad_questions_are_listed(tmp_path, capsys):
     rows = questions(2) + [{"context": "c", "question": "q", "answer": ""}] * 14
     path = write_lines(tmp_path / "questions.jsonl", rows)
     told = refusal(capsys, "eval", "--model", "tiny", "--data", path)
-    assert told.startswith("minilib: source has no 'answer' in row 2; source has no 'answer' in row 3; ")
+    assert told.startswith("minilib: data has no 'answer' in row 2; data has no 'answer' in row 3; ")
     assert told.endswith("; and 4 rows more: fix these rows or leave them out.")
 
 

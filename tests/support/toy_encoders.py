@@ -14,10 +14,10 @@ def tokenizer(**names):
     """Words as tokens, with an end token behind each caption; it knows no length unless it is told one."""
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<pad>", "<unk>", "<end>", *WORDS]
+    words = ["<pad>", "<unk>", "<mask>", "<end>", *WORDS]
     built = Tokenizer(models.WordLevel({word: k for k, word in enumerate(words)}, unk_token="<unk>"))
     built.pre_tokenizer = pre_tokenizers.Whitespace()
-    built.post_processor = processors.TemplateProcessing(single="$A <end>", special_tokens=[("<end>", 2)])
+    built.post_processor = processors.TemplateProcessing(single="$A <end>", special_tokens=[("<end>", 3)])
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "<end>"} | names
     return PreTrainedTokenizerFast(tokenizer_object=built, **names)
 
@@ -43,7 +43,13 @@ def clip_folder(folder: Path, positions: int = 12) -> Path:
     from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(1)
-    text = {**TINY, "vocab_size": 40, "max_position_embeddings": positions, "eos_token_id": 2, "pad_token_id": 0}
+    text = {
+        **TINY,
+        "vocab_size": 40,
+        "max_position_embeddings": positions,
+        "eos_token_id": 3,
+        "pad_token_id": 0,
+    }  # 2 pools at the largest id
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=12))
     return save(folder, model, image_processor("clip"), tokenizer())
 
