@@ -92,7 +92,7 @@ def answered_pairs(kind: str, questions: Dataset | None, settings: LogoSettings,
     if not (folder / PAIRS).exists() or not (folder / PAIRS).stat().st_size:
         raise ValueError(
             f"data {settings.data!r} gave no pair, {folder / REPORT} counts why: ask about more or other questions, "
-            "lower threshold or raise num_chunks."
+            f"lower threshold, which is {settings.threshold:g}, or raise num_chunks."
         )
     return _pairs(read_table(folder / PAIRS))
 
@@ -193,6 +193,7 @@ def _from_questions(loaded: Loaded, questions: Dataset, settings: LogoSettings, 
         prompt_fn=prompt_for(loaded.tokenizer), path=path, chunk_size=settings.chunk_size,
         num_chunks=settings.num_chunks, threshold=settings.threshold, num_rejected=settings.num_rejected,
         seed=settings.seed, separator="" if getattr(loaded.tokenizer, "chat_template", None) else None,
+        max_tokens=settings.target_length if settings.rope != "none" else loaded.window,
     )  # fmt: skip
 
 

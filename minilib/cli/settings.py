@@ -8,6 +8,7 @@
     gradient_accumulation_steps    1               8                  the paper's
     num_chunks                     8               16                 the paper
     chunk_size                     min(512, floor(7/8 W / num_chunks))    512 in the paper, less where W is small
+    answer_tokens                  min(128, floor(W / 16))                ours
     target_length                  4 W                                the paper asks for 8 times its real 8K tokens
 
 where
@@ -98,7 +99,7 @@ class LogoSettings:
         threshold: score above which a chunk matters, by default 6.
         chunk_size: tokens of a chunk, by default 512, or less so that num_chunks fill the window.
         num_chunks: N, chunks that are read at a time, by default 16 (tiny: 8).
-        answer_tokens: the most tokens of an answer to a question of yours, by default 128, or half a small window.
+        answer_tokens: the most tokens of an answer to a question of yours, by default 128, or a 16th of a small window.
         temperature: of the answers; 0 takes the likeliest.
         merge: whether the adapter is also merged, in the end or into a finished run, and written to output/merged as a
             plain folder of transformers in fp32.
@@ -159,7 +160,7 @@ def fill(given: LogoSettings, window: int) -> LogoSettings:
     scorer = given.scorer or ("exact" if given.data == HAYSTACK else "rare_words")
     chunk_size = min(512, window * 7 // 8 // filled.num_chunks) if given.chunk_size is None else given.chunk_size
     found = {
-        "answer_tokens": answer_tokens_for(window),
+        "answer_tokens": max(1, min(128, window // 16)),
         "num_rejected": 2,
         "target_length": 4 * window,
         "chunk_size": chunk_size,
@@ -271,7 +272,7 @@ class PairsSettings:
         threshold: score above which a chunk matters, by default 6.
         chunk_size: tokens of a chunk, by default 512, or less so that num_chunks fill the window.
         num_chunks: N, chunks that are read at a time, by default 16 (tiny: 8).
-        answer_tokens: the most tokens of an answer to a question of yours, by default 128, or half a small window.
+        answer_tokens: the most tokens of an answer to a question of yours, by default 128, or a 16th of a small window.
         temperature: of the answers; 0 takes the likeliest.
         seed: of what is drawn, and of made haystacks.
         dtype: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
@@ -312,8 +313,8 @@ class EvalSettings:
     Args:
         run: the output folder of `clip` or `logo`.
         model: a language model instead of a run: "tiny", a folder of transformers, or a name on the hub.
-        data: of towers as in `clip`, by default "scenes", and made pairs come from another seed than those of the
-            training; of a language model the path of questions with context, question and answer.
+        data: for towers as in `clip`, by default that of the run (scenes and digits are made anew, with another seed);
+            for a language model the path of questions with context, question and answer, by default made texts.
         split: which part of the data, by default "train" or the only one; for towers "test" or "validation".
         context_column: of questions, where it has none of the known names.
         question_column: as for the context.
