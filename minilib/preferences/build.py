@@ -12,7 +12,8 @@ where
 
 Departures from the paper, which takes answers as they come: a rejected answer that is empty, nearly the chosen one,
 right, or given before is dropped, counted, and asked for anew from other irrelevant chunks; a prompt without contrast,
-with fewer than M of them or too long for the model is skipped and counted. Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
+with fewer than M of them or too long for the model is skipped and counted. Taught in
+notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 
 from collections.abc import Callable, Iterable

@@ -95,7 +95,8 @@ def talkative_model(folder):
 
 
 def test_logo_trains_on_what_pairs_makes_by_default(tmp_path, capsys):
-    model, path = talkative_model(tmp_path / "model"), write_lines(tmp_path / "questions.jsonl", questions(8, length=600))
+    model = talkative_model(tmp_path / "model")
+    path = write_lines(tmp_path / "questions.jsonl", questions(8, length=600))
     minilib("pairs", "--model", model, "--data", path, "--output", tmp_path / "pairs", "--threshold", 2)
     made = tmp_path / "pairs" / "pairs.jsonl"
     minilib("logo", "--model", model, "--data", made, "--output", tmp_path / "run", *QUICK)
