@@ -27,7 +27,7 @@ from minilib.cli.settings import EvalSettings, LogoSettings, PairsSettings
 from minilib.teaching.tour.tour import tour
 
 BENCH = {
-    "_help": "Measure losses, steps and whole alignments beside their peers.",
+    "_help": "Measure losses, steps and whole alignments next to their peers.",
     "alignment": bench_alignment,
     "contrastive": bench_contrastive,
     "logps": bench_logps,
