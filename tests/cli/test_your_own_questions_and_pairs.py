@@ -103,11 +103,12 @@ def test_logo_trains_on_what_pairs_makes_by_default(tmp_path, capsys):
     assert "in 2 steps" in capsys.readouterr().out
 
 
-def test_pairs_that_are_all_too_long_name_what_shortens_them(tmp_path, capsys):
-    path = write_lines(tmp_path / "questions.jsonl", [row | {"question": row["question"] * 6} for row in questions(3)])
-    told = refusal(capsys, "pairs", "--data", path, "--output", tmp_path / "pairs", "--threshold", 2)
-    assert "gave no pair" in told
-    assert "lower chunk_size or answer_tokens." in told
+def test_the_most_frequent_reason_names_what_to_change(tmp_path):
+    report = tmp_path / "pairs_report.json"
+    report.write_text(json.dumps({"skipped": {"no critical chunk": 1, "longer than the model reads": 2}}))
+    assert data_rows._advice(report, LogoSettings(threshold=6)) == "lower chunk_size or answer_tokens"
+    report.write_text(json.dumps({"skipped": {}}))
+    assert data_rows._advice(report, LogoSettings(threshold=6)) == "try another model"
 
 
 def test_interrupted_pairs_go_on_and_end_as_unbroken_ones(tmp_path, monkeypatch):
