@@ -29,7 +29,7 @@ from minilib.cli.settings import EvalSettings, LogoSettings, PairsSettings
 from minilib.teaching.tour.tour import tour
 
 BENCH = {
-    "_help": "Measure losses, steps and whole alignments beside their peers.",
+    "_help": "Measure losses, steps and whole alignments next to their peers.",
     "alignment": bench_alignment,
     "batches": bench_batches,
     "contrastive": bench_contrastive,

@@ -6,13 +6,18 @@ package's own loss or loop on equal weights, or the plain formula.
 
 import copy
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from support.imports import imported
 from support.logo_toys import UNUSED, scores_apart, some_rows, toy_rows, toy_tokenizer
 from support.printed import ROOT, printed
 from support.ranks import results, run_ranks
@@ -245,3 +250,55 @@ def test_your_own_fold_is_the_logsumexp_of_all_blocks():
     blocks = [100 * torch.randn(5, width) for width in (1, 7, 3)]
     total = use("merge", rows=5, blocks=blocks).total
     assert torch.allclose(total, torch.cat(blocks, 1).logsumexp(1))
+
+
+# Copy instead of install
+
+LIFTED = """
+import sys, torch
+from minilib.losses.contrastive import clip_loss, siglip_loss
+torch.manual_seed(0)
+image, text = (torch.nn.functional.normalize(torch.randn(70, 8), dim=1).requires_grad_() for _ in range(2))
+for loss, terms in ((clip_loss, (14.0,)), (siglip_loss, (10.0, -10.0))):
+    both = [loss(image, text, *terms, backend=backend) for backend in ("dense", "tiled")]
+    grads = [torch.autograd.grad(value, (image, text)) for value in both]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*grads)), loss
+"""
+ALL_LIFTED = """
+from minilib import logo_loss, token_logps
+from minilib.losses import contrastive_ring
+logps = token_logps(torch.randn(6, 8), torch.randn(40, 8), torch.arange(6))
+logo_loss(logps[:2], logps[2:].view(2, 2), beta=10.0, gamma=3.0, sft_weight=0.1)
+"""
+LOADED = """
+from pathlib import Path
+loaded = [Path(module.__file__) for name, module in sys.modules.items() if name.split(".")[0] == "minilib"]
+print(*sorted(path.relative_to(Path.cwd() / "minilib").as_posix() for path in loaded))
+print("transformers" in sys.modules or "datasets" in sys.modules)
+"""
+
+
+def lifted_files():
+    """The files of each row of the page's table; every row stands on those above it."""
+    table = (ROOT / PAGE).read_text().partition("## Copy instead of install")[2]
+    rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ")][1:]
+    return [re.findall(r"`([\w/]+\.py)`", row) for row in rows]
+
+
+@pytest.mark.parametrize(("rows", "code"), [(1, LIFTED), (4, LIFTED + ALL_LIFTED)])
+def test_copied_files_run_alone_and_none_is_left_over(tmp_path, rows, code):
+    files = [file for row in lifted_files()[:rows] for file in row]
+    for file in files:
+        (tmp_path / "minilib" / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "minilib" / file, tmp_path / "minilib" / file)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", code + LOADED]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [" ".join(sorted(files)), "False"]
+    assert len(lifted_files()[0]) == 12  # as the README says
+
+
+@pytest.mark.parametrize("file", ["lse.py", "trainers/grad_cache.py"])
+def test_a_file_that_runs_alone_imports_nothing_of_ours(file):
+    assert not [there for there, _ in imported((ROOT / "minilib" / file).read_text()) if there.startswith("minilib")]

@@ -173,7 +173,7 @@ def stop_when_asked(trainer: ContrastiveTrainer, record: dict) -> None:
 
 
 def evaluate(
-    data: str = "scenes",
+    data: str | None = None,
     run: Path = Path("runs/clip"),
     pairs: int = 1_000,
     seed: int = 1,
@@ -186,7 +186,7 @@ def evaluate(
     """Print recall at 1, 5 and 10 of a trained model, both ways, and write it to evaluation.json in the run's folder.
 
     Args:
-        data: as in `clip`; made pairs come from another seed than those of the training.
+        data: as in `clip`, by default that of the run; made pairs come from another seed than those of the training.
         run: the output folder of `clip`.
         pairs: how many scenes, digit strips or glyphs to make.
         seed: of the made pairs.
@@ -199,10 +199,12 @@ def evaluate(
     if not (run / "model.json").exists():
         raise ValueError(f"run {run} holds no trained model: run `python -m minilib clip --output {run}` first.")
     model, size, known = _trained(run)
+    trained = run_folder.settings_of(run)
+    data = data or trained.get("data", "scenes")
     if data in MADE:
         found = clip_data.made(data, pairs, seed=seed, size=size or 32, split="test")
     else:
-        split, line = clip_data.to_score(data, split, allow_outside)
+        split, line = clip_data.to_score(data, split, allow_outside, trained)
         print(line)
         given = {"image_column": image_column, "caption_column": caption_column}
         columns = {name: value for name, value in {**known, **given}.items() if value is not None or name not in known}

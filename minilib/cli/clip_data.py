@@ -61,11 +61,19 @@ def own(settings: ClipSettings, size: int | None, split: str | None):
     )  # fmt: skip
 
 
-def to_score(data: str, split: str | None, allow_outside: bool) -> tuple[str | None, str]:
-    """The split of your own data that an evaluation takes, test before validation, and a line that says which."""
+def to_score(data: str, split: str | None, allow_outside: bool, trained: dict) -> tuple[str | None, str]:
+    """The split of your own data that an evaluation takes, test before validation, and a line that says which.
+
+    trained: the settings of the training, since a score on the pairs of the training is not one on new pairs.
+    """
     names = split_names(data, allow_outside=allow_outside)
     chosen = split or next((name for name in ("test", "validation") if name in names), None)
-    return chosen, f"split {chosen or ('train' if 'train' in names else names[0])!r} of {', '.join(names)}"
+    default = "train" if "train" in names else names[0]
+    scored = chosen or default
+    line = f"{data}: split {scored!r} of {', '.join(names)}" if len(names) > 1 else f"{data}: all of its pairs"
+    if trained.get("data") == data and (trained.get("split") or default) == scored:
+        line += ", on which the model was trained"
+    return chosen, line
 
 
 def hold_out(pairs, share: float, seed: int) -> tuple:

@@ -27,7 +27,7 @@ def evaluate(settings: EvalSettings | None = None, **given) -> None:
     command = None if model is not None else run_folder.command_of(run)
     if model is None and command != "logo" and (run / "model.json").exists():
         named = {name: getattr(settings, name) for name in ("split", "image_column", "caption_column", "allow_outside")}
-        commands.evaluate(settings.data or "scenes", run, settings.pairs, settings.seed, **named)
+        commands.evaluate(settings.data, run, settings.pairs, settings.seed, **named)
         return
     if model is None and not holds_language_model(run):
         if command == "pairs":

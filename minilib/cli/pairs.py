@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from minilib.cli.run_folder import PAIRS, write_json
+from minilib.cli.run_folder import PAIRS, read_object, write_json
 from minilib.cli.settings import HAYSTACK, LogoSettings
 from minilib.common import raise_first, rows_named
 from minilib.data.questions import load_questions, question_columns, read_table
@@ -91,10 +91,22 @@ def answered_pairs(kind: str, questions: Dataset | None, settings: LogoSettings,
         time.sleep(0.5)
     if not (folder / PAIRS).exists() or not (folder / PAIRS).stat().st_size:
         raise ValueError(
-            f"data {settings.data!r} gave no pair, {folder / REPORT} counts why: ask about more or other questions, "
-            "lower threshold or raise num_chunks, in another output."
+            f"data {settings.data!r} gave no pair, {folder / REPORT} counts why: ask about more or other questions, or "
+            f"{_advice(folder / REPORT, settings)}, in another output."
         )
     return _pairs(read_table(folder / PAIRS))
+
+
+def _advice(report: Path, settings: LogoSettings) -> str:
+    """What to change where no question became a pair, by the most frequent reason."""
+    skipped = read_object(report, f"{report} is damaged").get("skipped", {})
+    advice = {
+        "no critical chunk": f"lower threshold, which is {settings.threshold:g}",
+        "no irrelevant chunk": "give longer texts or lower chunk_size",
+        "too few rejected answers": "lower num_rejected or raise temperature",
+        "longer than the model reads": "lower chunk_size or answer_tokens",
+    }
+    return advice.get(max(skipped, key=skipped.get, default=""), "try another model")
 
 
 def numbered(table: Dataset, settings: LogoSettings) -> Numbered:
@@ -190,6 +202,7 @@ def _from_questions(loaded: Loaded, questions: Dataset, settings: LogoSettings, 
         prompt_fn=prompt_for(loaded.tokenizer), path=path, chunk_size=settings.chunk_size,
         num_chunks=settings.num_chunks, threshold=settings.threshold, num_rejected=settings.num_rejected,
         seed=settings.seed, separator=separator_for(loaded.tokenizer),
+        max_tokens=settings.target_length if settings.rope != "none" else loaded.window,
     )  # fmt: skip
 
 

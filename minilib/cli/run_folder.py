@@ -116,10 +116,15 @@ def filled(folder: Path, first_rank: bool) -> Iterator[Path]:
 
 def command_of(folder: Path) -> str | None:
     """The command whose run lies in `folder`; None where there is none."""
+    found = settings_of(folder)
+    return str(found.get("command", "logo")) if found else None
+
+
+def settings_of(folder: Path) -> dict:
+    """The settings of the run in `folder`; none where there is no run."""
     if not (folder / SETTINGS).exists():
-        return None
-    found = read_object(folder / SETTINGS, f"output {folder} has a damaged {SETTINGS}")
-    return str(found.get("command", "logo"))
+        return {}
+    return read_object(folder / SETTINGS, f"output {folder} has a damaged {SETTINGS}")
 
 
 def go_on(folder: Path, command: str) -> str:

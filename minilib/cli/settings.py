@@ -9,6 +9,7 @@
     num_chunks, N                  8               4           16                 the paper
     rows                           400             32          400                ours
     chunk_size                     min(512, 7/8 W / N)  256   as tiny            512 in the paper, less where W is small
+    answer_tokens                  min(128, W / 16)                               ours
     target_length                  4 W             W           4 W                the paper: 8 times its real 8K tokens
 
 where
@@ -103,7 +104,7 @@ class LogoSettings:
         threshold: score above which a chunk matters, by default 6.
         chunk_size: tokens of a chunk, by default 512, or less so that num_chunks fill the window.
         num_chunks: N, chunks that are read at a time, by default 16 (tiny: 8).
-        answer_tokens: the most tokens of an answer to a question of yours, by default 128, or half a small window.
+        answer_tokens: the most tokens of an answer to a question of yours, by default 128, or a 16th of a small window.
         temperature: of the answers; 0 takes the likeliest.
         merge: whether the adapter is also merged, in the end or into a finished run, and written to output/merged as a
             plain folder of transformers in fp32.
@@ -165,7 +166,7 @@ def fill(given: LogoSettings, window: int) -> LogoSettings:
     fitting = min(512, window * 7 // 8 // filled.num_chunks)
     chunk_size = fitting if filled.chunk_size is None else filled.chunk_size
     found = {
-        "answer_tokens": answer_tokens_for(window),
+        "answer_tokens": max(1, min(128, window // 16)),
         "num_rejected": 2,
         "target_length": 4 * window,
         "chunk_size": chunk_size,
@@ -277,7 +278,7 @@ class PairsSettings:
         threshold: score above which a chunk matters, by default 6.
         chunk_size: tokens of a chunk, by default 512, or less so that num_chunks fill the window.
         num_chunks: N, chunks that are read at a time, by default 16 (tiny: 8).
-        answer_tokens: the most tokens of an answer to a question of yours, by default 128, or half a small window.
+        answer_tokens: the most tokens of an answer to a question of yours, by default 128, or a 16th of a small window.
         temperature: of the answers; 0 takes the likeliest.
         seed: of what is drawn, and of made haystacks.
         dtype: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
@@ -318,8 +319,8 @@ class EvalSettings:
     Args:
         run: the output folder of `clip` or `logo`.
         model: a language model instead of a run: "tiny", "smollm2", a folder of transformers, or a name on the hub.
-        data: of towers as in `clip`, by default "scenes", and made pairs come from another seed than those of the
-            training; of a language model the path of questions with context, question and answer.
+        data: for towers as in `clip`, by default that of the run (what is made is made anew, with another seed); for a
+            language model the path of questions with context, question and answer, by default made texts.
         split: which part of the data, by default "train" or the only one; for towers "test" or "validation".
         context_column: of questions, where it has none of the known names.
         question_column: as for the context.

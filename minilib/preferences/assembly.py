@@ -90,7 +90,7 @@ class Pairs:
         drafts = self._answer_chosen(drafts, report)
         self._answer_rejected(drafts, report)
         report.rows += len(batch)
-        return [self._finish(draft, report) for draft in drafts if self._is_full(draft, report)]
+        return [self._finish(draft, report) for draft in drafts if self._is_usable(draft, report)]
 
     def _draft(self, number: int, row: dict, report: QualityReport) -> _Draft | None:
         """Chunk and score one row and plan who reads what; None, and one more skipped row, where that cannot be."""
@@ -144,12 +144,24 @@ class Pairs:
         prompts = [self.prompt_fn([d.chunks[i] for i in chunks], d.row["question"]) for d, chunks in asked]
         return inputs.checked_answers(self.answer_fn(prompts), len(prompts)) if prompts else []
 
-    def _is_full(self, draft: _Draft, report: QualityReport) -> bool:
-        full = len(draft.rejected) == self.config.num_rejected
-        if not full:
-            report.skip("too few rejected answers")
+    def _is_usable(self, draft: _Draft, report: QualityReport) -> bool:
+        """Whether the draft has M rejected answers and can be read whole; if not, it is skipped and counted."""
+        fault = None
+        if len(draft.rejected) < self.config.num_rejected:
+            fault = "too few rejected answers"
+        elif self.config.max_tokens is not None and self._tokens(draft) > self.config.max_tokens:
+            fault = "longer than the model reads"
+        if fault is not None:
+            report.skip(fault)
             report.drop(ABANDONED, len(draft.rejected))
-        return full
+        return fault is None
+
+    def _tokens(self, draft: _Draft) -> int:
+        """Of the prompt and its longest answer, with one token at either end."""
+        return self.count(self._prompt(draft)) + max(map(self.count, [draft.chosen, *draft.rejected])) + 2
+
+    def _prompt(self, draft: _Draft) -> str:
+        return self.prompt_fn([draft.chunks[i] for i in draft.plan.prompt], draft.row["question"])
 
     def _finish(self, draft: _Draft, report: QualityReport) -> dict:
         """The pair, and its place in the report."""
@@ -157,8 +169,7 @@ class Pairs:
         report.kept.add_chosen(self._right(draft.chosen, draft))
         for verdict in draft.verdicts:
             report.kept.add_rejected(verdict)
-        chunks = [draft.chunks[i] for i in draft.plan.prompt]
-        prompt = self.prompt_fn(chunks, draft.row["question"])
+        prompt = self._prompt(draft)
         return {
             "row": draft.number,
             "prompt": prompt,
@@ -168,7 +179,7 @@ class Pairs:
             "kinds": draft.kinds,
             "question": draft.row["question"],
             "answer": draft.row.get("answer"),
-            "chunks": chunks,
+            "chunks": [draft.chunks[i] for i in draft.plan.prompt],
             "scores": [draft.scores[i] for i in draft.plan.prompt],
         }
 

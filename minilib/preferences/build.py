@@ -11,8 +11,9 @@ where
     critical  a chunk that scores above a threshold; `chunking.py` has the paper's rule and the released code's
 
 Departures from the paper, which takes answers as they come: a rejected answer that is empty, nearly the chosen one,
-right, or given before is dropped, counted, and asked for anew from other irrelevant chunks; a prompt without contrast
-or with fewer than M of them is skipped and counted. Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.
+right, or given before is dropped, counted, and asked for anew from other irrelevant chunks; a prompt without contrast,
+with fewer than M of them or too long for the model is skipped and counted. Taught in
+notebooks/11_make_chosen_and_rejected_answers.ipynb.
 """
 
 from collections.abc import Callable, Iterable
@@ -46,6 +47,7 @@ class PairsConfig:
     seed: of everything that is drawn. batch_size: rows that are worked on at a time.
     separator: what stands between a prompt and its answers, which come without blanks around; None: a blank, unless the
     prompt ends in white space or in a script that has none.
+    max_tokens: the most of a prompt and an answer behind it, such as the model's window; a longer pair is skipped.
     """
 
     rule: str = "paper"
@@ -60,6 +62,7 @@ class PairsConfig:
     seed: int = 0
     batch_size: int = 8
     separator: str | None = None
+    max_tokens: int | None = None
 
     def __post_init__(self):
         inputs.check_rule(self.rule)

@@ -25,6 +25,8 @@ def check_numbers(config) -> None:
     least = {"num_rejected": 1, "tries": 1, "batch_size": 1, "seed": 0, "chunk_size": 1, "num_chunks": 2}
     for name, smallest in least.items():
         _whole(name, getattr(config, name), smallest)
+    if config.max_tokens is not None:
+        _whole("max_tokens", config.max_tokens, 1)
     if config.rule == "released" and config.num_rejected > 2:
         raise ValueError(
             f"num_rejected is {config.num_rejected}: the released rule makes at most 2, use the paper's for more."

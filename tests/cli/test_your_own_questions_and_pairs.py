@@ -76,6 +76,42 @@ def test_pairs_are_made_once_and_logo_trains_on_them(asked, tmp_path, monkeypatc
     assert "was begun with seed=0, this run has seed=3" in told
 
 
+@pytest.mark.parametrize("window", [64, 256, 1_024, 2_048, 8_192, 131_072])
+def test_by_default_chunks_question_and_answer_fit_the_window(window, tmp_path):
+    path = write_lines(tmp_path / "questions.jsonl", questions(1))
+    settings = fill(LogoSettings(model="mine", data=str(path)), window)
+    room = window - settings.chunk_size * settings.num_chunks - settings.answer_tokens
+    assert room >= window // 16  # for the question
+
+
+def talkative_model(folder):
+    """Random weights behind the tiny model's tokenizer: its answers do not end before they are cut."""
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=256, eos_token_id=None, **shape)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_logo_trains_on_what_pairs_makes_by_default(tmp_path, capsys):
+    model = talkative_model(tmp_path / "model")
+    path = write_lines(tmp_path / "questions.jsonl", questions(8, length=600))
+    minilib("pairs", "--model", model, "--data", path, "--output", tmp_path / "pairs", "--threshold", 2)
+    made = tmp_path / "pairs" / "pairs.jsonl"
+    minilib("logo", "--model", model, "--data", made, "--output", tmp_path / "run", *QUICK)
+    assert "in 2 steps" in capsys.readouterr().out
+
+
+def test_the_most_frequent_reason_names_what_to_change(tmp_path):
+    report = tmp_path / "pairs_report.json"
+    report.write_text(json.dumps({"skipped": {"no critical chunk": 1, "longer than the model reads": 2}}))
+    assert data_rows._advice(report, LogoSettings(threshold=6)) == "lower chunk_size or answer_tokens"
+    report.write_text(json.dumps({"skipped": {}}))
+    assert data_rows._advice(report, LogoSettings(threshold=6)) == "try another model"
+
+
 def test_interrupted_pairs_go_on_and_end_as_unbroken_ones(tmp_path, monkeypatch):
     path = write_lines(tmp_path / "questions.jsonl", questions(12))
     flags = ("pairs", "--data", path, *ASKING)

@@ -258,6 +258,22 @@ def test_eval_scores_the_test_split_and_says_so(pictures, tmp_path, capsys):
     assert recall["image_to_text"]["5"] == 1  # of three pairs
 
 
+def test_eval_takes_the_data_of_the_run_and_says_where_the_model_was_trained_on_them(pictures, tmp_path, capsys):
+    source, run = saved_splits(tmp_path, pictures), tmp_path / "run"
+    minilib("clip", "--data", source, "--output", run, "--batch_size", 6, "--steps", 1, "--dim", 8)
+    capsys.readouterr()
+    minilib("eval", "--run", run)
+    assert capsys.readouterr().out.startswith(f"{source}: split 'test' of train, test\n")
+    minilib("eval", "--run", run, "--split", "train")
+    told = capsys.readouterr().out
+    assert told.startswith(f"{source}: split 'train' of train, test, on which the model was trained\n")
+    (alone := tmp_path / "alone").mkdir()
+    images(alone, pictures)
+    (alone / "train.csv").write_text(separated(rows(), ","))
+    minilib("eval", "--run", run, "--data", alone)
+    assert capsys.readouterr().out.startswith(f"{alone}: all of its pairs\n")
+
+
 def test_loaded_sets_of_splits_are_read_by_the_name_of_the_split(pictures):
     both = DatasetDict({"train": table(pictures), "test": table(pictures).select([2, 1])})
     assert load_pairs(both, split="test")[:]["caption"] == [CAPTIONS[2], CAPTIONS[1]]

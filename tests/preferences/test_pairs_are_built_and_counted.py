@@ -34,6 +34,23 @@ def test_a_pair_is_a_prompt_with_the_place_and_distractors_the_right_answer_and_
         assert not any(row["answer"] in answer for answer in pair["rejected"])
 
 
+def test_a_pair_longer_than_the_model_reads_is_skipped_and_counted():
+    rows = toy_rows(30)
+    lengths = {pair["row"]: _longest(pair) for pair in build(rows)}
+    most = sorted(lengths.values())[len(lengths) // 2]
+    pairs = build(rows, max_tokens=most)
+    kept = [pair["row"] for pair in pairs]
+    assert kept == [row for row, length in lengths.items() if length <= most]
+    assert 0 < len(kept) < len(lengths)
+    assert pairs.report.skipped["longer than the model reads"] == len(lengths) - len(kept)
+    assert pairs.report.rows == pairs.report.pairs + sum(pairs.report.skipped.values())
+
+
+def _longest(pair):
+    """Words of the prompt and its longest answer, with one token at either end."""
+    return len(pair["prompt"].split()) + max(len(text.split()) for text in [pair["chosen"], *pair["rejected"]]) + 2
+
+
 def test_who_answers_reads_the_chunks_of_the_plan():
     reader = Reader()
     (pair,) = build(toy_rows(1, kept=3), reader)
