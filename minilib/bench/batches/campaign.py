@@ -3,7 +3,8 @@
 output          settings, machines, one record for each finished run, and what they say together
 next to it      the page batches.md and its figures, made from that file alone
 
-`--budget 0` runs nothing and makes the page anew.
+`--budget 0` runs nothing and makes the page anew: `python -m minilib bench batches --output book/results/batches.json
+--budget 0`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from minilib.bench import report
 from minilib.bench.batches import plan
@@ -183,6 +182,8 @@ def _masked_rows(curves: dict[Cell, Curve]) -> list[dict[str, Any]]:
 
 def _interval(values: list[float]) -> list[float | None]:
     """The mean and the ends of its interval, None where there is one value only."""
+    from scipy import stats  # slow to import, and every command would wait for it
+
     if len(values) < 2:
         return [float(np.mean(values)), None, None]
     half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
