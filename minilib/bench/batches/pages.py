@@ -158,8 +158,11 @@ def _verdict(draws: dict[int, np.ndarray], rows: list[dict[str, Any]], planned: 
     """Whether the best batch grows with the data, in a sentence and as the share of draws in which it does."""
     path = ", ".join(f"{row['batch']:,} at {row['pairs']:,} pairs" for row in rows)
     few = min(row["replicates"] for row in rows)
-    if len(rows) < 2 or few < 3:
-        sentence = f"Not settled yet, with {few} replicates and {len(rows)} of {planned} amounts of data: {path}."
+    whole = sum(row["interior"] is not None for row in rows)
+    if len(rows) < 2 or whole < len(rows) or few < 3:
+        sentence = (
+            f"Not settled yet ({whole} of {planned} amounts of data have all batches, replicates: {few}): {path}."
+        )
         return {"share": None, "sentence": sentence}
     share = float((draws[rows[-1]["pairs"]] > draws[rows[0]["pairs"]]).mean())
     told = "grows with the data" if share >= 0.95 else "does not grow with the data" if share <= 0.05 else None
