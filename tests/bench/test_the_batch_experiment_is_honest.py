@@ -4,6 +4,7 @@ Records made up here have known answers; a quick campaign runs for real, stopped
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from minilib.bench.batches.plan import Cell, Run, run_of, wanted
 from minilib.losses import clip_loss
 from minilib.teaching import plots
 
+KEPT = Path(__file__).parents[2] / "book" / "results" / "batches.json"
 SETTINGS = {
     "stages": [
         {"kind": "grid", "data": "glyphs", "pairs": [100, 200]},
@@ -172,7 +174,9 @@ def test_runs_that_disagree_settle_nothing():
     assert 0.05 < verdict["share"] < 0.95
     assert verdict["sentence"].startswith("These runs cannot tell whether")
     alone = [r for r in finished(test) if r["draw"] == 0]
-    assert document(alone)["verdicts"]["glyphs, equal epochs"]["sentence"].startswith("Not settled yet, with 1")
+    assert document(alone)["verdicts"]["glyphs, equal epochs"]["sentence"].startswith(
+        "Not settled yet (2 of 2 amounts of data have all batches, replicates: 1)"
+    )
 
 
 def test_figures_are_those_of_the_learning_rate_that_won_with_their_seeds_counted():
@@ -188,6 +192,16 @@ def test_figures_are_those_of_the_learning_rate_that_won_with_their_seeds_counte
     text = pages.page({**found, "settings": plan.FULL | SETTINGS})
     assert "| 200 | 8 | 5 | 2 | 30.0% |" in text
     assert "grow" in text
+
+
+@pytest.mark.skipif(not KEPT.exists(), reason="the book holds no campaign yet")
+def test_the_page_of_the_book_holds_what_its_runs_say():
+    kept, text = json.loads(KEPT.read_text()), KEPT.with_suffix(".md").read_text()
+    assert {name: kept["settings"][name] for name in plan.COMPARED} == {n: plan.FULL[n] for n in plan.COMPARED}
+    again = json.loads(json.dumps(pages.summarise(kept)))
+    assert {name: kept[name] for name in again} == again
+    for said in (*pages.tables(kept).values(), *(verdict["sentence"] for verdict in kept["verdicts"].values())):
+        assert said in text
 
 
 class TestFigures(FiguresKeepTheRules):

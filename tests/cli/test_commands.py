@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import minilib.__main__ as main_module
+from minilib.cli import clip as clip_command
 from minilib.cli import launch
 from minilib.cli.doctor import diagnosis
+from minilib.data import render_glyphs
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -76,6 +78,17 @@ def test_eval_prints_recall_both_ways(run):
     lines = minilib("eval", "--run", run, "--pairs", 50).stdout.splitlines()
     assert [line.split("recall")[0].strip() for line in lines] == ["image to text", "text to image"]
     assert set(json.loads((run / "evaluation.json").read_text())) == {"image_to_text", "text_to_image"}
+
+
+def test_glyphs_are_trained_on_by_name_and_unseen_ones_are_scored(tmp_path, capsys, monkeypatch):
+    main_module.main(f"clip --data glyphs --pairs 128 --batch_size 64 --steps 2 --output {tmp_path}".split())
+    assert {"latin", "letter", "with"} <= set(json.loads((tmp_path / "model.json").read_text())["vocabulary"])
+    scored = []
+    monkeypatch.setattr(clip_command, "evaluate_retrieval", lambda model, pairs: scored.extend(pairs["caption"]) or {})
+    main_module.main(f"eval --data glyphs --pairs 600 --run {tmp_path}".split())
+    assert len(set(scored)) == 600
+    assert set(scored).isdisjoint(render_glyphs(128)[1])
+    assert "in 2 steps of 64 pairs" in capsys.readouterr().out
 
 
 def test_eval_without_a_trained_model_says_how_to_get_one(tmp_path):

@@ -57,7 +57,7 @@ FIGURES = {
 }
 
 
-OWN_FILES = ("ablation", "alignment", "alignment_lesson", "kernels", "longcontext", "pairs", "positions")
+OWN_FILES = ("ablation", "alignment", "alignment_lesson", "batches", "kernels", "longcontext", "pairs", "positions")
 OWN_FILES += ("preference", "ring", "stretch", "vocabulary")
 
 

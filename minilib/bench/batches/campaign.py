@@ -3,7 +3,8 @@
 output          settings, machines, one record for each finished run, and what they say together
 next to it      the page batches.md and its figures, made from that file alone
 
-`--budget 0` runs nothing and makes the page anew.
+`--budget 0` runs nothing and makes the page anew: `python -m minilib bench batches --output book/results/batches.json
+--budget 0`.
 """
 
 from __future__ import annotations
@@ -74,15 +75,13 @@ def _opened(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
         return {"benchmark": "batches", "settings": settings, "machines": [], "records": []}
     try:
         document = json.loads(output.read_text())
-        kept = document["settings"]
+        kept, asked = ({n: s[n] for n in plan.COMPARED} for s in (document["settings"], settings))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"output {output} is no file of this experiment: give another one.") from error
-    if other := different_setting(kept, json.loads(json.dumps(settings))):
-        name, found, asked = other
-        raise ValueError(
-            f"output {output} was begun with {name} {found!r:.60} and this run has {asked!r:.60}: give another one."
-        )
-    return document
+    if other := different_setting(kept, asked):
+        name, found, wanted = other
+        raise ValueError(f"output {output} was begun with {name} {found} and this run has {wanted}: give another one.")
+    return document | {"settings": settings}
 
 
 def _machine(document: dict[str, Any]) -> int:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from minilib.bench import report
 from minilib.bench.batches import plan
@@ -159,8 +158,11 @@ def _verdict(draws: dict[int, np.ndarray], rows: list[dict[str, Any]], planned: 
     """Whether the best batch grows with the data, in a sentence and as the share of draws in which it does."""
     path = ", ".join(f"{row['batch']:,} at {row['pairs']:,} pairs" for row in rows)
     few = min(row["replicates"] for row in rows)
-    if len(rows) < 2 or few < 3:
-        sentence = f"Not settled yet, with {few} replicates and {len(rows)} of {planned} amounts of data: {path}."
+    whole = sum(row["interior"] is not None for row in rows)
+    if len(rows) < 2 or whole < len(rows) or few < 3:
+        sentence = (
+            f"Not settled yet ({whole} of {planned} amounts of data have all batches, replicates: {few}): {path}."
+        )
         return {"share": None, "sentence": sentence}
     share = float((draws[rows[-1]["pairs"]] > draws[rows[0]["pairs"]]).mean())
     told = "grows with the data" if share >= 0.95 else "does not grow with the data" if share <= 0.05 else None
@@ -183,6 +185,8 @@ def _masked_rows(curves: dict[Cell, Curve]) -> list[dict[str, Any]]:
 
 def _interval(values: list[float]) -> list[float | None]:
     """The mean and the ends of its interval, None where there is one value only."""
+    from scipy import stats  # slow to import, and every command would wait for it
+
     if len(values) < 2:
         return [float(np.mean(values)), None, None]
     half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)

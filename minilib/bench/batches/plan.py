@@ -51,7 +51,8 @@ QUICK = {
     "lrs": [2e-3, 8e-3], "lr_limits": [2e-3, 8e-3], "epochs": 2, "steps": 2, "width": 8, "dim": 8,
     "micro_batch_size": 64, "validation": 30, "test": 40,
 }  # fmt: skip
-BUDGETS = ("epochs", "steps")
+# A file goes on with these settings alone; what else is wanted of its runs may change.
+COMPARED = ("epochs", "steps", "width", "dim", "image_size", "micro_batch_size", "validation", "test")
 
 
 class Cell(NamedTuple):
