@@ -166,7 +166,7 @@ class RunLog:
 
 def stop_when_asked(trainer: ContrastiveTrainer, record: dict) -> None:
     """After a step: where a signal has come to any rank, save and end the command."""
-    if ranks.any_rank(trainer.group, faults.asked() is not None, trainer.model.logit_scale.device):
+    if launch.any_rank(trainer.group, faults.asked() is not None, trainer.model.logit_scale.device):
         trainer.save()
         step, steps = record["step"] + 1, trainer.config.steps
         faults.stop(f"step {step} of {steps} is saved, give the same {run_folder.go_on(trainer.path.parent, 'clip')}")

@@ -76,3 +76,13 @@ def _own_gpu(local_rank: int) -> torch.device:
             f"LOCAL_RANK is {local_rank} and this machine has {gpus} GPUs: start torchrun with --nproc-per-node {gpus}."
         )
     return torch.device("cuda", local_rank)
+
+
+def any_rank(group: dist.ProcessGroup | None, flag: bool, device: torch.device | str = "cpu") -> bool:
+    """Whether any rank of the group says yes, on all of them; a small exchange, for which `device` suits the group."""
+    if group is None:
+        return flag
+    told = torch.tensor(float(flag), device=device)
+    with lost_ranks_named(dist.get_rank(group), "question to all ranks"):
+        dist.all_reduce(told, group=group)
+    return bool(told.item())

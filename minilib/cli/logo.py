@@ -34,10 +34,10 @@ from minilib.cli.settings import ANSWERING, LogoSettings, columns_of, fill, to_c
 from minilib.common import Notice
 from minilib.distributed import ranks
 from minilib.longcontext import pack_answers, stack_packed
-from minilib.models.adapters import adapted, attention_modules
+from minilib.models.adapters import adapted, attention_modules, with_adapters
 from minilib.models.loading import Loaded, NotFiniteError, load_language_model, pick_dtype, window_of, write_merged
 from minilib.trainers.logo import LogoConfig, LogoTrainer, check_model
-from minilib.trainers.lora import lora_config, with_adapters
+from minilib.trainers.lora import lora_config
 from minilib.trainers.trainer_utils import (
     DivergedError,
     last_checkpoint,
@@ -289,7 +289,7 @@ class _StopWhenAsked(TrainerCallback):
     """After a step: where a signal has come to any rank, save a checkpoint and end the training."""
 
     def on_step_end(self, args, state, control, **_):
-        wanted = ranks.any_rank(ranks.default_group(), faults.asked() is not None, args.device)
+        wanted = launch.any_rank(ranks.default_group(), faults.asked() is not None, args.device)
         if wanted and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 

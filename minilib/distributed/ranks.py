@@ -132,16 +132,6 @@ def average(group: dist.ProcessGroup | None, parameters: Iterable[nn.Parameter],
     return loss[0]
 
 
-def any_rank(group: dist.ProcessGroup | None, flag: bool, device: torch.device | str = "cpu") -> bool:
-    """Whether any rank of the group says yes, on all of them; a small exchange, for which `device` suits the group."""
-    if group is None:
-        return flag
-    told = torch.tensor(float(flag), device=device)
-    with lost_ranks_named(dist.get_rank(group), "question to all ranks"):
-        dist.all_reduce(told, group=group)
-    return bool(told.item())
-
-
 def _gather(group: dist.ProcessGroup, terms: dict[str, Any] | None) -> list[dict[str, Any] | None]:
     rank, ranks = place(group)
     # Objects of any kind, pickled by torch; only before training, never in a step.

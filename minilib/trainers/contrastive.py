@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from minilib.distributed import ranks
 from minilib.losses import clip_loss, siglip_loss
-from minilib.losses.validation import check_numbers, resolve_backend
+from minilib.losses.validation import check_choice, check_numbers, resolve_backend
 from minilib.trainers import checkpoint
 from minilib.trainers.grad_cache import cached_backward
 from minilib.trainers.trainer_utils import DivergedError, contents, exploded, not_finite
@@ -301,7 +301,5 @@ def _check_settings(settings: dict, save_every: int, backend: str, ranks: int) -
         fault = f" and {ranks} ranks share it: give at least one pair per rank, or start fewer ranks"
     if fault:
         raise ValueError(f"batch_size is {batch}{fault}.")
-    if settings["loss"] not in ("clip", "siglip"):
-        raise ValueError(f"loss {settings['loss']!r} is unknown: choose 'clip' or 'siglip'.")
-    if settings["frozen"] not in (None, "image", "text"):
-        raise ValueError(f"frozen is {settings['frozen']!r}: choose 'image', 'text' or None.")
+    check_choice("loss", settings["loss"], ("clip", "siglip"))
+    check_choice("frozen", settings["frozen"], (None, "image", "text"))

@@ -246,7 +246,7 @@ COMMANDS = {  # command line: what its line must name
     CLIP + "--loss hinge": ["loss 'hinge'", "'clip' or 'siglip'"],
     CLIP + "--backend magic": ["backend 'magic'"],
     CLIP + "--backend ring": ["backend is 'ring'"],
-    CLIP + "--frozen audio": ["frozen is 'audio'"],
+    CLIP + "--frozen audio": ["frozen 'audio' is unknown"],
     CLIP + "--frozen=": ["frozen is empty"],
     CLIP + "--timeout 0": ["timeout is 0.0"],
     CLIP + "--timeout -3": ["timeout is -3.0"],

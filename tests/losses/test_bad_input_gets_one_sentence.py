@@ -87,8 +87,8 @@ TRAINER = {
     "micro-batch": ({"micro_batch_size": 0}, "micro_batch_size is 0"),
     "steps": ({"steps": 0}, "steps is 0"),
     "save_every": ({"save_every": 0}, "save_every is 0"),
-    "loss": ({"loss": "hinge"}, "loss 'hinge' is unknown: choose 'clip' or 'siglip'"),
-    "frozen": ({"frozen": "audio"}, "frozen is 'audio'"),
+    "loss": ({"loss": "hinge"}, "loss 'hinge' is unknown: choose one of 'clip', 'siglip'"),
+    "frozen": ({"frozen": "audio"}, "frozen 'audio' is unknown"),
     "backend": ({"backend": "magic"}, "backend 'magic' is unknown"),
 }
 
