@@ -1,4 +1,4 @@
-"""The campaign on a real model: texts without a leak, answers judged by rule, arms on the same rows, a stop that resumes.
+"""The campaign on a real model: texts without a leak, answers judged by rule, and a stop that goes on.
 
 A random model of two layers stands in for the real one, and records made up here have known answers.
 """
@@ -8,7 +8,6 @@ import json
 
 import pytest
 import torch
-from support.reference import refused
 
 from minilib.bench.ablation import bench_alignment
 from minilib.bench.real_alignment import campaign, one_run, pages, people, recipe
@@ -90,7 +89,8 @@ def test_one_seed_of_every_arm_comes_first_then_the_five_that_matter_most():
     assert {arm.name for arm, _ in jobs[len(ARMS) : len(ARMS) + 10]} == {
         "base", "SFT", "SFT, stretched positions", "SimPO, M = 1", "LOGO",
     }  # fmt: skip
-    refused(lambda: named(["nothing"]), ValueError, "arms holds 'nothing'")
+    with pytest.raises(ValueError, match="arms holds 'nothing': choose among 'base', 'SFT'"):
+        named(["nothing"])
 
 
 @pytest.fixture(scope="module")

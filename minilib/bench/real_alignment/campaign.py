@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,10 @@ def real_alignment(
     settings, deadline = FULL | (QUICK if quick else {}), None if budget is None else time.time() + budget
     (output / "records").mkdir(parents=True, exist_ok=True)
     jobs = [job for job in in_order(named(arms), seeds) if not _record(output, *job, settings)]
-    _in_processes(1, [(one_run.make_pairs, model, settings, output / "pairs.jsonl", deadline)])
+    run_jobs = _here if quick else _in_processes
+    run_jobs(1, [(one_run.make_pairs, model, settings, output / "pairs.jsonl", deadline)])
     if (output / "pairs.jsonl").exists() and _pairs(output) >= settings["pairs"] * settings["most"]:
-        _in_processes(workers, [(_run, arm, seed, model, settings, output, deadline) for arm, seed in jobs])
+        run_jobs(workers, [(_run, arm, seed, model, settings, output, deadline) for arm, seed in jobs])
     document = write(output, settings)
     print(pages.plain(document) if document["records"] else f"{output}: no run is finished, the same command goes on")
     return document
@@ -88,6 +90,13 @@ def _record(output: Path, arm: Arm, seed: int, settings: dict[str, Any]) -> dict
 def _pairs(output: Path) -> int:
     path = output / "pairs.jsonl"
     return sum(1 for _ in open(path)) if path.exists() else 0
+
+
+def _here(_workers: int | None, jobs: list[tuple]) -> None:
+    """Run small jobs one after the other in this process."""
+    for function, *arguments in jobs:
+        with suppress(one_run.OutOfTimeError):
+            function(*arguments)
 
 
 def _in_processes(workers: int | None, jobs: list[tuple]) -> None:
