@@ -15,6 +15,7 @@ from minilib.bench.real_alignment.answers import answers_about
 from minilib.bench.real_alignment.arms import ARMS, in_order, named
 from minilib.data.facts import words_of
 from minilib.data.running_text import prose_sentences, token_counter
+from minilib.evals.answers import contains
 from minilib.models.generation import make_answer_fn
 
 SETTINGS = campaign.FULL | campaign.QUICK
@@ -119,8 +120,7 @@ def test_chosen_answers_of_the_pairs_are_right_and_rejected_ones_wrong(finished)
     output, _ = finished
     for line in (output / "pairs.jsonl").read_text().splitlines():
         pair = json.loads(line)
-        values = [value for kind in people.VALUES.values() for value in kind if value in pair["answer"].split()]
-        values += [value for value in (pair["answer"].rstrip(".").split()[-1],) if value not in values]
+        values = [value for kind in people.VALUES.values() for value in kind if contains(pair["answer"], value)]
         assert people.all_right(pair["chosen"], {"values": values})
         assert not any(people.all_right(answer, {"values": values}) for answer in pair["rejected"])
 
