@@ -21,7 +21,9 @@ from tqdm import tqdm
 from minilib.bench import device, harness
 from minilib.bench.ablation import one_run, pages
 from minilib.bench.ablation.arms import Arm, named
+from minilib.bench.real_alignment.campaign import real_alignment
 from minilib.common import write_text
+from minilib.models.loading import is_tiny
 
 FULL = {
     "rows": 640, "pairs": 160, "steps": 200, "batch": 8, "lr": 1e-3, "rank": 16, "modules": ["q_proj", "k_proj"],
@@ -35,20 +37,25 @@ QUICK = {"rows": 24, "pairs": 4, "steps": 2, "batch": 2, "samples": 5, "lengths"
 
 def bench_alignment(
     arms: list[str] | None = None, seeds: tuple[int, ...] = (1, 2, 3), workers: int | None = None, quick: bool = False,
-    output: Path = Path("runs/bench/alignment"),
+    output: Path | None = None, model: str = "tiny", budget: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Compare LOGO with its neighbours and without each of its parts on the tiny model; about an hour on two cores.
 
-    The same command goes on after an interrupt.
+    The same command goes on after an interrupt. With model "smollm2" other arms on a real model, an hour a run.
 
     Args:
         arms: names of arms to run, by default all; "base" always runs along, the others are compared with it.
         seeds: of pairs, training and scores; three or more give a spread worth reading.
         workers: runs at a time, by default one for each usable core.
         quick: a few steps and samples, to see that everything runs; its figures judge nothing.
-        output: folder for pairs, records, the document, the page and its figures.
+        output: folder for pairs, records, the document, the page and its figures, by default one for each model.
+        model: "tiny", or a real one that answers in chats, "smollm2".
+        budget: seconds after which a real model's runs stop, each with a checkpoint; by default none.
     """
-    settings, output = FULL | (QUICK if quick else {}), Path(output)
+    output = output or Path("runs/bench") / ("alignment" if is_tiny(model) else f"alignment_{Path(model).name}")
+    if not is_tiny(model):
+        return real_alignment(model, arms, tuple(seeds), workers, quick, output, budget)
+    settings = FULL | (QUICK if quick else {})
     wanted = named(None if arms is None else ["base", *(name for name in arms if name != "base")])
     for folder in ("pairs", "records"):
         (output / folder).mkdir(parents=True, exist_ok=True)

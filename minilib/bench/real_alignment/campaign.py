@@ -1,0 +1,117 @@
+"""All arms on a real model: pairs once, then run after run, each in a fresh process; it goes on where it stopped.
+
+    OUTPUT/pairs.jsonl             the pairs, and pairs.jsonl.state; a finished file may be laid there
+    OUTPUT/runs/, OUTPUT/records/  see `one_run`
+    OUTPUT/real_alignment.json     all records and what follows from them; .md is the page
+
+With a budget, no run begins after it and one that is under way stops with a checkpoint. A record with other settings
+is an error: results of two campaigns are not mixed.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from minilib.bench import device, harness
+from minilib.bench.real_alignment import one_run, pages
+from minilib.bench.real_alignment.arms import Arm, in_order, named
+from minilib.common import different_setting, write_text
+
+FULL: dict[str, Any] = {
+    "quick": False, "pairs": 160, "most": 2, "rows": 3_000, "length": 4_000, "text_seed": 7, "chunk": 64, "chunks": 16,
+    "asked_at_once": 16, "accumulate": 4, "lr": 1e-4, "rank": 16, "alpha": 32, "target": 8_192, "save_every": 10,
+    "texts": {"1000": 8, "2000": 6, "4000": 4, "7000": 3, "10000": 2, "14000": 1}, "answer_tokens": 32,
+    "perplexity_tokens": 1_024, "perplexity_texts": 4, "window": 8_192,
+}  # fmt: skip
+QUICK = {"quick": True, "pairs": 4, "rows": 30, "length": 600, "chunk": 64, "chunks": 3, "accumulate": 2, "lr": 1e-3}
+QUICK |= {"rank": 2, "target": 512, "texts": {"220": 2, "300": 1}, "perplexity_tokens": 64, "answer_tokens": 4}
+QUICK |= {"perplexity_texts": 1, "window": 256}
+
+
+def real_alignment(
+    model: str, arms: list[str] | None, seeds: tuple[int, ...], workers: int | None, quick: bool, output: Path,
+    budget: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Run what is left of the campaign within the budget of seconds, and write document and page."""
+    settings, deadline = FULL | (QUICK if quick else {}), None if budget is None else time.time() + budget
+    (output / "records").mkdir(parents=True, exist_ok=True)
+    jobs = [job for job in in_order(named(arms), seeds) if not _record(output, *job, settings)]
+    run_jobs = _here if quick else _in_processes
+    run_jobs(1, [(one_run.make_pairs, model, settings, output / "pairs.jsonl", deadline)])
+    if (output / "pairs.jsonl").exists() and _pairs(output) >= settings["pairs"] * settings["most"]:
+        run_jobs(workers, [(_run, arm, seed, model, settings, output, deadline) for arm, seed in jobs])
+    document = write(output, settings)
+    print(pages.plain(document) if document["records"] else f"{output}: no run is finished, the same command goes on")
+    return document
+
+
+def write(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The document and its page, from the records that are there."""
+    records = [json.loads(path.read_text()) for path in sorted((output / "records").glob("*.json"))]
+    document = {"benchmark": "real_alignment", "settings": settings, "machine": device.describe()}
+    document |= {"pairs": _pairs(output), **pages.summarised(records, settings), "records": records}
+    write_text(output / "real_alignment.json", pages.line_by_line(document))
+    if records:
+        write_text(output / "real_alignment.md", pages.page(document))
+    return document
+
+
+def _run(arm: Arm, seed: int, model: str, settings: dict[str, Any], output: Path, deadline: float | None) -> None:
+    record = one_run.run(arm, seed, model, settings, output, deadline)
+    write_text(_place(output, arm, seed), json.dumps(record) + "\n")
+    for folder in (output / "runs" / f"{arm.slug}-{seed}").glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    write(output, settings)
+
+
+def _place(output: Path, arm: Arm, seed: int) -> Path:
+    return output / "records" / f"{arm.slug}-{seed}.json"
+
+
+def _record(output: Path, arm: Arm, seed: int, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a finished run; ValueError where it is one of other settings."""
+    if not (path := _place(output, arm, seed)).exists():
+        return None
+    record = json.loads(path.read_text())
+    if different := different_setting(record["settings"], settings):
+        name, there, here = different
+        raise ValueError(f"{path} was made with {name}={there!r}, now it is {here!r}: choose another output.")
+    return record
+
+
+def _pairs(output: Path) -> int:
+    path = output / "pairs.jsonl"
+    return sum(1 for _ in open(path)) if path.exists() else 0
+
+
+def _here(_workers: int | None, jobs: list[tuple]) -> None:
+    """Run small jobs one after the other in this process."""
+    for function, *arguments in jobs:
+        with suppress(one_run.OutOfTimeError):
+            function(*arguments)
+
+
+def _in_processes(workers: int | None, jobs: list[tuple]) -> None:
+    """Run jobs (function, *arguments) each in a fresh process; when the time is over, no further one begins."""
+    spawn, workers, left = multiprocessing.get_context("spawn"), workers or harness.usable_cores(), list(jobs)
+    os.environ |= harness.quiet_environment(1)  # read by the processes when they start
+    with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=1) as pool:
+        going = {pool.submit(*left.pop(0)) for _ in range(min(workers, len(left)))}
+        while going:
+            done, going = wait(going, return_when=FIRST_COMPLETED)
+            for future in done:
+                try:
+                    future.result()
+                except one_run.OutOfTimeError:
+                    left.clear()
+                    continue
+                if left:
+                    going.add(pool.submit(*left.pop(0)))

@@ -1,0 +1,194 @@
+"""The campaign on a real model as tables: shares with bootstrap intervals, differences, and what was asked of them.
+
+    facts right       share of the values that were asked for and are in the answer
+    whole answers     share of answers with all values and no other
+    invented          share of answers that name a value which is not the asked person's
+    sentences         share of answers that are one whole sentence
+    kept              of the short questions that the base answers right, the share that are still right
+
+Intervals are 95 %, from 2,000 draws of whole texts with replacement over all seeds. Differences are drawn over the
+texts that both arms have answered, pair by pair.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minilib.bench import report
+
+DRAWS = 2_000
+DEPTHS = ((0.0, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 0.8), (0.8, 1.01))
+SPAN = "{N[mean]:.2f} ({N[low]:.2f} to {N[high]:.2f})"
+AIMS = {
+    "LOGO's facts right inside the window, above base": ("LOGO", "over_base", 0.10, "least"),
+    "LOGO's short questions kept": ("LOGO", "kept", 0.98, "least"),
+    "LOGO's perplexity to base": ("LOGO", "perplexity_ratio", 1.05, "most"),
+}
+
+
+def summarised(records: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
+    """`arms`: figures of every arm over its seeds; `aims`: what was hoped for, and whether it held."""
+    by_arm: dict[str, dict[int, dict]] = {}
+    for record in records:
+        by_arm.setdefault(record["arm"], {})[record["seed"]] = record
+    arms = {name: _arm(runs, by_arm, settings) for name, runs in by_arm.items()}
+    aims = []
+    for claim, (arm, figure, limit, side) in AIMS.items():
+        found = arms.get(arm, {}).get(figure)
+        value = found["mean"] if isinstance(found, dict) else found
+        held = None if value is None else (value >= limit if side == "least" else value <= limit)
+        aims.append({"claim": claim, "side": side, "limit": limit, "measured": value, "held": held})
+    return {"arms": arms, "aims": aims}
+
+
+def _arm(runs: dict[int, dict], by_arm: dict[str, dict[int, dict]], settings: dict[str, Any]) -> dict[str, Any]:
+    texts = _texts(runs)
+    inside = {key: told for key, told in texts.items() if key[1] <= settings["window"]}
+    beyond = {key: told for key, told in texts.items() if key[1] > settings["window"]}
+    base, sft = (_texts(by_arm.get(name, {})) for name in ("base", "SFT"))
+    figures: dict[str, Any] = {"seeds": sorted(runs)}
+    for name, part in (("inside", inside), ("beyond", beyond)):
+        for measure, function in MEASURES.items():
+            figures[f"{measure}_{name}"] = _spread(part, function)
+    figures["lengths"] = {
+        str(length): _spread({key: told for key, told in texts.items() if key[1] == length}, _facts)
+        for length in sorted({key[1] for key in texts})
+    }
+    figures["depths"] = [_at_depth(inside, low, high) for low, high in DEPTHS]
+    figures["over_base"] = _difference(inside, base)
+    figures["over_sft"] = _difference(inside, sft)
+    figures["kept"] = _kept(runs, by_arm.get("base", {}))
+    found = [(run, by_arm.get("base", {}).get(seed)) for seed, run in runs.items()]
+    ratios = [r["scores"]["perplexity"] / b["scores"]["perplexity"] for r, b in found if b]
+    figures["perplexity_ratio"] = statistics.mean(ratios) if ratios else None
+    for cost in ("cpu_seconds", "tokens", "peak_memory"):
+        spent = [run["costs"][cost] for run in runs.values() if "costs" in run]
+        figures[cost] = statistics.mean(spent) if spent else None
+    return figures
+
+
+Texts = dict[tuple[int, int, int], list[dict[str, Any]]]
+
+
+def _texts(runs: dict[int, dict]) -> Texts:
+    """The verdicts by (seed, length, number of the text)."""
+    found: Texts = {}
+    for seed, run in runs.items():
+        for part, verdicts in run["scores"].items():
+            if part.startswith("text "):
+                _, length, number = part.split()
+                found[seed, int(length), int(number)] = verdicts
+    return found
+
+
+def _facts(verdicts: list[dict]) -> list[float]:
+    return [float(right) for verdict in verdicts for right in verdict["right"]]
+
+
+MEASURES: dict[str, Callable[[list[dict]], list[float]]] = {
+    "facts": _facts,
+    "whole": lambda verdicts: [float(all(v["right"]) and not v["wrong"]) for v in verdicts],
+    "invented": lambda verdicts: [float(bool(v["wrong"])) for v in verdicts],
+    "sentences": lambda verdicts: [float(v["sentence"]) for v in verdicts],
+}
+
+
+def _spread(texts: Texts, measure: Callable[[list[dict]], list[float]]) -> dict[str, float] | None:
+    """Mean and interval, texts drawn as a whole."""
+    if not texts:
+        return None
+    values = [measure(verdicts) for verdicts in texts.values()]
+    return _drawn(np.array([sum(v) for v in values]), np.array([len(v) for v in values]))
+
+
+def _drawn(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+    picked = np.random.default_rng(0).integers(len(sums), size=(DRAWS, len(sums)))
+    low, high = np.quantile(sums[picked].sum(1) / counts[picked].sum(1), [0.025, 0.975])
+    mean = sums.sum() / counts.sum()
+    return {"mean": round(float(mean), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def _difference(texts: Texts, others: Texts) -> dict[str, float] | None:
+    """The share of right facts less that of another arm on the same texts."""
+    both = [key for key in texts if key in others]
+    if not both:
+        return None
+    sums = np.array([sum(_facts(texts[key])) - sum(_facts(others[key])) for key in both])
+    return _drawn(sums, np.array([len(_facts(texts[key])) for key in both]))
+
+
+def _at_depth(texts: Texts, low: float, high: float) -> float | None:
+    found = [
+        float(right)
+        for verdicts in texts.values()
+        for verdict in verdicts
+        for right, depth in zip(verdict["right"], verdict["depths"])
+        if low <= depth < high
+    ]
+    return round(statistics.mean(found), 4) if found else None
+
+
+def _kept(runs: dict[int, dict], base: dict[int, dict]) -> float | None:
+    known = next((run["scores"]["general"] for run in base.values()), None)
+    if known is None or not any(known):
+        return None
+    shares = []
+    for run in runs.values():
+        still = [right for right, before in zip(run["scores"]["general"], known) if before]
+        shares.append(sum(still) / len(still))
+    return statistics.mean(shares)
+
+
+def page(document: dict[str, Any]) -> str:
+    """The page in Markdown."""
+    return report.whole("real_alignment", document | {"tables": tables(document)})
+
+
+def plain(document: dict[str, Any]) -> str:
+    """The same tables for a terminal."""
+    return "\n\n".join(tables(document, report.plain).values())
+
+
+def tables(document: dict[str, Any], table: report.Table = report.markdown) -> dict[str, str]:
+    """The tables of the page by title."""
+    arms = [{"name": name, "runs": len(arm["seeds"])} | arm for name, arm in document["arms"].items()]
+    inside = [SPAN.replace("N", f"{name}_inside") for name in MEASURES]
+    differences = [SPAN.replace("N", name).replace(":.", ":+.") for name in ("over_base", "over_sft")]
+    lengths = list(next(iter(document["arms"].values()))["lengths"])
+    by_length = ["{lengths[N][mean]:.2f}".replace("N", length) for length in lengths]
+    depths = ["{depths[N]:.2f}".replace("N", str(k)) for k in range(len(DEPTHS))]
+    costs = "{name} | {cpu_seconds:,.0f} | {tokens:,.0f} | {peak_memory:bytes} | {kept:.2f} | {perplexity_ratio:.3f}"
+    line = "{claim} | at {side} {limit:.2f} | {measured:.3f} | {held:verdict}"
+    title = "arm | seeds | facts right | whole answers | invented | sentences"
+    return {
+        "Inside the window": report.build(table, title, " | ".join(["{name}", "{runs}", *inside]), arms),
+        "Differences, facts right": report.build(
+            table, "arm | to base | to SFT", " | ".join(["{name}", *differences]), arms
+        ),
+        "Facts right by tokens of the text": report.build(
+            table, " | ".join(["arm", *(f"{int(n):,}" for n in lengths)]), " | ".join(["{name}", *by_length]), arms
+        ),
+        "Facts right by depth, inside the window": report.build(
+            table, "arm | 0 to 0.2 | to 0.4 | to 0.6 | to 0.8 | to 1", " | ".join(["{name}", *depths]), arms
+        ),
+        "What it costs": report.build(
+            table, "arm | CPU seconds | tokens read | peak memory | questions kept | perplexity to base", costs, arms
+        ),
+        "Aims": report.build(table, "aim | limit | measured | verdict", line, document["aims"]),
+    }
+
+
+def line_by_line(document: dict[str, Any]) -> str:
+    """JSON with a line for each record: small, and it can be compared."""
+    parts = []
+    for name, value in document.items():
+        text = json.dumps(value)
+        if name == "records":
+            text = "[\n" + ",\n".join(json.dumps(record) for record in value) + "\n]"
+        parts.append(f"{json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"

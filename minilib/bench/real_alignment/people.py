@@ -1,0 +1,123 @@
+"""Long texts of real English in which four invented people have two or three facts each, and answers judged by rule.
+
+    text       "... Tarel Vobim works as a baker. ... Tarel Vobim lives in Oslo. ... Tarel Vobim has a goat. ..."
+    question   In one sentence, what does Tarel Vobim work as, where does Tarel Vobim live, and which animal ...?
+    right      every value of the asked person stands in the answer, and no other value of our lists
+
+The sentences around are running text (`minilib.data.running_text`), in which no value occurs; names are made of
+syllables, so nothing is known by heart. Training and evaluation draw from two halves of the values: what is learned is
+to look them up. All facts of a person lie apart, each at its own depth.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import count
+from random import Random
+from typing import Any
+
+from minilib.data.facts import NAMES
+from minilib.data.running_text import running_text
+from minilib.evals.answers import contains
+
+ONSETS = ["Br", "D", "F", "Gr", "H", "K", "L", "M", "N", "P", "R", "S", "T", "V", "Z"]
+VOWELS, MIDDLES, ENDS = "aeiou", "bdlmnrstvz", "nlrskm"
+_JOBS = """
+    baker teacher nurse farmer pilot tailor doctor painter lawyer singer miner dentist gardener librarian plumber
+    carpenter fisherman sailor butcher barber judge actor chemist dancer
+"""
+_ANIMALS = "dog cat horse rabbit goat turtle duck pony parrot hamster donkey sheep pigeon cow goose canary"
+VALUES = {"job": tuple(_JOBS.split()), "city": NAMES[:40], "animal": tuple(_ANIMALS.split())}
+TELLS = {"job": "{} works as a {}.", "city": "{} lives in {}.", "animal": "{} has a {}."}
+ASKS = {"job": "what does {} work as", "city": "where does {} live", "animal": "which animal does {} have"}
+SAYS = {"job": "works as a {}", "city": "lives in {}", "animal": "has a {}"}
+PEOPLE = 4
+
+
+def documents(
+    *, length: int, seed: int, measure: Callable[[str], int], part: int = 0, kinds: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """An endless stream of texts `{context, facts, people}`; people are {kind of fact: value} by name.
+
+    length: the most tokens of a text. part: which half of the values, 0 or 1. kinds: facts of a person, by default two
+    in every other text and three in the others.
+    """
+    for number in count():
+        rng = Random(f"{seed}/{part}/{number}/{length}")
+        held = list(VALUES)[: kinds or 2 + number % 2]
+        drawn = {kind: rng.sample(VALUES[kind][part::2], PEOPLE) for kind in held}
+        people = {name: {kind: drawn[kind][k] for kind in held} for k, name in enumerate(_names(rng))}
+        yield {"people": people} | _written(rng, people, length, measure)
+
+
+def asked(document: dict[str, Any], name: str) -> dict[str, Any]:
+    """The row about one person of a text, as `build_pairs` takes it; its answer is the sentence with all facts."""
+    mine = document["people"][name]
+    facts = [fact | {"asked": fact["name"] == name} for fact in document["facts"]]
+    return {
+        "context": document["context"],
+        "question": question(name, list(mine)),
+        "answer": sentence(name, mine),
+        "facts": facts,
+        "values": list(mine.values()),
+    }
+
+
+def question(name: str, kinds: list[str]) -> str:
+    """One sentence is wanted, with all facts of these kinds."""
+    asks = [ASKS[kind].format(name) for kind in kinds]
+    return f"In one sentence, {', '.join(asks[:-1])}{',' * (len(asks) > 2)} and {asks[-1]}?"
+
+
+def sentence(name: str, facts: dict[str, str]) -> str:
+    """The whole answer, as we would write it."""
+    says = [SAYS[kind].format(value) for kind, value in facts.items()]
+    return f"{name} {', '.join(says[:-1])}{',' * (len(says) > 2)} and {says[-1]}."
+
+
+def judged(answer: str, values: list[str]) -> dict[str, Any]:
+    """What is right in an answer: a verdict for each value, the wrong values it names, and whether it is a sentence."""
+    named = [value for kind in VALUES.values() for value in kind if contains(answer, value)]
+    whole = re.fullmatch(r"[A-Z][^.!?]*( [^.!?]+){3,}[.!]", answer.strip().split("\n")[0]) is not None
+    return {
+        "right": [value in named for value in values],
+        "wrong": sorted({*named} - {*values}),
+        "sentence": whole and "\n" not in answer.strip(),
+    }
+
+
+def all_right(answer: str, row: dict[str, Any]) -> bool:
+    """Whether all facts that were asked for are in the answer, and no wrong one."""
+    found = judged(answer, row["values"])
+    return all(found["right"]) and not found["wrong"]
+
+
+def _names(rng: Random) -> list[str]:
+    """As many names as there are people, no two of which share a word."""
+    words: list[str] = []
+    while len(words) < 2 * PEOPLE:
+        word = rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(MIDDLES) + rng.choice(VOWELS) + rng.choice(ENDS)
+        if word not in words and word not in NAMES:
+            words.append(word)
+    return [f"{first} {last}" for first, last in zip(words[::2], words[1::2])]
+
+
+def _written(rng: Random, people: dict[str, dict], length: int, measure: Callable[[str], int]) -> dict[str, Any]:
+    facts = [
+        {"name": name, "value": value, "text": TELLS[kind].format(name, value)}
+        for name, mine in people.items()
+        for kind, value in mine.items()
+    ]
+    room = length - sum(measure(fact["text"]) for fact in facts)
+    if room < 0:
+        raise ValueError(f"length must hold the {length - room} tokens of the facts, got {length}: ask for more.")
+    items: list[tuple[str, dict | None]] = [(text, None) for text in running_text(rng, room, measure)]
+    for fact in facts:
+        items.insert(rng.randrange(len(items) + 1), (fact["text"], fact))
+    total, at, placed = sum(measure(text) for text, _ in items), 0, []
+    for text, fact in items:
+        if fact is not None:
+            placed.append(fact | {"depth": at / max(total - measure(text), 1)})
+        at += measure(text)
+    return {"context": " ".join(text for text, _ in items), "facts": placed, "tokens": total}

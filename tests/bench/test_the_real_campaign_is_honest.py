@@ -1,0 +1,167 @@
+"""The campaign on a real model: texts without a leak, answers judged by rule, and a stop that goes on.
+
+A random model of two layers stands in for the real one, and records made up here have known answers.
+"""
+
+import itertools
+import json
+
+import pytest
+import torch
+
+from minilib.bench.ablation import bench_alignment
+from minilib.bench.real_alignment import campaign, one_run, pages, people, recipe
+from minilib.bench.real_alignment.answers import answers_about
+from minilib.bench.real_alignment.arms import ARMS, in_order, named
+from minilib.data.facts import words_of
+from minilib.data.running_text import prose_sentences, token_counter
+from minilib.evals.answers import contains
+from minilib.models.generation import make_answer_fn
+
+SETTINGS = campaign.FULL | campaign.QUICK
+PROSE = {word for sentence in prose_sentences() for word in words_of(sentence.lower())}
+
+
+def texts(part=0, count=4, length=600):
+    return list(itertools.islice(people.documents(length=length, seed=3, measure=token_counter(), part=part), count))
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return one_run._loaded("a random model", SETTINGS)
+
+
+def test_no_value_occurs_in_the_prose_and_training_and_evaluation_share_none():
+    assert not {value.lower() for kind in people.VALUES.values() for value in kind} & PROSE
+    held = [{v for text in texts(part) for mine in text["people"].values() for v in mine.values()} for part in (0, 1)]
+    assert not held[0] & held[1]
+
+
+def test_every_fact_stands_once_in_its_text_and_the_text_is_as_long_as_asked():
+    for text in texts():
+        assert text["tokens"] <= 600
+        assert len(text["facts"]) == sum(map(len, text["people"].values()))
+        assert all(text["context"].count(fact["text"]) == 1 for fact in text["facts"])
+        assert all(0 <= fact["depth"] <= 1 for fact in text["facts"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong", "sentence"),
+    [
+        ("Tarel Vobim works as a baker and lives in Oslo.", [True, True], [], True),
+        ("Tarel Vobim works as a baker.", [True, False], [], True),
+        ("Tarel Vobim works as a baker and lives in Cairo.", [True, False], ["Cairo"], True),
+        ("baker, Oslo", [True, True], [], False),
+        ("Tarel Vobim works as a baker and lives in", [True, False], [], False),
+        ("It is a function.", [False, False], [], True),
+    ],
+)
+def test_answers_are_judged_by_the_values_they_name(answer, right, wrong, sentence):
+    assert people.judged(answer, ["baker", "Oslo"]) == {"right": right, "wrong": wrong, "sentence": sentence}
+    assert people.all_right(answer, {"values": ["baker", "Oslo"]}) == (all(right) and not wrong)
+
+
+def test_our_own_sentence_is_right(loaded):
+    for text in texts():
+        for name in text["people"]:
+            row = people.asked(text, name)
+            assert people.all_right(row["answer"], row)
+            assert row["question"] in recipe.prompt_maker(loaded[1])([row["context"]], row["question"])
+
+
+def test_answers_behind_a_shared_text_are_those_of_each_prompt_alone(loaded):
+    model, tokenizer = loaded
+    torch.manual_seed(1)
+    for parameter in model.parameters():  # a fresh model says one token for ever
+        parameter.data.add_(0.5 * torch.randn_like(parameter))
+    make = recipe.prompt_maker(tokenizer)
+    (text,) = texts(count=1, length=300)
+    prompts = [make([text["context"]], people.asked(text, name)["question"]) for name in text["people"]]
+    alone = make_answer_fn(model, tokenizer, max_new_tokens=6)
+    found = answers_about(model, tokenizer, prompts, 6)
+    assert found == alone(prompts)
+    assert len({*found}) > 1
+    assert answers_about(model, tokenizer, prompts[:1], 6) == found[:1]
+
+
+def test_one_seed_of_every_arm_comes_first_then_the_five_that_matter_most():
+    jobs = in_order(named(None), (1, 2, 3))
+    assert [seed for _, seed in jobs[: len(ARMS)]] == [1] * len(ARMS)
+    assert {arm.name for arm, _ in jobs[len(ARMS) : len(ARMS) + 10]} == {
+        "base", "SFT", "SFT, stretched positions", "SimPO, M = 1", "LOGO",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="arms holds 'nothing': choose among 'base', 'SFT'"):
+        named(["nothing"])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A quick campaign of four arms that was stopped twice before it came to its end."""
+    output = tmp_path_factory.mktemp("real")
+    settings = {"model": "random", "quick": True, "workers": 1, "output": output, "seeds": (1,)}
+    bench_alignment(arms=["LOGO"], budget=0.0, **settings)
+    assert not list((output / "records").iterdir())
+    report = one_run.make_pairs("random", SETTINGS, output / "pairs.jsonl", None)
+    assert report["pairs"] == SETTINGS["pairs"] * SETTINGS["most"]
+    return output, bench_alignment(arms=["LOGO", "SoLoPO (ours)", "LongPO (ours)"], **settings)
+
+
+def test_a_campaign_leaves_records_document_and_page(finished):
+    output, document = finished
+    assert set(document["arms"]) == {"base", "LOGO", "SoLoPO (ours)", "LongPO (ours)"}
+    assert json.loads((output / "real_alignment.json").read_text())["arms"] == json.loads(json.dumps(document["arms"]))
+    page = (output / "real_alignment.md").read_text()
+    assert "**Inside the window**" in page
+    assert "| LOGO | 1 |" in page
+    assert not list((output / "runs").glob("*/checkpoint-*"))
+
+
+def test_chosen_answers_of_the_pairs_are_right_and_rejected_ones_wrong(finished):
+    output, _ = finished
+    for line in (output / "pairs.jsonl").read_text().splitlines():
+        pair = json.loads(line)
+        values = [value for kind in people.VALUES.values() for value in kind if contains(pair["answer"], value)]
+        assert people.all_right(pair["chosen"], {"values": values})
+        assert not any(people.all_right(answer, {"values": values}) for answer in pair["rejected"])
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_same_end(finished, tmp_path):
+    output, document = finished
+    (tmp_path / "pairs.jsonl").write_bytes((output / "pairs.jsonl").read_bytes())
+    arm, settings = ARMS["LOGO"], SETTINGS
+    with pytest.raises(one_run.OutOfTimeError):
+        one_run.run(arm, 1, "random", settings, tmp_path, 0.0)
+    assert list((tmp_path / "runs" / "logo-1").glob("checkpoint-1"))
+    again = one_run.run(arm, 1, "random", settings, tmp_path, None)
+    first = next(record for record in document["records"] if record["arm"] == "LOGO")
+    assert again["scores"] == first["scores"]
+    assert [point["loss"] for point in again["curve"]] == [point["loss"] for point in first["curve"]]
+
+
+def test_records_of_other_settings_are_not_mixed_in(finished):
+    output, _ = finished
+    settings = SETTINGS | {"lr": 0.5}
+    with pytest.raises(ValueError, match=r"was made with lr=0\.001, now it is 0\.5: choose another output"):
+        campaign._record(output, ARMS["base"], 1, settings)
+
+
+def record(arm, seed, right, length=1_000):
+    """A record with one text, four answers of two facts, of which `right` (of 8) are right."""
+    flags = [k < right for k in range(8)]
+    verdicts = [
+        {"right": flags[2 * k : 2 * k + 2], "wrong": [], "sentence": True, "depths": [0.1, 0.9]} for k in range(4)
+    ]
+    scores = {f"text {length} 0": verdicts, "general": [True, arm == "base", False], "perplexity": 10.0}
+    return {"arm": arm, "seed": seed, "scores": scores | {f"text 14000 {0}": verdicts}}
+
+
+def test_figures_of_made_up_records_are_those_that_were_put_in():
+    records = [record("base", seed, 2) for seed in (1, 2)] + [record("LOGO", seed, 6) for seed in (1, 2)]
+    found = pages.summarised(records, {"window": 8_192})
+    assert found["arms"]["base"]["facts_inside"]["mean"] == 0.25
+    assert found["arms"]["LOGO"]["whole_beyond"]["mean"] == 0.75
+    assert found["arms"]["LOGO"]["over_base"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert found["arms"]["LOGO"]["over_sft"] is None
+    assert found["arms"]["LOGO"]["kept"] == 0.5
+    assert found["arms"]["LOGO"]["seeds"] == [1, 2]
+    assert [aim["held"] for aim in found["aims"]] == [True, False, True]
