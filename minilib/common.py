@@ -4,7 +4,6 @@ A write that fails is an OSError that names its file, whatever torch and safeten
 """
 
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -76,10 +75,8 @@ def write_text(path: Path, text: str) -> None:
 
 def different_setting(found: Mapping, wanted: Mapping) -> tuple[str, Any, Any] | None:
     """The first setting in which two runs differ: its name, what was found and what is wanted; None if all agree."""
-    for name in dict.fromkeys([*wanted, *found]):
-        if found.get(name) != wanted.get(name):
-            return name, found.get(name), wanted.get(name)
-    return None
+    both = ((name, found.get(name), wanted.get(name)) for name in dict.fromkeys([*wanted, *found]))
+    return next((each for each in both if each[1] != each[2]), None)
 
 
 def process_peak() -> int:
@@ -103,6 +100,6 @@ def raise_first(faults: list[Exception]) -> None:
     if len(faults) == 1:
         raise faults[0]
     if faults:
-        first, more = "; ".join(re.sub(": [^:]*$", "", str(fault)) for fault in faults[:LISTED]), len(faults) - LISTED
+        first, more = "; ".join(str(fault).rpartition(": ")[0] for fault in faults[:LISTED]), len(faults) - LISTED
         rest = f"; and {more} rows more" if more > 0 else ""
         raise type(faults[0])(f"{first}{rest}: fix these rows or leave them out.")

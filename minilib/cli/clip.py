@@ -21,7 +21,6 @@ import torch
 from minilib.cli import clip_data, faults, launch, run_folder
 from minilib.cli.clip_settings import ELSEWHERE, MADE, ClipSettings, fill, is_pretrained
 from minilib.common import Notice, write_text
-from minilib.distributed import ranks
 from minilib.evals import evaluate_retrieval
 from minilib.losses.validation import check_numbers
 from minilib.models import TwoTowers

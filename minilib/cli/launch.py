@@ -69,6 +69,23 @@ def who_trains(count: int, how: str) -> str:
     return "1 rank trains" if count == 1 else f"{count} ranks train, {how}"
 
 
+def shard_on_cpus(args) -> None:
+    """Let accelerate shard between CPUs as well, over gloo, where `args` or its launcher ask for FSDP.
+
+    ValueError where they ask for DeepSpeed, which accelerate leaves out on CPUs without a word, too.
+    """
+    from accelerate.utils import DistributedType
+
+    state = args.distributed_state  # what all of accelerate looks at
+    if state is None or state.distributed_type != DistributedType.MULTI_CPU:
+        return
+    fsdp, deepspeed = (os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
+    if deepspeed or args.deepspeed:
+        raise ValueError("DeepSpeed is asked for and training is on CPUs: shard with FSDP, which runs on CPUs as well.")
+    if fsdp or args.fsdp:
+        state.distributed_type = DistributedType.MULTI_GPU  # the name under which it shards; devices stay as they are
+
+
 def _own_gpu(local_rank: int) -> torch.device:
     gpus = torch.cuda.device_count()
     if local_rank >= gpus:

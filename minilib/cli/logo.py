@@ -34,10 +34,10 @@ from minilib.cli.settings import ANSWERING, LogoSettings, columns_of, fill, to_c
 from minilib.common import Notice
 from minilib.distributed import ranks
 from minilib.longcontext import pack_answers, stack_packed
-from minilib.models.adapters import adapted, attention_modules, with_adapters
+from minilib.models.adapters import adapted, attention_modules
 from minilib.models.loading import Loaded, NotFiniteError, load_language_model, pick_dtype, window_of, write_merged
 from minilib.trainers.logo import LogoConfig, LogoTrainer, check_model
-from minilib.trainers.lora import lora_config
+from minilib.trainers.lora import lora_config, with_adapters
 from minilib.trainers.trainer_utils import (
     DivergedError,
     last_checkpoint,
@@ -195,6 +195,7 @@ def adapters(settings: LogoSettings, model) -> LoraConfig | None:
 def make_trainer(settings: LogoSettings, loaded: Loaded, rows) -> LogoTrainer:
     """The trainer of these settings; the ranks that a launcher has started meet here."""
     args = _config(settings)
+    launch.shard_on_cpus(args)
     set_seed(settings.seed)  # the adapters' first weights
     trainer = LogoTrainer(
         loaded.model, args, rows, processing_class=loaded.tokenizer,

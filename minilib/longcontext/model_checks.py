@@ -150,9 +150,8 @@ def _moves(probe: nn.Module, ids: Tensor, gap: int) -> bool:
 def _measured_route(model: nn.Module, route: str, run: Callable, moves: bool, length: int) -> tuple[int | None, str]:
     """Tokens up to which the route is right (None: all, 0: none), and what happens beyond."""
     windows = [window for window in _windows(model.config.get_text_config()) if window < max(length, ANYWAY + 1)]
-    return _once(
-        model, f"{route} beyond {windows}", lambda: _measure_route(model, route, run, moves, windows), (None, "")
-    )
+    name = f"{route} beyond {windows}"
+    return _once(model, name, lambda: _measure_route(model, route, run, moves, windows), (None, ""))
 
 
 def _measure_route(model: nn.Module, route: str, run: Callable, moves: bool, windows: list) -> tuple[int | None, str]:

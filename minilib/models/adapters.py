@@ -6,20 +6,9 @@ Names are read from the model: matrices of the innermost modules whose class spe
 Taught in notebooks/13_train_logo_end_to_end.ipynb.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from difflib import get_close_matches
-from typing import TYPE_CHECKING
-
 from torch import nn
 
 from minilib.trainers.lora import is_matrix
-
-if TYPE_CHECKING:
-    from peft import PeftConfig, PeftModel
-
-WIDE = 256  # a rank that is let through for matrices of any size
 
 
 def attention_modules(model: nn.Module) -> list[str]:
@@ -44,32 +33,6 @@ def attention_modules(model: nn.Module) -> list[str]:
             f"{', '.join(sorted(outside))}."
         )
     return [longer if leaf in outside else leaf for leaf, longer in inside.items()]
-
-
-def check_modules(model: nn.Module, names: Sequence[str], rank: int) -> None:
-    """ValueError for a name that no matrix of the model ends in, and for a rank that no matrix could have."""
-    matrices = {path: module for path, module in model.named_modules() if is_matrix(module)}
-    known, widest = sorted({path.rpartition(".")[2] for path in matrices}), WIDE
-    for name in names:
-        fits = [module for path, module in matrices.items() if f".{path}".endswith(f".{name}")]
-        if not fits:
-            near = get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}? It has" if near else "it has"
-            told = f"lora_modules has {name!r}, which no matrix of the model is called: {hint} {', '.join(known)}."
-            raise ValueError(told)
-        widest = max(widest, *(min(module.weight.shape) for module in fits))
-    if rank > widest:
-        raise ValueError(f"lora_rank is {rank}, more than the adapted matrices can use: give at most {widest}.")
-
-
-def with_adapters(model: nn.Module, peft_config: PeftConfig) -> PeftModel:
-    """The model wrapped by peft; ValueError for target modules that it does not have."""
-    from peft import get_peft_model
-
-    names = getattr(peft_config, "target_modules", None)
-    if isinstance(names, (list, set, tuple)):  # else a pattern of the user's
-        check_modules(model, sorted(names), getattr(peft_config, "r", 0))
-    return get_peft_model(model, peft_config)
 
 
 def adapted(model: nn.Module) -> str:

@@ -35,10 +35,10 @@ from minilib.longcontext.scoring import head_weight
 from minilib.longcontext.shared_prefix import check_route
 from minilib.losses.validation import check_choice
 from minilib.trainers.collator import PairCollator, as_packed, draw_positions, number_rows
-from minilib.trainers.lora import delta_norm
+from minilib.trainers.lora import delta_norm, with_adapters
 from minilib.trainers.objectives import Objective, make_objective
 from minilib.trainers.stay_finite import StayFinite
-from minilib.trainers.trainer_utils import RowMeans, inside_forward, sealed, shard_on_cpus
+from minilib.trainers.trainer_utils import RowMeans, inside_forward, sealed
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -137,11 +137,8 @@ class LogoTrainer(Trainer):
         eval_dataset = self.number(eval_dataset, "eval_dataset")
         collator = PairCollator(processing_class, num_rejected=args.num_rejected, with_chunks=with_chunks)
         if peft_config is not None:  # only now, as it changes the model that was given
-            from peft import get_peft_model
-
             set_seed(args.seed)  # so that the seed decides where the adapters start, too
-            model = get_peft_model(model, peft_config)
-        shard_on_cpus(args)
+            model = with_adapters(model, peft_config)
         super().__init__(
             model=model, args=args, data_collator=collator, train_dataset=train_dataset, eval_dataset=eval_dataset,
             processing_class=processing_class, callbacks=callbacks, optimizers=optimizers,

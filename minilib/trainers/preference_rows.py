@@ -37,9 +37,8 @@ def read_row(row: Mapping, number: int, name: str = "data") -> tuple:
     fields = {field: [value] if isinstance(value, Mapping) else value for field, value in fields.items()}
     for field, value in fields.items():
         _check_value(value, field, number)
-    for field, kind in (("separator", str), ("chat_template_kwargs", Mapping)):
+    for field, kind, wanted in (("separator", str, "a text"), ("chat_template_kwargs", Mapping, "an object")):
         if not isinstance(row.get(field), (kind, type(None))):
-            wanted = "a text" if kind is str else "an object"
             raise TypeError(f"row {number} has {short(row[field])} as {field}: give {wanted}, or leave it out.")
     asked, *answers = fields.values()
     prompt, answers = _one_kind(asked if "prompt" in row else None, answers, number)
@@ -63,10 +62,9 @@ def _check_value(value, field: str, number: int) -> None:
     for message in value:
         role, content = message.get("role"), as_texts(message).get("content", "")
         may_be_empty = role == "system" or message.get("tool_calls")
-        told = isinstance(role, str) and isinstance(content, str) and (content.strip() or may_be_empty)
-        if not told:
-            fix = "give messages with role and content, which is text"
-            raise ValueError(f"row {number} has {short(message)} in {field}: {fix}.")
+        if not (isinstance(role, str) and isinstance(content, str) and (content.strip() or may_be_empty)):
+            came = f"row {number} has {short(message)} in {field}"
+            raise ValueError(f"{came}: give messages with role and content, which is text.")
 
 
 def _one_kind(prompt, answers: list, number: int) -> tuple:

@@ -2,7 +2,6 @@
 
     RowMeans         mean = sum over batches of (rows x value) / sum over batches of rows, on all ranks
     inside_forward   wrapper(*inputs) -> its own work -> function(module, *inputs) -> its own work
-    shard_on_cpus    accelerate shards (FSDP) on GPUs alone: on CPUs it would take DDP, without a word
     last_checkpoint  the newest folder checkpoint-N whose trainer_state.json, written last, says N, and whose files are
                      those of its digests.json, if it has one; `remove_unfinished_checkpoints` deletes newer ones
     contents         a fingerprint of a dataset: all captions, and the pixels of rows that are spread evenly
@@ -13,7 +12,6 @@ arrange the exchange of gradients around a forward pass: a computation outside o
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,23 +105,6 @@ def inside_forward(wrapper: nn.Module, module: nn.Module, function: Callable[...
         return wrapper(*inputs)  # a call even where both are the same: newer FSDP hooks the call of a bare model
     finally:
         restore()
-
-
-def shard_on_cpus(args) -> None:
-    """Let accelerate shard between CPUs as well, over gloo, where `args` or its launcher ask for FSDP.
-
-    ValueError where they ask for DeepSpeed, which accelerate leaves out on CPUs without a word, too.
-    """
-    from accelerate.utils import DistributedType
-
-    state = args.distributed_state  # what all of accelerate looks at
-    if state is None or state.distributed_type != DistributedType.MULTI_CPU:
-        return
-    fsdp, deepspeed = (os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
-    if deepspeed or args.deepspeed:
-        raise ValueError("DeepSpeed is asked for and training is on CPUs: shard with FSDP, which runs on CPUs as well.")
-    if fsdp or args.fsdp:
-        state.distributed_type = DistributedType.MULTI_GPU  # the name under which it shards; devices stay as they are
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:

@@ -11,9 +11,8 @@ from support.language_folders import language_folder, same_logits
 from support.reference import refused
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from minilib.models.adapters import with_adapters
 from minilib.models.loading import load_aligned, load_base, load_language_model, read_json, write_merged
-from minilib.trainers.lora import lora_config
+from minilib.trainers.lora import lora_config, with_adapters
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM
 
 import minilib.__main__ as main_module
 from minilib.cli import launch
+from minilib.cli.launch import shard_on_cpus
 from minilib.models.tiny_lm import FOLDER
-from minilib.trainers.trainer_utils import shard_on_cpus
 
 PAGE = "book/scale.md"
 COMMANDS = printed(PAGE, "command")

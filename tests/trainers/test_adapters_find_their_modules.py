@@ -7,8 +7,9 @@ from support.logo_toys import make_trainer
 from support.reference import refused
 from support.tiny_llama import tiny_llama
 
-from minilib.models.adapters import adapted, attention_modules, with_adapters
+from minilib.models.adapters import adapted, attention_modules
 from minilib.trainers import lora_config
+from minilib.trainers.lora import with_adapters
 
 FOUND = {
     "llama": "q_proj k_proj v_proj o_proj",
