@@ -90,7 +90,7 @@ def test_weights_that_are_not_finite_are_named(folder, value):
     def change(weights):
         weights["model.layers.0.mlp.up_proj.weight"][3, 4] = value
 
-    words = "has weights that are not finite in model.layers.0.mlp.up_proj.weight"
+    words = "the weight model.layers.0.mlp.up_proj.weight has NaN or infinity"
     refused(ValueError, words, lambda: load_language_model(damaged(folder, change)))
 
 
