@@ -128,7 +128,9 @@ def settings_of(folder: Path) -> dict:
 
 
 def go_on(folder: Path, command: str) -> str:
-    """What to give once more to go on with the run in `folder`, in words."""
+    """What to give once more to go on with the run in `folder`, in words behind "the same"."""
+    if "WORLD_SIZE" in os.environ:  # of torchrun and accelerate
+        return "command, its launcher included, once more"
     config = f", or `python -m minilib {command} --config {folder / CONFIG}`" if (folder / CONFIG).exists() else ""
     return f"`python -m minilib {command}` once more{config}"
 

@@ -154,13 +154,15 @@ def plain_llama(payload: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     place = {"pretrained_model_name_or_path": payload.parent, "gguf_file": payload.name}
-    quantised = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    quantised = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32, trust_remote_code=False)
     left_out = ("quantization_config", "_model_name_or_path")
     config = {name: value for name, value in quantised.config.to_diff_dict().items() if name not in left_out}
     model = LlamaForCausalLM(LlamaConfig(**config))
     model.load_state_dict(quantised.state_dict())
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**place, config=model.config).save_pretrained(folder)  # else the file is read anew
+    # With the config, else the file is read anew.
+    tokenizer = AutoTokenizer.from_pretrained(**place, config=model.config, trust_remote_code=False)
+    tokenizer.save_pretrained(folder)
 
 
 ENCODER = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")

@@ -21,7 +21,7 @@ import torch
 from support.small_disk import remount, tmpfs
 
 import minilib.__main__ as main_module
-from minilib.cli import faults
+from minilib.cli import faults, run_folder
 from minilib.cli import logo as logo_command
 from minilib.trainers import ContrastiveTrainer, checkpoint
 
@@ -543,3 +543,9 @@ def test_a_run_may_be_given_again_by_its_own_config(tmp_path, capfd):
     minilib("clip", "--config", tmp_path / "config.yaml", "--output", tmp_path / "again")
     again = clip_weights(tmp_path / "again")
     assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_ranks_are_told_to_start_their_launcher_again(tmp_path, monkeypatch):
+    assert run_folder.go_on(tmp_path, "clip") == "`python -m minilib clip` once more"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_folder.go_on(tmp_path, "clip") == "command, its launcher included, once more"

@@ -10,6 +10,7 @@ from random import Random
 import torch
 from support.tiny_llama import VOCABULARY, logps, separate_hidden, tiny_llama
 
+from minilib.cli.launch import shard_on_cpus
 from minilib.trainers.logo import LogoConfig, LogoTrainer
 
 UNUSED = str(Path(tempfile.gettempdir(), "minilib-unused"))  # transformers makes the folder even if nothing is saved
@@ -52,9 +53,11 @@ def make_trainer(rows=None, eval_rows=None, *, model=None, dtype=torch.float64, 
     settings = {"output_dir": UNUSED, "max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
     settings |= {"logging_steps": 1, "save_strategy": "no", "report_to": [], "use_cpu": True, "disable_tqdm": True}
     peft_config = options.pop("peft_config", None)
+    config = LogoConfig(**settings | (args or {}) | options)
+    shard_on_cpus(config)
     return LogoTrainer(
         model or tiny_llama(dtype),
-        LogoConfig(**settings | (args or {}) | options),
+        config,
         toy_rows(8) if rows is None else rows,
         eval_rows,
         processing_class=tokenizer or toy_tokenizer(),

@@ -20,6 +20,7 @@ from pathlib import Path
 from torch import nn
 from tqdm.auto import tqdm
 
+from minilib.data.facts import as_prompt
 from minilib.evals import longcontext
 from minilib.models import generation as answering
 from minilib.models.tiny_lm import WINDOW, tiny_lm
@@ -98,7 +99,7 @@ def answers(output: Path, size: dict, metrics: dict) -> dict:
     """Ask all of them the same held-out questions about long texts."""
     models, tokenizer = _models(output)
     rows = long_questions(size["asked"], tokenizer, seed=HELD_OUT)
-    prompts = [longcontext.as_prompt(row["context"], row["question"]).strip() for row in rows]
+    prompts = [as_prompt(row["context"], row["question"]).strip() for row in rows]
     said = {}
     for name, model in tqdm(models.items(), desc="answers", unit="model"):
         said[name] = answering.make_answer_fn(model, tokenizer)(prompts)
