@@ -104,8 +104,9 @@ def _said(message: str, reached: _Reached) -> str:
         if not reached.commands:
             return f"{found[1]!r} stands before the command: begin with {reached.name}, its flags follow."
         return f"{found[1]!r} is no command: {_nearest(found[1], reached.commands, '')}"
-    if re.search(r'subcommand" to be one of \{.*\}, but it was not provided', message):
-        return f"no command is given: choose one of {', '.join(reached.commands)}, or --help."
+    if found := re.search(r'subcommand" to be one of \{(.*)\}, but it was not provided', message):
+        some = ", ".join(name for name in found[1].split(",") if name.strip() != "...")  # jsonargparse names a few
+        return f"no command is given: choose one such as {some}, or see --help."
     if found := re.match(r"argument (--\w+).*: expected", message):
         return f"{found[1]} has no value: give one behind it."
     if found := re.match(r"(?:Subcommand '.*' does not accept o|O)ption '(.*?)'", message):
