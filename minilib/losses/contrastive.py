@@ -61,7 +61,7 @@ def clip_loss(
         cache_bytes: bytes that the tiled backend may spend on tiles kept for the backward pass, each of which saves
             its recompute; `math.inf` keeps all (b^2 elements). "auto" is 256 MiB on a CPU and 0 elsewhere.
         grad_dtype: `torch.bfloat16` takes the tiled backend's two gradient products (and cached tiles) in bf16 with
-            fp32 sums: faster, relative gradient error about 3e-3.
+            fp32 sums: faster where the hardware multiplies bf16; relative gradient error about 3e-3.
 
     Returns:
         The loss, a scalar in fp32 (fp64 for fp64 features), the dtype of all sums. In a group of n ranks with b pairs
