@@ -207,6 +207,8 @@ def test_ctrl_c_in_a_library_call_stays_a_keyboard_interrupt(monkeypatch):
 def signalled(line, number, seen, **options):
     """Run a command in a process of its own and send it a signal once `seen()` holds."""
     command = [sys.executable, "-m", "minilib", *map(str, line)]
+    # Tests that were started in the background hand on that Ctrl-C is ignored.
+    options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)} | options
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
     while not seen() and process.poll() is None:
         time.sleep(0.05)
