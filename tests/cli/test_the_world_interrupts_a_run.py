@@ -229,9 +229,12 @@ def test_a_signal_while_questions_are_answered_keeps_the_answers(tmp_path):
 
 
 def test_a_signal_during_the_imports_is_one_sentence(tmp_path):
-    started = time.monotonic()
-    code, told = signalled(["doctor"], signal.SIGINT, lambda: time.monotonic() - started > 0.7)
-    assert (code, told) in [
+    for seconds in (0.7, 1.4, 2.8):
+        started = time.monotonic()
+        ended = signalled(["doctor"], signal.SIGINT, lambda: time.monotonic() - started > seconds)  # noqa: B023
+        if ended != (0, []):  # else the first lines of torch's own library have swallowed it
+            break
+    assert ended in [
         (130, ["minilib: stopped by Ctrl-C before it began."]),
         (130, ["minilib: stopped by Ctrl-C: the same command starts again, from what is saved."]),
         (-signal.SIGINT, []),  # before the first line of ours
