@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from minilib.cli import clip_data, faults, launch, run_folder
-from minilib.cli.clip_settings import ELSEWHERE, MADE, ClipSettings, fill, is_pretrained
+from minilib.cli.clip_settings import ELSEWHERE, MADE, WORDED, ClipSettings, fill, is_pretrained
 from minilib.common import Notice, write_text
 from minilib.evals import evaluate_retrieval
 from minilib.losses.validation import check_numbers
@@ -58,8 +58,7 @@ def make_trainer(settings: ClipSettings, rank: int) -> tuple[ContrastiveTrainer,
     torch.manual_seed(settings.seed)
     model, lines = _encoders(settings) if is_pretrained(settings) else (None, [])
     dataset, held, more = clip_data.training_data(settings)
-    worded = settings.data in ("scenes", "digits") and model is None  # the small towers know their words
-    captions = [] if worded else list(clip_data.some_captions(dataset))
+    captions = [] if settings.data in WORDED and model is None else list(clip_data.some_captions(dataset))
     if model is None:
         torch.manual_seed(settings.seed)
         model = _small_towers(settings, captions)
@@ -108,7 +107,7 @@ def _name(settings: ClipSettings) -> str:
 
 def _small_towers(settings: ClipSettings, captions: list[str]) -> TwoTowers:
     """Towers that know every word of the captions; those of scenes and digits they know by themselves."""
-    if settings.data in ("scenes", "digits"):
+    if settings.data in WORDED:
         return TwoTowers(dim=settings.dim, image_size=settings.image_size)
     words, longest = set(), 0
     for caption in captions:

@@ -15,7 +15,8 @@ import psutil
 
 from minilib.losses.validation import check_numbers
 
-MADE = ("scenes", "digits", "glyphs")
+WORDED = ("scenes", "digits")  # whose words the small towers know by themselves
+MADE = (*WORDED, "glyphs")
 MODES = ("full", "linear", "lora")
 DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
 LEARNING_RATES = {"full": 1e-5, "linear": 1e-3, "lora": 1e-4}

