@@ -101,8 +101,8 @@ def finished(tmp_path_factory):
     settings = {"model": "random", "quick": True, "workers": 1, "output": output, "seeds": (1,)}
     bench_alignment(arms=["LOGO"], budget=0.0, **settings)
     assert not list((output / "records").iterdir())
-    report = one_run.make_pairs("random", SETTINGS, output / "pairs.jsonl", None)
-    assert report["pairs"] == SETTINGS["pairs"] * SETTINGS["most"]
+    made = one_run.make_pairs("random", SETTINGS, SETTINGS["pairs"], output / "pairs.jsonl", None)
+    assert made["pairs"] == SETTINGS["pairs"]
     return output, bench_alignment(arms=["LOGO", "SoLoPO (ours)", "LongPO (ours)"], **settings)
 
 

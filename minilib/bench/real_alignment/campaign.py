@@ -1,4 +1,4 @@
-"""All arms on a real model: pairs once, then run after run, each in a fresh process; it goes on where it stopped.
+"""All arms on a real model: pairs first, then run after run, each in a fresh process; it goes on where it stopped.
 
     OUTPUT/pairs.jsonl             the pairs, and pairs.jsonl.state; a finished file may be laid there
     OUTPUT/runs/, OUTPUT/records/  see `one_run`
@@ -26,9 +26,9 @@ from minilib.bench.real_alignment.arms import Arm, in_order, named
 from minilib.common import different_setting, write_text
 
 FULL: dict[str, Any] = {
-    "quick": False, "pairs": 160, "most": 2, "rows": 3_000, "length": 4_000, "text_seed": 7, "chunk": 64, "chunks": 16,
-    "asked_at_once": 16, "accumulate": 4, "lr": 1e-4, "rank": 16, "alpha": 32, "target": 8_192, "save_every": 10,
-    "texts": {"1000": 8, "2000": 6, "4000": 4, "7000": 3, "10000": 2, "14000": 1}, "answer_tokens": 32,
+    "quick": False, "pairs": 160, "rows": 3_000, "length": 1_500, "text_seed": 7, "chunk": 64, "chunks": 8,
+    "asked_at_once": 8, "accumulate": 4, "lr": 1e-4, "rank": 16, "alpha": 32, "target": 8_192, "save_every": 10,
+    "texts": {"1000": 8, "2000": 6, "4000": 4, "7000": 2, "10000": 2, "14000": 1}, "answer_tokens": 32,
     "perplexity_tokens": 1_024, "perplexity_texts": 4, "window": 8_192,
 }  # fmt: skip
 QUICK = {"quick": True, "pairs": 4, "rows": 30, "length": 600, "chunk": 64, "chunks": 3, "accumulate": 2, "lr": 1e-3}
@@ -45,9 +45,12 @@ def real_alignment(
     (output / "records").mkdir(parents=True, exist_ok=True)
     jobs = [job for job in in_order(named(arms), seeds) if not _record(output, *job, settings)]
     run_jobs = _here if quick else _in_processes
-    run_jobs(1, [(one_run.make_pairs, model, settings, output / "pairs.jsonl", deadline)])
-    if (output / "pairs.jsonl").exists() and _pairs(output) >= settings["pairs"] * settings["most"]:
-        run_jobs(workers, [(_run, arm, seed, model, settings, output, deadline) for arm, seed in jobs])
+    for share in sorted({arm.pairs for arm, _ in jobs}):  # an arm that needs more pairs waits for them, the others do not
+        wanted = round(share * settings["pairs"])
+        run_jobs(1, [(one_run.make_pairs, model, settings, wanted, output / "pairs.jsonl", deadline)])
+        if _pairs(output) >= wanted:
+            now = [job for job in jobs if job[0].pairs == share]
+            run_jobs(workers, [(_run, arm, seed, model, settings, output, deadline) for arm, seed in now])
     document = write(output, settings)
     print(pages.plain(document) if document["records"] else f"{output}: no run is finished, the same command goes on")
     return document

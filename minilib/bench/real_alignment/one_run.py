@@ -30,15 +30,17 @@ class OutOfTimeError(Exception):
 
 
 @quiet()
-def make_pairs(model_name: str, settings: dict[str, Any], path: Path, deadline: float | None) -> dict[str, Any]:
-    """Write the pairs until there are enough, or find them there; returns what their report counts."""
+def make_pairs(
+    model_name: str, settings: dict[str, Any], wanted: int, path: Path, deadline: float | None
+) -> dict[str, Any]:  # fmt: skip
+    """Write pairs until there are so many, or find them there; returns what their report counts."""
     model, tokenizer = _loaded(model_name, settings)
     answer = _by_rule() if settings["quick"] else _asking(model, tokenizer)
     found = recipe.pairs(answer, tokenizer, settings, path)
     made = 0
     for _ in found:
         made += 1
-        if made >= settings["pairs"] * settings["most"]:
+        if made >= wanted:
             break
         _check(deadline)
     return {"pairs": made, "report": found.report.to_dict()}
