@@ -45,7 +45,7 @@ def real_alignment(
     (output / "records").mkdir(parents=True, exist_ok=True)
     jobs = [job for job in in_order(named(arms), seeds) if not _record(output, *job, settings)]
     run_jobs = _here if quick else _in_processes
-    for share in sorted({arm.pairs for arm, _ in jobs}):  # an arm that needs more pairs waits for them, the others do not
+    for share in sorted({arm.pairs for arm, _ in jobs}):  # nobody waits for the pairs of the largest arm
         wanted = round(share * settings["pairs"])
         run_jobs(1, [(one_run.make_pairs, model, settings, wanted, output / "pairs.jsonl", deadline)])
         if _pairs(output) >= wanted:
