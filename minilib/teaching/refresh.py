@@ -67,7 +67,11 @@ def normalise(notebook: NotebookNode) -> None:
 
 def words(text: str) -> int:
     """How many words a reader of this Markdown reads: a formula or a name in code is one, an address none."""
-    for pattern, left in ((BLOCK.pattern, " "), (r"\$\$.+?\$\$|\$[^$\n]+\$|`[^`\n]+`", " x "), (r"\]\([^)\s]*\)|<[^>]+>", " ")):
+    for pattern, left in (
+        (BLOCK.pattern, " "),
+        (r"\$\$.+?\$\$|\$[^$\n]+\$|`[^`\n]+`", " x "),
+        (r"\]\([^)\s]*\)|<[^>]+>", " "),
+    ):
         text = re.sub(pattern, left, text, flags=re.DOTALL)
     return len(re.findall(r"\w[\w'’.,-]*", text))
 
