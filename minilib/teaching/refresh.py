@@ -6,8 +6,8 @@ the lesson and nothing of the machine that ran it. Running it twice changes noth
 changed; `--all` renews those as well.
 
 The minutes in a lesson's overview, and in the table of the README, are computed. Reading: 120 words a minute and 5
-seconds for a line of code, folds left out. Exercises: the minutes in their boxes, plus their folds, read in the same
-way. Both are rounded up to 5 minutes. `--minutes` writes these alone and executes nothing.
+seconds for a line of code, folds left out. Exercises: the minutes in their boxes, plus all folds, read in the same
+way; an open task has minutes of its own. Both are rounded up to 5 minutes. `--minutes` writes these alone and executes nothing.
 """
 
 import argparse
@@ -27,7 +27,7 @@ README = Path(__file__).parents[2] / "README.md"
 WORDS_A_MINUTE, SECONDS_A_LINE = 120, 5
 FOLD = re.compile(r"<details>.*?</details>", re.DOTALL)
 BLOCK = re.compile(r"```.*?\n(.*?)```", re.DOTALL)
-BOX = re.compile(r"^> \*\*Level.*?(\d+) minutes", re.MULTILINE)
+BOX = re.compile(r"^> \*\*Level.*importance.*?(\d+) minutes", re.MULTILINE)
 
 
 def refresh(path: Path, *, renew_ignored: bool = False) -> bool:
@@ -97,10 +97,10 @@ def set_minutes_of_readme(notebooks: list[Path], readme: Path = README) -> None:
     """The last two columns of the README's table of lessons, from the overviews."""
     text = readme.read_text()
     for path in notebooks:
-        overview = nbformat.read(path, as_version=4).cells[1].source
-        told = re.findall(r"\| (?:Reading|Exercises) \| (\d+) minutes", overview)
+        told = re.findall(r"\| (?:Reading|Exercises) \| (\d+) minutes", path.read_text())
         row = rf"^(\|.*\(notebooks/{re.escape(path.name)}\).*)\| \d+ \| \d+ \|$"
-        text = re.sub(row, rf"\g<1>| {' | '.join(told)} |", text, flags=re.MULTILINE)
+        if len(told) == 2:
+            text = re.sub(row, rf"\g<1>| {' | '.join(told)} |", text, flags=re.MULTILINE)
     readme.write_text(text)
 
 
