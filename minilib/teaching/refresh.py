@@ -7,7 +7,8 @@ changed; `--all` renews those as well.
 
 The minutes in a lesson's overview, and in the table of the README, are computed. Reading: 120 words a minute and 5
 seconds for a line of code, folds left out. Exercises: the minutes in their boxes, plus all folds, read in the same
-way; an open task has minutes of its own. Both are rounded up to 5 minutes. `--minutes` writes these alone and executes nothing.
+way; an open task has minutes of its own. Both are rounded up to 5 minutes. `--minutes` writes
+these alone and executes nothing.
 """
 
 import argparse

@@ -63,7 +63,7 @@ FOLDS = "\n\n".join(
 OVERVIEW = """| This lesson | Value |
 |---|---|
 | Reading | 5 minutes (an estimate) |
-| Exercises | 35 minutes (an estimate) |
+| Exercises | 15 minutes (an estimate) |
 | Level | 1 of 4 |
 
 | You bring | How much |

@@ -8,6 +8,7 @@ the files test_..._checks_can_fail.py.
 
 import ast
 import os
+import re
 
 import nbformat
 import pytest
@@ -66,12 +67,14 @@ def test_only_what_is_used_is_run():
 @pytest.mark.parametrize("stem", [stem for stem in LESSONS if stem not in IN_WORK])
 def test_a_solved_lesson_runs_to_its_end_and_changes_nothing_else(stem):
     lesson = solved(LESSONS[stem])
-    checked = {id(exercise.check) for exercise in exercises_of(LESSONS[stem])}
+    filled = exercises_of(LESSONS[stem])
+    checked = {id(exercise.check) for exercise in filled}
+    own = re.compile("|".join(rf"\b{exercise.name}(_kernel)?\b" for exercise in filled))  # draws the learner's
     NotebookClient(lesson, timeout=900, resources={"metadata": {"path": lessons()[0].parent}}).execute()
     for old, new in zip(LESSONS[stem].cells, lesson.cells, strict=True):
         if id(old) in checked:
             assert said(new).startswith("Passed: "), said(new)
-        elif old.cell_type == "code" and "nbval-ignore-output" not in tags(old):
+        elif old.cell_type == "code" and "nbval-ignore-output" not in tags(old) and not own.search(old.source):
             assert said(new) == said(old), f"cell {old.execution_count} shows something else"
 
 
