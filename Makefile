@@ -7,11 +7,12 @@ RUN    := $(BIN)/python
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help tour test lab book bench refresh faults audit clean
+.PHONY: help tour test test-solutions lab book bench refresh faults audit clean
 
 help:
 	@echo "make tour     train giant batches and align a language model on this machine; writes runs/tour/report.html"
 	@echo "make test     unit tests, properties and every notebook (pytest --nbval)"
+	@echo "make test-solutions  run every lesson whole with its folded solutions filled in"
 	@echo "make lab      open JupyterLab on lesson 00"
 	@echo "make book     build the book into book/_build/html"
 	@echo "make bench    time the losses next to their peers; writes runs/bench/"
@@ -26,6 +27,9 @@ test: $(VENV)/.dev
 	@# two files, then two lessons at a time, each on one thread: a file's tests and a lesson's cells stay together
 	$(RUN) -m pytest -n 2 --dist loadfile
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --nbval --nbval-sanitize-with notebooks/sanitize.cfg notebooks
+
+test-solutions: $(VENV)/.dev
+	MINILIB_SOLVED=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 tests/teaching/test_solutions_pass_as_pasted.py
 
 lab: $(VENV)/.dev
 	@# on localhost and behind a token, as root too (in a container), which jupyter would otherwise not start for

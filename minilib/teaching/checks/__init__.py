@@ -6,10 +6,10 @@
 from importlib import import_module
 
 EXERCISES = {
-    "lesson00": "largest_batch predict_dense_bytes",
-    "lesson01": "info_nce log_b_bound recall_at_1",
-    "lesson02": "accumulated_loss saved_floats",
-    "lesson03": "merge stable_lse update",
+    "lesson00": "largest_batch predict_dense_bytes row_sums",
+    "lesson01": "info_nce log_b_bound logit_gradient recall_at_1",
+    "lesson02": "accumulated_loss matrices_in most_alive saved_floats",
+    "lesson03": "attend merge stable_lse update",
     "lesson04": "tile_gradient tiled_backward tiled_forward tiled_row_lse",
     "lesson05": "block_sums both_sums gradient_chunk scale_matrix tile_logits",
     "lesson06": "bytes_per_rank holds rank_share ring_row_lse scale_part",
