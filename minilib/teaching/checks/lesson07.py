@@ -59,7 +59,7 @@ def check_gradient_cache_grads(learner: Callable) -> None:
 def check_repeat_share(learner: Callable[[Sequence[str]], float]) -> None:
     """Exercise: `repeat_share(captions)`: the share of captions that stand in the list at least twice."""
     cases = {
-        "for a, b, a, c, a": lambda fn: _repeats(fn, list("abaca")),
+        "for a, b, a, c, a, d, e": lambda fn: _repeats(fn, list("abacade")),
         "for two captions twice and one alone": lambda fn: _repeats(fn, list("xyzyx")),
         "for captions that are all different": lambda fn: _repeats(fn, list("abcd")),
     }

@@ -97,7 +97,7 @@ def _rotated(fn: Callable, x: Tensor, positions: Tensor, theta: Tensor) -> str |
     angle, plain = positions[:, None] * theta, positions[:, None].expand(len(x), len(theta)).double()
     want = turned(pairs, angle)
     suspects = {
-        "the pairs are turned the other way: the second number is a sin + b cos": turned(pairs, -angle).flatten(1),
+        "the pairs are turned the other way: the first number is x0 cos - x1 sin": turned(pairs, -angle).flatten(1),
         "theta is missing: each pair has a speed of its own": turned(pairs, plain).flatten(1),
         "the positions are missing": turned(pairs, theta.expand_as(angle)).flatten(1),
         "entry j is paired with entry j + d / 2: pair neighbours": turned(halves, angle).mT.flatten(1),
