@@ -15,7 +15,6 @@ from minilib import clip_loss, lse
 from minilib.evals.retrieval import recall_at_k
 from minilib.teaching import checks, memory
 from minilib.teaching.checks.contract import close, verdict
-from minilib.trainers.grad_cache import cached_backward
 
 INF = math.inf
 
@@ -105,36 +104,6 @@ def gradients(loss_fn):
     return fn
 
 
-def cached(encoder, inputs, loss_fn, micro):
-    cached_backward([encoder], inputs.split(micro), loss_fn)
-
-
-def small_losses(encoder, inputs, loss_fn, micro):
-    for piece in inputs.split(micro):
-        loss_fn(encoder(piece)).backward()
-
-
-def whole_batch(encoder, inputs, loss_fn, micro):
-    loss_fn(encoder(inputs)).backward()
-
-
-def cached_with_other_masks(encoder, inputs, loss_fn, micro):
-    with torch.no_grad():
-        features = torch.cat([encoder(piece) for piece in inputs.split(micro)]).requires_grad_()
-    with torch.enable_grad():
-        loss_fn(features).backward()
-    for piece, gradient in zip(inputs.split(micro), features.grad.split(micro), strict=True):
-        encoder(piece).backward(gradient)
-
-
-def cached_with_zeroed_gradients(encoder, inputs, loss_fn, micro):
-    cached(encoder, inputs, loss_fn, micro)
-    before = encoder.weight.grad.clone()
-    encoder.weight.grad = None
-    cached(encoder, inputs, loss_fn, micro)
-    encoder.weight.grad = before / len(inputs.split(micro))
-
-
 def row_sums(img, txt, tile):
     return sum(torch.exp(img @ texts.T).sum(1) for texts in txt.split(tile))
 
@@ -182,8 +151,6 @@ SOLUTIONS = {
     "tiled_forward": tiled,
     "tile_gradient": tile_gradient,
     "tiled_backward": gradients(tiled),
-    "gradient_cache_grads": cached,
-    "lr_for_batch": lambda lr, base, batch: lr * math.sqrt(batch / base),
 }
 
 MISTAKES = [
@@ -257,14 +224,6 @@ MISTAKES = [
     ("tiled_backward", lambda i, t, s, n: tuple(g * len(i) / n for g in gradients(tiled)(i, t, s, n)), "over the tile"),
     ("tiled_backward", gradients(lambda i, t, s, n: dense(i, t, s)), "one tile at a time"),
     ("tiled_backward", lambda i, t, s, n: gradients(tiled)(i, t, s, n)[0], "tuple of 2"),
-    ("gradient_cache_grads", small_losses, "gradient accumulation"),
-    ("gradient_cache_grads", whole_batch, "graph of 8 rows"),
-    ("gradient_cache_grads", cached_with_other_masks, "other masks"),
-    ("gradient_cache_grads", cached_with_zeroed_gradients, "parts of a sum"),
-    ("gradient_cache_grads", lambda *_: None, "no gradient"),
-    ("lr_for_batch", lambda lr, base, batch: lr * batch / base, "linear rule"),
-    ("lr_for_batch", lambda lr, base, batch: lr * math.sqrt(base / batch), "wrong way"),
-    ("lr_for_batch", lambda lr, base, batch: lr, "not changed"),
 ]
 
 
