@@ -17,7 +17,7 @@ from jsonargparse import auto_cli
 
 from minilib import __version__
 from minilib.bench import bench_contrastive, bench_logps, bench_prefix, bench_step
-from minilib.bench.ablation import bench_alignment
+from minilib.bench.ablation import bench_alignment, bench_preference
 from minilib.bench.batches import bench_batches
 from minilib.cli.clip import clip
 from minilib.cli.clip_settings import ClipSettings
@@ -34,6 +34,7 @@ BENCH = {
     "batches": bench_batches,
     "contrastive": bench_contrastive,
     "logps": bench_logps,
+    "preference": bench_preference,
     "prefix": bench_prefix,
     "step": bench_step,
 }
