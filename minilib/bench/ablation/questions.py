@@ -7,7 +7,7 @@ share of wrong chosen answers, settings of LOGO) and trains LOGO and SFT with st
 draw is a seed and a selection of the sentences between the facts, for pairs and scores alike; nothing else differs.
 
 output/pairs/DRAW-DETAILS.jsonl   pairs with three wrong answers each, as many as were needed
-output/preference.json            settings and a record for each run; a run that is there is not run again
+output/when_preference_pays.json  settings and a record for each run, which is not run again; .md is the page
 
 A wrong chosen answer is the third wrong answer of the model; then the right one is nowhere in the pair.
 """
@@ -29,7 +29,7 @@ import yaml
 from tqdm import tqdm
 
 from minilib.bench import device
-from minilib.bench.ablation import one_run
+from minilib.bench.ablation import one_run, preference_page
 from minilib.bench.ablation.arms import named
 from minilib.common import write_text
 from minilib.data import running_text
@@ -52,7 +52,7 @@ from minilib.preferences.importance import exact_entities
 from minilib.teaching.repro import quiet
 
 ASKED = yaml.safe_load(Path(__file__).with_name("questions.yaml").read_text())
-QUICK = {"pairs": 4, "steps": 2, "batch": 2, "lengths": [64, 300], "samples": 1, "multi": 2}
+QUICK = {"pairs": 4, "steps": 2, "batch": 2, "lengths": [300], "samples": 1, "multi_lengths": [64], "multi": 2}
 MOST = 640  # questions that may be asked for the pairs of a draw
 
 
@@ -76,7 +76,7 @@ def bench_preference(output: Path = Path("runs/bench/preference"), quick: bool =
         draws: at most so many draws of the haystack text for each question.
     """
     settings = ASKED["settings"] | (QUICK if quick else {})
-    path = output / "preference.json"
+    path = output / "when_preference_pays.json"
     (output / "pairs").mkdir(parents=True, exist_ok=True)
     found = json.loads(path.read_text()) if path.exists() else {}
     if found.get("settings") != settings:
@@ -85,6 +85,7 @@ def bench_preference(output: Path = Path("runs/bench/preference"), quick: bool =
     for run in tqdm([run for run in planned(draws) if run not in done], unit="run"):
         found["records"].append(one(run, settings, output / "pairs"))
         write_text(path, _lines(found))
+    write_text(path.with_suffix(".md"), preference_page.page(found))
     return found
 
 
@@ -162,7 +163,7 @@ def _scores(model, tokenizer, seed: int, settings: dict[str, Any]) -> dict[str, 
     needles = needle_map(model, tokenizer, lengths=settings["lengths"], samples=settings["samples"], **shared)
     both = {
         str(n): kind_scores(model, tokenizer, kind="multi", length=n, samples=settings["multi"], **shared)
-        for n in settings["lengths"][:2]
+        for n in settings["multi_lengths"]
     }
     kept = perplexity_by_position(model, tokenizer, length=WINDOW, bucket=WINDOW, samples=12, seed=seed)
     single = dict(zip(map(str, needles.lengths), needles.accuracy.mean(0).tolist()))
