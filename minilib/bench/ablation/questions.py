@@ -78,9 +78,11 @@ def bench_preference(output: Path = Path("runs/bench/preference"), quick: bool =
     settings = ASKED["settings"] | (QUICK if quick else {})
     path = output / "when_preference_pays.json"
     (output / "pairs").mkdir(parents=True, exist_ok=True)
-    found = json.loads(path.read_text()) if path.exists() else {}
-    if found.get("settings") != settings:
-        found = {"benchmark": "preference", "settings": settings, "machine": device.describe(), "records": []}
+    found = {"benchmark": "preference", "settings": settings, "machine": device.describe(), "records": []}
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found["settings"] != settings:
+            raise ValueError(f"output {output} holds runs with other settings: choose another folder, or move it away.")
     done = {tuple(record["run"]) for record in found["records"]}
     for run in tqdm([run for run in planned(draws) if run not in done], unit="run"):
         found["records"].append(one(run, settings, output / "pairs"))
@@ -133,7 +135,7 @@ def text_of(draw: dict[str, Any]) -> Iterator[None]:
 
 
 def drawn_pairs(model, tokenizer, seed: int, settings: dict[str, Any], folder: Path) -> list[dict]:
-    """The first pairs of a draw, some with a wrong chosen answer."""
+    """The first pairs of a draw; those that are not there yet are made."""
     settings_of_pairs = {"chunk_size": CHUNK, "num_chunks": CHUNKS, "threshold": 0, "num_rejected": 3, "tries": 8}
     answer = make_answer_fn(model, tokenizer, temperature=1.0)
     pairs = build_pairs(
@@ -141,11 +143,15 @@ def drawn_pairs(model, tokenizer, seed: int, settings: dict[str, Any], folder: P
         tokenizer=tokenizer, prompt_fn=chunks_as_prompt, require_right=True, seed=seed, batch_size=32, progress=False,
         path=folder / f"{seed}-{settings['details']}.jsonl", **settings_of_pairs,
     )  # fmt: skip
-    found = first_pairs(pairs, settings["pairs"])
-    wrong = set(Random(seed).sample(range(len(found)), round(settings["wrong"] * len(found))))
+    return with_wrong(first_pairs(pairs, settings["pairs"]), settings["wrong"], seed)
+
+
+def with_wrong(pairs: list[dict], share: float, seed: int) -> list[dict]:
+    """The pairs with two rejected answers each; in a share of them the third wrong answer is the chosen one."""
+    wrong = set(Random(seed).sample(range(len(pairs)), round(share * len(pairs))))
     return [
         pair | {"chosen": pair["rejected"][2] if k in wrong else pair["chosen"], "rejected": pair["rejected"][:2]}
-        for k, pair in enumerate(found)
+        for k, pair in enumerate(pairs)
     ]
 
 
