@@ -33,10 +33,12 @@ def bench_answers(
         seed: of the texts and the people in them.
         output: JSON file to write.
     """
+    found: dict[str, Any] = {"benchmark": "answers", "model": model, "seed": seed, "texts": []}
     with quiet():
-        found = {"benchmark": "answers", "model": model, "seed": seed}
-        found |= {"texts": own_answers(*load_language_model(model)[:2], lengths, seed)}
-    write_text(output, json.dumps(found, indent=1) + "\n")
+        loaded = load_language_model(model)
+        for length in lengths:
+            found["texts"] += own_answers(loaded.model, loaded.tokenizer, (length,), seed)
+            write_text(output, json.dumps(found, indent=1) + "\n")  # a long text takes minutes, and may be the last
     print(table(found["texts"]))
     return found
 
