@@ -19,7 +19,7 @@ EXERCISES = {
     "lesson10": "label_logp logp_and_gradient pack_layout sweep token_weights",
     "lesson11": "critical_chunks cut_into_chunks mixed_context rare_overlap recount",
     "lesson12": "broken_promise continuous_positions coverage_share logits_across_gaps rotate",
-    "lesson13": "adapter_norm last_whole pair_metrics who_moved",
+    "lesson13": "adapter_norm last_whole logo_loop pair_metrics who_moved",
 }
 HOMES = {f"check_{name}": file for file, names in EXERCISES.items() for name in names.split()}
 __all__ = sorted(HOMES)
