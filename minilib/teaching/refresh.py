@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="renew timings, memory and training outputs as well")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.pop("JPY_SESSION_NAME", None)  # started out of JupyterLab: pictures are stored as PNG all the same
     for path in tqdm(arguments.notebooks, desc="notebooks"):
         print(f"{path.name}: {'refreshed' if refresh(path, renew_ignored=arguments.all) else 'unchanged'}")
 
