@@ -39,9 +39,9 @@ def buttons(options: dict, address: str) -> dict:
     return {**options, **shown, "repository_url": address, "launch_buttons": {"thebe": False, **services}}
 
 
-def without_empty_headings(body: str) -> str:
-    """The page with an ordinary cell for each empty heading of a table."""
-    return EMPTY_HEADING.sub(r'<td class="head\1"></td>', body)
+def without_barriers(body: str) -> str:
+    """The page with an ordinary cell for each empty heading of a table, and without a role that was taken back."""
+    return EMPTY_HEADING.sub(r'<td class="head\1"></td>', body).replace(' role="doc-biblioentry"', "")
 
 
 def description(doctree: nodes.document) -> str:
@@ -70,7 +70,7 @@ def _improve(app, pagename, templatename, context, doctree) -> None:
     for kind in ("script_files", "css_files"):
         context[kind] = [file for file in context[kind] if not _is_thebe(file)]
     if "body" in context:
-        context["body"] = without_empty_headings(THEBE_CONFIG.sub("", context["body"]))
+        context["body"] = without_barriers(THEBE_CONFIG.sub("", context["body"]))
     text = description(doctree) if doctree else ""
     if text:
         context["metatags"] += f'\n<meta name="description" content="{html.escape(text)}" />'

@@ -74,7 +74,11 @@ def test_a_page_has_both_variants_of_a_figure_and_no_other_image_changes():
 
 def test_a_heading_without_a_word_is_a_cell():
     page = '<th class="head stub"><p></p></th><th class="head"><p>b</p></th>'
-    assert light_site.without_empty_headings(page) == '<td class="head stub"></td><th class="head"><p>b</p></th>'
+    assert light_site.without_barriers(page) == '<td class="head stub"></td><th class="head"><p>b</p></th>'
+
+
+def test_a_source_has_no_role_that_was_taken_back():
+    assert light_site.without_barriers('<div id="a" role="doc-biblioentry">') == '<div id="a">'
 
 
 def test_a_page_is_described_by_its_first_sentences():

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 LOOKS = {"light": 1280, "dark": 390}  # theme and width in pixels
 TABS = 2
@@ -82,8 +84,9 @@ def served(site: Path):
 
 
 def pages_of(site: Path) -> list[str]:
-    """Paths of all pages, the largest first, so that no tab begins with one when the others are done."""
+    """Paths of all pages but the one that only leads on, the largest first, so that none is begun last."""
     pages = [path for path in site.rglob("*.html") if "_static" not in path.parts]
+    pages = [path for path in pages if 'http-equiv="Refresh"' not in path.read_text()]
     return [path.relative_to(site).as_posix() for path in sorted(pages, key=lambda p: -p.stat().st_size)]
 
 
@@ -109,12 +112,14 @@ async def _visit_all(address: str, pages: list[str]) -> dict[str, Visit]:
     from playwright.async_api import async_playwright
 
     visits, todo, looks, axe = {}, list(reversed(pages)), {theme: set() for theme in LOOKS}, axe_script()
+    bar = tqdm(total=len(pages), desc="pages")
 
     async def tab(browser):
         page = await browser.new_page()
         while todo:
             name = todo.pop()
             visits[name] = await _visit(page, address, name, looks, axe)
+            bar.update()
 
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(**launch_options())
