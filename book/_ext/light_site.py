@@ -19,6 +19,7 @@ from docutils import nodes
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2")  # what a page asks for; the site's test sees every request
 SERVICES = {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com"}
 EMPTY_HEADING = re.compile(r'<th class="head([^"]*)"><p></p></th>')
+FORMULA_HEADING = re.compile(r'(<th class="head[^"]*"><p><span class="math[^"]*")>(\\\([^<]*\\\))(?=</span></p></th>)')
 THEBE_CONFIG = re.compile(r'\s*<script type="text/x-thebe-config">.*?</script>', re.DOTALL)
 DESCRIPTION = 160  # characters, as much as a list of search results shows
 
@@ -40,8 +41,17 @@ def buttons(options: dict, address: str) -> dict:
 
 
 def without_barriers(body: str) -> str:
-    """The page with an ordinary cell for each empty heading of a table, and without a role that was taken back."""
-    return EMPTY_HEADING.sub(r'<td class="head\1"></td>', body).replace(' role="doc-biblioentry"', "")
+    """The page with true headings of tables, and without a role that was taken back."""
+    body = EMPTY_HEADING.sub(r'<td class="head\1"></td>', body)
+    body = FORMULA_HEADING.sub(
+        lambda found: f'{found[1]} role="math" aria-label="{_spoken(found[2])}">{found[2]}', body
+    )
+    return body.replace(' role="doc-biblioentry"', "")
+
+
+def _spoken(formula: str) -> str:
+    """The words of a small formula: those of \\(\\gamma / \\beta\\) are gamma / beta."""
+    return " ".join(re.sub(r"[\\(){}$]", " ", formula).split())
 
 
 def description(doctree: nodes.document) -> str:

@@ -77,6 +77,13 @@ def test_a_heading_without_a_word_is_a_cell():
     assert light_site.without_barriers(page) == '<td class="head stub"></td><th class="head"><p>b</p></th>'
 
 
+def test_a_heading_that_is_a_formula_alone_has_words():
+    heading = r'<th class="head"><p><span class="math notranslate">\(\gamma / \beta\)</span></p></th>'
+    named = light_site.without_barriers(heading)
+    assert 'role="math" aria-label="gamma / beta">' in named
+    assert named.replace(' role="math" aria-label="gamma / beta"', "") == heading
+
+
 def test_a_source_has_no_role_that_was_taken_back():
     assert light_site.without_barriers('<div id="a" role="doc-biblioentry">') == '<div id="a">'
 
