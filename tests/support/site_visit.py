@@ -144,6 +144,7 @@ async def _visit(page, address: str, name: str, looks: dict[str, set], axe: str)
             await page.goto(address + name)
             await page.evaluate(FORMULAS)
             await page.evaluate(axe)
+            await page.add_style_tag(content="* { animation: none !important; transition: none !important }")
         await page.evaluate("(theme) => { document.documentElement.dataset.theme = theme }", theme)
         visit.too_wide += [f"{width}: {found}" for found in await page.evaluate(TOO_WIDE)]
         visit.images += await page.evaluate(BROKEN_IMAGES)
