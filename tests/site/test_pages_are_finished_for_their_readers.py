@@ -85,7 +85,12 @@ def test_a_heading_that_is_a_formula_alone_has_words():
 
 
 def test_a_source_has_no_role_that_was_taken_back():
-    assert light_site.without_barriers('<div id="a" role="doc-biblioentry">') == '<div id="a">'
+    assert light_site.without_barriers('<div id="a" role="doc-biblioentry">') == '<div id="a" role="listitem">'
+
+
+def test_a_table_that_may_be_scrolled_can_be_reached_by_keys():
+    table = '<div class="pst-scrollable-table-container"><table>'
+    assert light_site.without_barriers(table) == '<div class="pst-scrollable-table-container" tabindex="0"><table>'
 
 
 def test_a_page_is_described_by_its_first_sentences():
