@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--minutes", action="store_true", help="compute the minutes alone, execute nothing")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.pop("JPY_SESSION_NAME", None)  # started out of JupyterLab: pictures are stored as PNG all the same
     for path in tqdm(arguments.notebooks, desc="notebooks"):
         if arguments.minutes:
             notebook = nbformat.read(path, as_version=4)
