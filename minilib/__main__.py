@@ -19,6 +19,7 @@ from minilib import __version__
 from minilib.bench import bench_contrastive, bench_logps, bench_prefix, bench_step
 from minilib.bench.ablation import bench_alignment
 from minilib.bench.batches import bench_batches
+from minilib.bench.scorers import bench_scorers
 from minilib.cli.clip import clip
 from minilib.cli.clip_settings import ClipSettings
 from minilib.cli.command_line import Parser, normalised
@@ -35,6 +36,7 @@ BENCH = {
     "contrastive": bench_contrastive,
     "logps": bench_logps,
     "prefix": bench_prefix,
+    "scorers": bench_scorers,
     "step": bench_step,
 }
 
