@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from minilib.bench import device
+from minilib.bench.ablation.campaign import line_by_line
 from minilib.bench.real_alignment import one_run
 from minilib.bench.real_alignment.answers import answers_about
 from minilib.bench.real_alignment.arms import ARMS
@@ -37,9 +38,9 @@ from minilib.preferences.importance import exact_entities, rare_words
 from minilib.teaching.repro import quiet
 
 FULL: dict[str, Any] = {
-    "quick": False, "model": "smollm2", "length": 400, "chunk": 20, "text_seed": 11, "texts": 30,
-    "tuning_pairs": 8_192, "tuning_words": 14, "tuning_seed": 0, "tuning_steps": 8, "batches": [1_024, 64],
-    "micro_batch": 128, "lr": 1e-4, "pairs": 24, "rows": 80, "chunks": 5, "seeds": [1, 2, 3], "asked_texts": 10,
+    "quick": False, "model": "smollm2", "length": 400, "chunk": 20, "text_seed": 11, "texts": 20,
+    "tuning_pairs": 4_096, "tuning_words": 12, "tuning_seed": 0, "tuning_steps": 4, "batches": [1_024, 64],
+    "micro_batch": 256, "lr": 2e-4, "pairs": 24, "rows": 80, "chunks": 5, "seeds": [1, 2, 3], "asked_texts": 10,
     "asked_length": 200, "answer_tokens": 32,
     "training": {"accumulate": 4, "lr": 3e-4, "rank": 16, "alpha": 32, "target": 8_192, "save_every": 2},
 }  # fmt: skip
@@ -50,6 +51,7 @@ QUICK: dict[str, Any] = {
 }  # fmt: skip
 WORK = Path("runs/scorers")
 CEILING = "told the places"
+PAIR_MAKERS = (CEILING, "rare words", "MiniLM", pages.TUNED)  # exact entities find nobody here
 
 
 def bench_scorers(
@@ -80,11 +82,11 @@ def bench_scorers(
             found = part()
             document["parts"][name] = found | {"cpu_seconds": round(time.process_time() - began, 1)}
             document["machine"] = device.describe()
-            write_text(output, pages.part_by_part(document))
+            write_text(output, line_by_line(document))
     if missing := len(left.keys() - document["parts"].keys()):
         print(f"{output}: {missing} parts are left, the same command goes on")
     document |= pages.summarised(document)
-    write_text(output, pages.part_by_part(document))
+    write_text(output, line_by_line(document))
     write_text(output.with_suffix(".md"), pages.page(document))
     print(pages.plain(document))
     return document
@@ -110,49 +112,49 @@ def _opened(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def _parts(settings, work: Path, output: Path, document, deadline) -> dict[str, Callable[[], dict[str, Any]]]:
     """All parts by name, in the order in which they run."""
     parts: dict[str, Callable[[], dict[str, Any]]] = {}
-    for batch in settings["batches"]:
-        folder = work / f"tuned-{batch}"
-        parts[f"tuning, batch {batch}"] = lambda b=batch, f=folder: encoder.tune(b, settings, f, deadline)
-        if batch == settings["batches"][0]:
-            parts["recall"] = lambda: _recall(settings, work, output)
-    parts["recall, smaller batch"] = lambda: _recall_of(_tuned(settings, work, -1), settings)
-    for name in pair_makers(settings):
+
+    def tuning(batch: int) -> dict[str, Any]:
+        return encoder.tune(batch, settings, work / f"tuned-{batch}", deadline)
+
+    large, small = settings["batches"]
+    parts[f"tuning, batch {large}"] = lambda: tuning(large)
+    parts["recall"] = lambda: _recall(settings, work, output)
+    for name in PAIR_MAKERS:
         parts[f"pairs, {name}"] = lambda n=name: _pairs(n, settings, work, document, deadline)
     for seed in settings["seeds"]:
-        for name in ("base", *pair_makers(settings)):
-            if name != "base" or seed == settings["seeds"][0]:
-                parts[f"aligned, {name}, {seed}"] = lambda n=name, s=seed: _aligned(n, s, settings, work, deadline)
+        for name in PAIR_MAKERS if "aligned, base" in parts else ("base", *PAIR_MAKERS):
+            part = "aligned, base" if name == "base" else f"aligned, {name}, {seed}"
+            parts[part] = lambda n=name, s=seed: _aligned(n, s, settings, work, deadline)
+        parts[f"tuning, batch {small}"] = lambda: tuning(small)  # after the first seed
+        parts["recall, smaller batch"] = lambda: _measured(
+            encoder.CosineScorer(_tuned(settings, work, small)), settings
+        )
     return parts
 
 
-def pair_makers(settings: dict[str, Any]) -> tuple[str, ...]:
-    """The scorers that can make pairs where the wording differs, and the ceiling."""
-    return (CEILING, "rare words", "MiniLM", pages.TUNED)
-
-
-def _tuned(settings: dict[str, Any], work: Path, which: int = 0) -> encoder.TextEncoder:
-    found = encoder.load_encoder(settings["quick"])
-    found.load_state_dict(torch.load(work / f"tuned-{settings['batches'][which]}" / "encoder.pt", weights_only=True))
+def _tuned(settings: dict[str, Any], work: Path, batch: int | None = None) -> encoder.TextEncoder:
+    found, folder = encoder.load_encoder(settings["quick"]), work / f"tuned-{batch or settings['batches'][0]}"
+    found.load_state_dict(torch.load(folder / "encoder.pt", weights_only=True))
     return found
 
 
 def _recall(settings: dict[str, Any], work: Path, output: Path) -> dict[str, Any]:
     """Recall of the four scorers in all settings; the features of one of them are kept for the lesson."""
-    as_it_comes, tuned = encoder.load_encoder(settings["quick"]), _tuned(settings, work)
+    as_it_comes, tuned = map(encoder.CosineScorer, (encoder.load_encoder(settings["quick"]), _tuned(settings, work)))
+    scorers = {"exact entities": exact_entities, "rare words": rare_words, "MiniLM": as_it_comes, pages.TUNED: tuned}
+    found = {name: _measured(scorer, settings) for name, scorer in scorers.items()}
     lesson.write(as_it_comes, tuned, settings, output.with_suffix(".npz"))
-    found = {"exact entities": _measured(exact_entities, settings), "rare words": _measured(rare_words, settings)}
-    found |= {"MiniLM": _recall_of(as_it_comes, settings), pages.TUNED: _recall_of(tuned, settings)}
     return {"scorers": found}
-
-
-def _recall_of(model: encoder.TextEncoder, settings: dict[str, Any]) -> dict[str, Any]:
-    return _measured(encoder.make_scorer(model), settings)
 
 
 def _measured(scorer: recall.Scorer, settings: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for cell in recall.CELLS:
         texts = recall.asked_texts(cell, settings)
+        if isinstance(scorer, encoder.CosineScorer):  # all at once, which is quicker
+            scorer.features(
+                [t for text in texts for t in (*text["chunks"], *(row["question"] for row in text["rows"]))]
+            )
         scores = recall.scored(texts, scorer)
         found[cell] = recall.recalls(texts, scores)
         if cell == "other words, seen":
@@ -165,7 +167,7 @@ def _pairs(name: str, settings: dict[str, Any], work: Path, document, deadline: 
     if name in (CEILING, "rare words"):
         scorer = {CEILING: recall.told_places, "rare words": rare_words}[name]
     else:
-        scorer = encoder.make_scorer(
+        scorer = encoder.CosineScorer(
             _tuned(settings, work) if name == pages.TUNED else encoder.load_encoder(settings["quick"])
         )
     threshold = 0 if name == CEILING else document["parts"]["recall"]["scorers"][name]["threshold"]
@@ -210,9 +212,9 @@ def _file(work: Path, name: str) -> Path:
 
 def _aligned(name: str, seed: int, settings: dict[str, Any], work: Path, deadline: float | None) -> dict[str, Any]:
     """LOGO on the pairs of this scorer, and the answers of the model that comes out, about other people."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"chunks_by": name, "seed": seed}
     if name != "base" and not _file(work, name).read_text():
-        return {"texts": []}  # no pair, no training
+        return found | {"texts": []}  # no pair, no training
     model, tokenizer = one_run.loaded(settings["model"], settings)
     if name != "base":
         folder = _file(work, name).parent / f"run-{seed}"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +41,22 @@ class TextEncoder(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(SCALE)))
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit features `(k, d)`."""
-        read = self.tokenizer(list(texts), padding=True, truncation=True, max_length=128, return_tensors="pt")
-        output = self.model(input_ids=read["input_ids"], attention_mask=read["attention_mask"])
-        return F.normalize(pooled(output, read["attention_mask"], mean=True), dim=-1)
+        """Unit features `(k, d)`; texts of like length are read together, so that little is padded."""
+        order = sorted(range(len(texts)), key=lambda k: len(texts[k]))
+        parts = [self._read([texts[k] for k in order[at : at + AT_ONCE]]) for at in range(0, len(order), AT_ONCE)]
+        return torch.cat(parts)[torch.tensor(order).argsort()]
 
     encode_image = encode_text
 
+    def _read(self, texts: list[str]) -> Tensor:
+        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt")
+        output = self.model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+        return F.normalize(pooled(output, tokens["attention_mask"], mean=True), dim=-1)
+
     @torch.no_grad()
     def features(self, texts: Sequence[str]) -> Tensor:
-        """`encode_text` of many texts, without a graph, in evaluation mode."""
-        self.eval()
-        order = sorted(range(len(texts)), key=lambda k: len(texts[k]))
-        found: list[Tensor] = [torch.empty(0)] * len(texts)
-        for start in range(0, len(order), AT_ONCE):
-            rows = order[start : start + AT_ONCE]
-            for k, vector in zip(rows, self.encode_text([texts[k] for k in rows])):
-                found[k] = vector
-        return torch.stack(found)  # (n, d)
+        """`encode_text` without a graph, in evaluation mode."""
+        return self.eval().encode_text(texts)
 
 
 def load_encoder(quick: bool = False, seed: int = 0) -> TextEncoder:
@@ -77,16 +75,21 @@ def load_encoder(quick: bool = False, seed: int = 0) -> TextEncoder:
     return TextEncoder(BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)), tokenizer)
 
 
-def make_scorer(encoder: TextEncoder) -> Callable[[str, str, dict], float]:
+class CosineScorer:
     """The scorer for `build_pairs`; what it has read before, it remembers."""
-    known: dict[str, Tensor] = {}
 
-    def score(chunk: str, question: str, row: dict) -> float:
-        if new := [text for text in (chunk, question) if text not in known]:
-            known.update(zip(new, encoder.features(new)))
-        return float(known[chunk] @ known[question])
+    def __init__(self, encoder: TextEncoder):
+        self.encoder, self.known = encoder, {}
 
-    return score
+    def __call__(self, chunk: str, question: str, row: dict) -> float:
+        chunk_features, question_features = self.features([chunk, question])
+        return float(chunk_features @ question_features)
+
+    def features(self, texts: Sequence[str]) -> Tensor:
+        """Features `(k, d)` of the texts; those that are new are read together."""
+        if new := [text for text in dict.fromkeys(texts) if text not in self.known]:
+            self.known.update(zip(new, self.encoder.features(new)))
+        return torch.stack([self.known[text] for text in texts])
 
 
 def tune(batch: int, settings: dict[str, Any], folder: Path, deadline: float | None) -> dict[str, Any]:
@@ -108,14 +111,14 @@ def tune(batch: int, settings: dict[str, Any], folder: Path, deadline: float | N
     trainer = ContrastiveTrainer(
         encoder, rows, callbacks=[stop], batch_size=batch, micro_batch_size=settings["micro_batch"], steps=steps,
         lr=settings["lr"] * math.sqrt(batch / settings["batches"][0]), warmup=max(1, steps // 5),
-        seed=settings["tuning_seed"], output_dir=folder, save_every=max(1, steps // 4), progress=f"batch {batch:,}",
+        seed=settings["tuning_seed"], output_dir=folder, save_every=max(1, steps // 8), progress=f"batch {batch:,}",
     )  # fmt: skip
     records = trainer.train()
     torch.save(encoder.state_dict(), folder / "encoder.pt")
     return {
         "batch": batch, "steps": steps, "lr": trainer.settings["lr"], "others": _others(groups, batch, steps, trainer),
-        "losses": [round(record["loss"], 4) for record in records], "last": records[-1]["loss"], "scale": records[-1]["scale"],
-        "spent": records[-1]["cpu_seconds"], "distinct": len({*columns["image"]}),
+        "losses": [round(record["loss"], 4) for record in records], "last": records[-1]["loss"],
+        "scale": records[-1]["scale"], "spent": records[-1]["cpu_seconds"], "distinct": len({*columns["image"]}),
     }  # fmt: skip
 
 

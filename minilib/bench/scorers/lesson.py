@@ -7,6 +7,7 @@ seed, so that the features fit as long as generator and running text stay as the
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import torch
 from torch import Tensor
 
 from minilib.bench.scorers import people, recall
-from minilib.bench.scorers.encoder import TextEncoder
+from minilib.bench.scorers.encoder import CosineScorer
 
 CELL, TEXTS, PAIRS = "other words, unseen", 20, 1_024
 PATH = Path(__file__).parents[3] / "book" / "results" / "scorers.npz"
 
 
-def write(as_it_comes: TextEncoder, tuned: TextEncoder, settings: dict[str, Any], path: Path) -> None:
+def write(as_it_comes: CosineScorer, tuned: CosineScorer, settings: dict[str, Any], path: Path) -> None:
     """Store the features of both encoders for the first texts, and of the first for some training pairs."""
     texts = recall.asked_texts(CELL, settings)[:TEXTS]
     kept: dict[str, np.ndarray] = {}
@@ -58,3 +59,8 @@ def stored(settings: dict[str, Any], path: Path = PATH) -> tuple[list[dict], dic
                 numbers = torch.from_numpy(kept[name].astype(np.float32)) * float(kept[f"{name}, largest"])
                 features[name] = torch.nn.functional.normalize(numbers, dim=1)
     return texts, features
+
+
+def record(path: Path = PATH) -> dict[str, Any]:
+    """What the experiment has found so far."""
+    return json.loads(path.with_suffix(".json").read_text())

@@ -5,7 +5,6 @@ Intervals are 95 %, from 2,000 draws of whole texts with replacement; of aligned
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,11 @@ SPAN = "{N[mean]:.2f} ({N[low]:.2f} to {N[high]:.2f})"
 
 
 def summarised(document: dict[str, Any]) -> dict[str, Any]:
-    """`aligned`: by scorer the shares over all seeds; `missing`: seeds that a scorer still lacks."""
+    """`aligned`: by scorer the shares over all seeds that are done."""
     by_name: dict[str, dict[int, list]] = {}
-    for part, found in document["parts"].items():
-        if part.startswith("aligned, "):
-            name, _, seed = part.removeprefix("aligned, ").rpartition(", ")
-            if found["texts"]:
-                by_name.setdefault(name, {})[int(seed)] = found["texts"]
+    for found in document["parts"].values():
+        if found.get("texts"):
+            by_name.setdefault(found["chunks_by"], {})[found["seed"]] = found["texts"]
     base, aligned = by_name.get("base", {}), {}
     for name, runs in by_name.items():
         texts = [text for run in runs.values() for text in run]
@@ -95,16 +92,3 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
             " | ".join(["{name}", "{runs}", *shares, SPAN.replace("N", "over_base").replace(":.", ":+.")]), aligned,
         ),
     }  # fmt: skip
-
-
-def part_by_part(document: dict[str, Any]) -> str:
-    """JSON with a line for each part: small, and it can be compared."""
-    lines = []
-    for name, value in document.items():
-        text = json.dumps(value)
-        if name == "parts":
-            text = (
-                "{\n" + ",\n".join(f"{json.dumps(part)}: {json.dumps(found)}" for part, found in value.items()) + "\n}"
-            )
-        lines.append(f"{json.dumps(name)}: {text}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"

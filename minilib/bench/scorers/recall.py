@@ -9,7 +9,7 @@ Equal scores are put in a random order: a scorer that knows nothing has the reca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 from random import Random
 from typing import Any
@@ -83,8 +83,3 @@ def told_places(chunk: str, question: str, row: dict) -> int:
     """The ceiling: a scorer that is told where the facts stand."""
     start = row["context"].index(chunk)
     return int(people.critical(row, [row["context"][:start], chunk])[1])
-
-
-def texts_of(found: Iterable[dict]) -> list[str]:
-    """Every chunk and question, once."""
-    return list(dict.fromkeys(t for text in found for t in [*text["chunks"], *(r["question"] for r in text["rows"])]))
