@@ -117,8 +117,12 @@ def _parts(settings, work: Path, output: Path, document, deadline) -> dict[str, 
         return encoder.tune(batch, settings, work / f"tuned-{batch}", deadline)
 
     large, small = settings["batches"]
+    smaller = f"{pages.TUNED}, batch {small:,}"
+    for name in ("exact entities", "rare words", "MiniLM"):
+        parts[f"recall, {name}"] = lambda n=name: _recall(_scorer(n, settings, work), settings)
+    parts["features for the lesson"] = lambda: _features(settings, output)
     parts[f"tuning, batch {large}"] = lambda: tuning(large)
-    parts["recall"] = lambda: _recall(settings, work, output)
+    parts[f"recall, {pages.TUNED}"] = lambda: _recall(_scorer(pages.TUNED, settings, work), settings)
     for name in PAIR_MAKERS:
         parts[f"pairs, {name}"] = lambda n=name: _pairs(n, settings, work, document, deadline)
     for seed in settings["seeds"]:
@@ -126,29 +130,30 @@ def _parts(settings, work: Path, output: Path, document, deadline) -> dict[str, 
             part = "aligned, base" if name == "base" else f"aligned, {name}, {seed}"
             parts[part] = lambda n=name, s=seed: _aligned(n, s, settings, work, deadline)
         parts[f"tuning, batch {small}"] = lambda: tuning(small)  # after the first seed
-        parts["recall, smaller batch"] = lambda: _measured(
-            encoder.CosineScorer(_tuned(settings, work, small)), settings
-        )
+        parts[f"recall, {smaller}"] = lambda: _recall(_scorer(smaller, settings, work), settings)
     return parts
 
 
-def _tuned(settings: dict[str, Any], work: Path, batch: int | None = None) -> encoder.TextEncoder:
-    found, folder = encoder.load_encoder(settings["quick"]), work / f"tuned-{batch or settings['batches'][0]}"
-    found.load_state_dict(torch.load(folder / "encoder.pt", weights_only=True))
-    return found
+def _scorer(name: str, settings: dict[str, Any], work: Path) -> recall.Scorer:
+    """The scorer of this name; the tuned ones from the folder of their tuning."""
+    known = {CEILING: recall.told_places, "exact entities": exact_entities, "rare words": rare_words}
+    if name in known:
+        return known[name]
+    model = encoder.load_encoder(settings["quick"])
+    if name != "MiniLM":
+        folder = work / f"tuned-{settings['batches'][0 if name == pages.TUNED else 1]}"
+        model.load_state_dict(torch.load(folder / "encoder.pt", weights_only=True))
+    return encoder.CosineScorer(model)
 
 
-def _recall(settings: dict[str, Any], work: Path, output: Path) -> dict[str, Any]:
-    """Recall of the four scorers in all settings; the features of one of them are kept for the lesson."""
-    as_it_comes, tuned = map(encoder.CosineScorer, (encoder.load_encoder(settings["quick"]), _tuned(settings, work)))
-    scorers = {"exact entities": exact_entities, "rare words": rare_words, "MiniLM": as_it_comes, pages.TUNED: tuned}
-    found = {name: _measured(scorer, settings) for name, scorer in scorers.items()}
-    lesson.write(as_it_comes, tuned, settings, output.with_suffix(".npz"))
-    return {"scorers": found}
+def _features(settings: dict[str, Any], output: Path) -> dict[str, Any]:
+    lesson.write(encoder.load_encoder(settings["quick"]), settings, output.with_suffix(".npz"))
+    return {"setting": lesson.CELL}
 
 
-def _measured(scorer: recall.Scorer, settings: dict[str, Any]) -> dict[str, Any]:
-    found = {}
+def _recall(scorer: recall.Scorer, settings: dict[str, Any]) -> dict[str, Any]:
+    """Recall in all settings, and the threshold."""
+    found: dict[str, Any] = {}
     for cell in recall.CELLS:
         texts = recall.asked_texts(cell, settings)
         if isinstance(scorer, encoder.CosineScorer):  # all at once, which is quicker
@@ -164,13 +169,8 @@ def _measured(scorer: recall.Scorer, settings: dict[str, Any]) -> dict[str, Any]
 
 def _pairs(name: str, settings: dict[str, Any], work: Path, document, deadline: float | None) -> dict[str, Any]:
     """Pairs by this scorer's chunks until there are enough, and what they are worth."""
-    if name in (CEILING, "rare words"):
-        scorer = {CEILING: recall.told_places, "rare words": rare_words}[name]
-    else:
-        scorer = encoder.CosineScorer(
-            _tuned(settings, work) if name == pages.TUNED else encoder.load_encoder(settings["quick"])
-        )
-    threshold = 0 if name == CEILING else document["parts"]["recall"]["scorers"][name]["threshold"]
+    scorer = _scorer(name, settings, work)
+    threshold = 0 if name == CEILING else document["parts"][f"recall, {name}"]["threshold"]
     model, tokenizer = one_run.loaded(settings["model"], settings)
     stream = people.documents(length=settings["length"], seed=settings["text_seed"] + 1, measure=count_words, part=1)
     rows = [text[k % people.PEOPLE] for k, text in zip(range(settings["rows"]), stream)]

@@ -1,6 +1,6 @@
-"""What lesson 15 computes with: features of the chunks and questions of some texts, before and after tuning, stored.
+"""What lesson 15 computes with: MiniLM's features of the chunks and questions of some texts, stored.
 
-Eight bits a number, with the largest number of each array: some 1 MB. The texts themselves are made anew from their
+Eight bits a number, with the largest number of each array: some 800 kB. The texts themselves are made anew from their
 seed, so that the features fit as long as generator and running text stay as they are; their digest is kept.
 """
 
@@ -16,24 +16,23 @@ import torch
 from torch import Tensor
 
 from minilib.bench.scorers import people, recall
-from minilib.bench.scorers.encoder import CosineScorer
+from minilib.bench.scorers.encoder import TextEncoder
 
 CELL, TEXTS, PAIRS = "other words, unseen", 20, 1_024
 PATH = Path(__file__).parents[3] / "book" / "results" / "scorers.npz"
 
 
-def write(as_it_comes: CosineScorer, tuned: CosineScorer, settings: dict[str, Any], path: Path) -> None:
-    """Store the features of both encoders for the first texts, and of the first for some training pairs."""
+def write(encoder: TextEncoder, settings: dict[str, Any], path: Path) -> None:
+    """Store the encoder's features of the first texts, and of some training pairs."""
     texts = recall.asked_texts(CELL, settings)[:TEXTS]
-    kept: dict[str, np.ndarray] = {}
-    for name, model in (("MiniLM", as_it_comes), ("tuned", tuned)):
-        _keep(kept, f"{name} chunks", model.features([c for text in texts for c in text["chunks"]]))
-        _keep(kept, f"{name} questions", model.features([row["question"] for text in texts for row in text["rows"]]))
     pairs = people.training_pairs(
         min(PAIRS, settings["tuning_pairs"]), settings["tuning_words"], settings["tuning_seed"]
     )
-    _keep(kept, "train questions", as_it_comes.features(pairs["image"]))
-    _keep(kept, "train chunks", as_it_comes.features(pairs["caption"]))
+    kept: dict[str, np.ndarray] = {}
+    _keep(kept, "chunks", encoder.features([chunk for text in texts for chunk in text["chunks"]]))
+    _keep(kept, "questions", encoder.features([row["question"] for text in texts for row in text["rows"]]))
+    _keep(kept, "train questions", encoder.features(pairs["image"]))
+    _keep(kept, "train chunks", encoder.features(pairs["caption"]))
     np.savez_compressed(path, digest=np.array(digest(texts)), **kept)
 
 

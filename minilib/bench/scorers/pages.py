@@ -58,11 +58,7 @@ def plain(document: dict[str, Any]) -> str:
 def tables(document: dict[str, Any], table: report.Table = report.markdown) -> dict[str, str]:
     """The tables of the page by title; those without a finished part are empty."""
     parts = document["parts"]
-    small = document["settings"]["batches"][-1]
-    found = dict(parts.get("recall", {}).get("scorers", {}))
-    if "recall, smaller batch" in parts:
-        found[f"{TUNED}, batch {small:,}"] = parts["recall, smaller batch"]
-    rows = [{"name": name} | figures for name, figures in found.items()]
+    rows = [{"name": part.removeprefix("recall, ")} | found for part, found in parts.items() if "same names" in found]
     cells = ("same names", "other words, seen", "other words, unseen")
     spans = [SPAN.replace("N", f"{cell}[at_critical]") for cell in cells]
     tunings = [found for part, found in parts.items() if part.startswith("tuning")]

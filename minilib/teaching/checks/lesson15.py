@@ -16,9 +16,7 @@ FAR = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2]
 def check_recall_at(learner: Callable[[Sequence[float], Sequence[int], int], float]) -> None:
     """Exercise: `recall_at(scores, critical, k)`, the share of critical chunks among the k best."""
     cases = {
-        "for two critical chunks of which one is among the 2 best": lambda fn: _recall(
-            fn, [0.1, 0.9, 0.4, 0.6], [1, 2], 2
-        ),
+        "for four critical chunks and k = 3": lambda fn: _recall(fn, [0.1, 0.9, 0.4, 0.6, 0.3, 0.2], [0, 1, 3, 4], 3),
         "for three critical chunks and k = 2": lambda fn: _recall(fn, [0.8, 0.2, 0.7, 0.5, 0.1], [0, 2, 3], 2),
         "for k = 5 and one critical chunk": lambda fn: _recall(fn, [0.5, 0.3, 0.2, 0.9, 0.8, 0.1], [2], 5),
         "for scores below zero": lambda fn: _recall(fn, [-0.5, -0.1, -0.9, -0.2], [1, 2], 1),
