@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from minilib.bench.scorers import recall
 from minilib.teaching.checks.contract import compare, run
 
 FAR = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2]
@@ -78,8 +77,10 @@ def _floor(fn: Callable, facts: list[str]) -> str | None:
 
 def _threshold(fn: Callable, scores: list[float], flags: list[int]) -> str | None:
     critical = [bool(flag) for flag in flags]
-    want = recall.best_threshold([{"critical": [critical]}], [[scores]])
     ranked = sorted(zip(scores, critical), reverse=True)
+    f1 = [2 * sum(flag for _, flag in ranked[:k]) / (k + sum(critical)) for k in range(1, len(ranked))]
+    best = f1.index(max(f1))
+    want = (ranked[best][0] + ranked[best + 1][0]) / 2
     above = [score for score, _ in ranked if score > want]
     lowest = min(score for score, flag in ranked if flag)
     below = max([score for score, _ in ranked if score < lowest], default=lowest)
