@@ -70,7 +70,7 @@ def load_encoder(quick: bool = False, seed: int = 0) -> TextEncoder:
 
     torch.manual_seed(seed)
     tokenizer = tiny_lm()[1]
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer.pad_token, tokenizer.padding_side = tokenizer.pad_token or tokenizer.eos_token, "right"
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     return TextEncoder(BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)), tokenizer)
 
