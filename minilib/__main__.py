@@ -20,6 +20,7 @@ from minilib.bench import bench_contrastive, bench_logps, bench_prefix, bench_st
 from minilib.bench.ablation import bench_alignment, bench_preference
 from minilib.bench.batches import bench_batches
 from minilib.bench.real_alignment.own_answers import bench_answers
+from minilib.bench.scorers import bench_scorers
 from minilib.cli.clip import clip
 from minilib.cli.clip_settings import ClipSettings
 from minilib.cli.command_line import Parser, normalised
@@ -38,6 +39,7 @@ BENCH = {
     "logps": bench_logps,
     "preference": bench_preference,
     "prefix": bench_prefix,
+    "scorers": bench_scorers,
     "step": bench_step,
 }
 

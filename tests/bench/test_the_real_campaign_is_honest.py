@@ -29,7 +29,7 @@ def texts(part=0, count=4, length=600):
 
 @pytest.fixture(scope="module")
 def loaded():
-    return one_run._loaded("a random model", SETTINGS)
+    return one_run.loaded("a random model", SETTINGS)
 
 
 def test_no_value_occurs_in_the_prose_and_training_and_evaluation_share_none():

@@ -66,7 +66,7 @@ def bench_alignment(
     document = {"benchmark": "alignment", "settings": settings, "seeds": list(seeds), "machine": device.describe()}
     document |= {"pairs": sorted(reports, key=lambda report: report["seed"])}
     document |= pages.summarise(records) | {"records": [_slim(record) for record in records]}
-    write_text(output / "alignment.json", _line_by_line(document))
+    write_text(output / "alignment.json", line_by_line(document))
     pages.write(output, document)
     print(pages.plain(document))
     return document
@@ -108,7 +108,7 @@ def _pairs(output: Path, seed: int) -> Path:
     return output / "pairs" / f"{seed}.jsonl"
 
 
-def _line_by_line(document: dict[str, Any]) -> str:
+def line_by_line(document: dict[str, Any]) -> str:
     """JSON with a line for each entry, and for each of theirs where they are many: small, and it can be read."""
 
     def lines(value: Any, depth: int) -> str:

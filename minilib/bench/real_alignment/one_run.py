@@ -34,15 +34,15 @@ def make_pairs(
     model_name: str, settings: dict[str, Any], wanted: int, path: Path, deadline: float | None
 ) -> dict[str, Any]:  # fmt: skip
     """Write pairs until there are so many, or find them there; returns what their report counts."""
-    model, tokenizer = _loaded(model_name, settings)
-    answer = _by_rule() if settings["quick"] else _asking(model, tokenizer)
+    model, tokenizer = loaded(model_name, settings)
+    answer = _by_rule() if settings["quick"] else asking(model, tokenizer)
     found = recipe.pairs(answer, tokenizer, settings, path)
     made = 0
     for _ in found:
         made += 1
         if made >= wanted:
             break
-        _check(deadline)
+        check_time(deadline)
     return {"pairs": made, "report": found.report.to_dict()}
 
 
@@ -51,29 +51,35 @@ def run(arm: Arm, seed: int, model_name: str, settings: dict, output: Path, dead
     """The record of this arm and seed. Raises OutOfTimeError at the deadline."""
     folder = output / "runs" / f"{arm.slug}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    model, tokenizer = _loaded(model_name, settings)
+    model, tokenizer = loaded(model_name, settings)
     record: dict[str, Any] = {"arm": arm.name, "seed": seed, "model": model_name, "settings": settings}
     if arm.loss is not None:
-        trained = _train(arm, seed, settings, output, folder, model, tokenizer, deadline)
+
+        def rows() -> list[dict[str, Any]]:
+            return training_rows(output / "pairs.jsonl", tokenizer, round(arm.pairs * settings["pairs"]))
+
+        trained = train(arm, seed, settings, folder, model, tokenizer, rows, deadline)
         model, record["costs"], record["curve"] = trained
     found = scores.measured(
-        model, tokenizer, seed + EVALUATION, settings, folder / "scores.json", lambda: _check(deadline)
+        model, tokenizer, seed + EVALUATION, settings, folder / "scores.json", lambda: check_time(deadline)
     )
     record["scores"] = {name: part["found"] for name, part in found.items()}
     record["scores_cpu_seconds"] = sum(part["cpu_seconds"] for part in found.values())
     return record | {"peak_memory": process_peak()}
 
 
-def _train(arm: Arm, seed: int, settings, output: Path, folder: Path, model, tokenizer, deadline):
-    """The trained model with its adapter merged, what it cost, and the curve."""
+def train(
+    arm: Arm, seed: int, settings: dict[str, Any], folder: Path, model, tokenizer, rows: Callable[[], list[dict]],
+    deadline: float | None,
+):  # fmt: skip
+    """The trained model with its adapter merged, what it cost, and the curve; `rows` gives the pairs."""
     from transformers import TrainerCallback
 
     from minilib.trainers.trainer_utils import last_checkpoint, remove_unfinished_checkpoints
 
     done = folder / "trained.json"
     if not done.exists():
-        rows = training_rows(output / "pairs.jsonl", tokenizer, round(arm.pairs * settings["pairs"]))
-        trainer = make_trainer(arm, seed, settings, folder, model, tokenizer, rows)
+        trainer = make_trainer(arm, seed, settings, folder, model, tokenizer, rows())
 
         class Watch(TrainerCallback):
             def on_step_end(self, args, state, control, **_):
@@ -139,18 +145,18 @@ def make_trainer(arm: Arm, seed: int, settings, folder: Path, model, tokenizer, 
     return trainer
 
 
-def _check(deadline: float | None) -> None:
+def check_time(deadline: float | None) -> None:
     if deadline is not None and time.time() > deadline:
         raise OutOfTimeError
 
 
-def _loaded(name: str, settings: dict[str, Any]):
+def loaded(name: str, settings: dict[str, Any]):
     """Model and tokenizer; for a quick look a random model, its tokenizer that of the tiny one in a chat template."""
     from minilib.models.loading import load_language_model
 
     if not settings["quick"]:
-        loaded = load_language_model(name)
-        return loaded.model, loaded.tokenizer
+        found = load_language_model(name)
+        return found.model, found.tokenizer
     import torch
 
     from minilib.models.tiny_lm import new_model, tiny_lm
@@ -164,7 +170,7 @@ def _loaded(name: str, settings: dict[str, Any]):
     return new_model(len(tokenizer), dim=16, layers=2, heads=2, groups=1).eval(), tokenizer
 
 
-def _asking(model, tokenizer) -> Callable[[list[str]], list[str]]:
+def asking(model, tokenizer) -> Callable[[list[str]], list[str]]:
     from minilib.models.generation import make_answer_fn
 
     return make_answer_fn(model, tokenizer, max_new_tokens=recipe.ANSWER, batch_tokens=8_192)

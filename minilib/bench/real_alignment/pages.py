@@ -103,10 +103,10 @@ def _spread(texts: Texts, measure: Callable[[list[dict]], list[float]]) -> dict[
     if not texts:
         return None
     values = [measure(verdicts) for verdicts in texts.values()]
-    return _drawn(np.array([sum(v) for v in values]), np.array([len(v) for v in values]))
+    return drawn(np.array([sum(v) for v in values]), np.array([len(v) for v in values]))
 
 
-def _drawn(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+def drawn(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     picked = np.random.default_rng(0).integers(len(sums), size=(DRAWS, len(sums)))
     low, high = np.quantile(sums[picked].sum(1) / counts[picked].sum(1), [0.025, 0.975])
     mean = sums.sum() / counts.sum()
@@ -119,7 +119,7 @@ def _difference(texts: Texts, others: Texts) -> dict[str, float] | None:
     if not both:
         return None
     sums = np.array([sum(_facts(texts[key])) - sum(_facts(others[key])) for key in both])
-    return _drawn(sums, np.array([len(_facts(texts[key])) for key in both]))
+    return drawn(sums, np.array([len(_facts(texts[key])) for key in both]))
 
 
 def _at_depth(texts: Texts, low: float, high: float) -> float | None:

@@ -47,8 +47,8 @@ def documents(
         rng = Random(f"{seed}/{part}/{number}/{length}")
         held = list(VALUES)[: kinds or 2 + number % 2]
         drawn = {kind: rng.sample(VALUES[kind][part::2], PEOPLE) for kind in held}
-        people = {name: {kind: drawn[kind][k] for kind in held} for k, name in enumerate(_names(rng))}
-        yield {"people": people} | _written(rng, people, length, measure)
+        people = {name: {kind: drawn[kind][k] for kind in held} for k, name in enumerate(invented_names(rng))}
+        yield {"people": people} | written(rng, _facts(people), length, measure)
 
 
 def asked(document: dict[str, Any], name: str) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def all_right(answer: str, row: dict[str, Any]) -> bool:
     return all(found["right"]) and not found["wrong"]
 
 
-def _names(rng: Random) -> list[str]:
+def invented_names(rng: Random) -> list[str]:
     """As many names as there are people, no two of which share a word."""
     words: list[str] = []
     while len(words) < 2 * PEOPLE:
@@ -103,12 +103,16 @@ def _names(rng: Random) -> list[str]:
     return [f"{first} {last}" for first, last in zip(words[::2], words[1::2])]
 
 
-def _written(rng: Random, people: dict[str, dict], length: int, measure: Callable[[str], int]) -> dict[str, Any]:
-    facts = [
+def _facts(people: dict[str, dict[str, str]]) -> list[dict[str, str]]:
+    return [
         {"name": name, "value": value, "text": TELLS[kind].format(name, value)}
         for name, mine in people.items()
         for kind, value in mine.items()
     ]
+
+
+def written(rng: Random, facts: list[dict], length: int, measure: Callable[[str], int]) -> dict[str, Any]:
+    """Running text with these facts, each hidden at a place of its own, and their depths."""
     room = length - sum(measure(fact["text"]) for fact in facts)
     if room < 0:
         raise ValueError(f"length must hold the {length - room} tokens of the facts, got {length}: ask for more.")
