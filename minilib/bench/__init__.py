@@ -1,7 +1,7 @@
 """Side-by-side measurements, one file per claim: our losses and steps next to named peers, in one run.
 
-The commands `python -m minilib bench contrastive | logps | prefix | step | alignment | batches` are functions here, in
-`ablation` and in `batches`; the other files are what they share.
+The commands `python -m minilib bench contrastive | logps | prefix | step` are functions here, `alignment` and
+`preference` in `ablation`, `answers` in `real_alignment`, `batches` in `batches`; the other files are what they share.
 """
 
 from minilib.bench.contrastive import bench_contrastive
