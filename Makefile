@@ -7,13 +7,15 @@ RUN    := $(BIN)/python
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help tour test lab book bench refresh faults audit clean
+.PHONY: help tour test test-solutions lab book test-site bench refresh faults audit clean
 
 help:
 	@echo "make tour     train giant batches and align a language model on this machine; writes runs/tour/report.html"
 	@echo "make test     unit tests, properties and every notebook (pytest --nbval)"
+	@echo "make test-solutions  run every lesson whole with its folded solutions filled in"
 	@echo "make lab      open JupyterLab on lesson 00"
 	@echo "make book     build the book into book/_build/html"
+	@echo "make test-site  after make book: every page in headless Chromium (console, requests, widths, axe-core)"
 	@echo "make bench    time the losses next to their peers; writes runs/bench/"
 	@echo "make refresh  execute the notebooks again and store their outputs"
 	@echo "make faults   kill a training of each kind a hundred times and compare how it ends, to the bit"
@@ -27,12 +29,20 @@ test: $(VENV)/.dev
 	$(RUN) -m pytest -n 2 --dist loadfile
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --nbval --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
+test-solutions: $(VENV)/.dev
+	MINILIB_SOLVED=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 tests/teaching/test_solutions_pass_as_pasted.py
+
 lab: $(VENV)/.dev
 	@# on localhost and behind a token, as root too (in a container), which jupyter would otherwise not start for
 	$(RUN) -m jupyter lab --ip=localhost $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 
 book: $(VENV)/.book
 	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book --warningiserror --keep-going --all
+
+test-site: $(VENV)/.dev
+	@test -f book/_build/html/index.html || { echo "make test-site looks at the built site: run make book first"; exit 1; }
+	@if $(PIP) --editable ".[site]"; then MINILIB_SITE=book/_build/html $(RUN) -m pytest tests/site; \
+	  else echo "make test-site: playwright and axe-core could not be installed, so the site was not visited"; fi
 
 bench: $(VENV)/.bench
 	$(RUN) -m minilib bench contrastive

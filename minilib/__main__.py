@@ -17,8 +17,9 @@ from jsonargparse import auto_cli
 
 from minilib import __version__
 from minilib.bench import bench_contrastive, bench_logps, bench_prefix, bench_step
-from minilib.bench.ablation import bench_alignment
+from minilib.bench.ablation import bench_alignment, bench_preference
 from minilib.bench.batches import bench_batches
+from minilib.bench.real_alignment.own_answers import bench_answers
 from minilib.bench.scorers import bench_scorers
 from minilib.cli.clip import clip
 from minilib.cli.clip_settings import ClipSettings
@@ -32,9 +33,11 @@ from minilib.teaching.tour.tour import tour
 BENCH = {
     "_help": "Measure losses, steps and whole alignments next to their peers.",
     "alignment": bench_alignment,
+    "answers": bench_answers,
     "batches": bench_batches,
     "contrastive": bench_contrastive,
     "logps": bench_logps,
+    "preference": bench_preference,
     "prefix": bench_prefix,
     "scorers": bench_scorers,
     "step": bench_step,

@@ -4,10 +4,17 @@ A clean kernel runs each notebook from top to bottom; metadata is reduced to wha
 the lesson and nothing of the machine that ran it. Running it twice changes nothing: outputs tagged
 `nbval-ignore-output` (timings, memory, training, widgets) are kept as stored unless something else in the notebook
 changed; `--all` renews those as well.
+
+The minutes in a lesson's overview, and in the table of the README, are computed. Reading: 120 words a minute and 5
+seconds for a line of code, folds left out. Exercises: the minutes in their boxes, plus all folds, read in the same
+way; an open task has minutes of its own. Both are rounded up to 5 minutes. `--minutes` writes
+these alone and executes nothing.
 """
 
 import argparse
+import math
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -17,6 +24,11 @@ from tqdm.auto import tqdm
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 IGNORED = "nbval-ignore-output"
+README = Path(__file__).parents[2] / "README.md"
+WORDS_A_MINUTE, SECONDS_A_LINE = 120, 5
+FOLD = re.compile(r"<details>.*?</details>", re.DOTALL)
+BLOCK = re.compile(r"```.*?\n(.*?)```", re.DOTALL)
+BOX = re.compile(r"^> \*\*Level.*importance.*?(\d+) minutes", re.MULTILINE)
 
 
 def refresh(path: Path, *, renew_ignored: bool = False) -> bool:
@@ -25,6 +37,7 @@ def refresh(path: Path, *, renew_ignored: bool = False) -> bool:
     old, new = nbformat.reads(before, as_version=4), nbformat.reads(before, as_version=4)
     NotebookClient(new, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
     normalise(new)
+    set_minutes(new)
     if not renew_ignored and _same_lesson(old, new):
         for stored, fresh in zip(old.cells, new.cells):
             if _is_ignored(fresh):
@@ -51,6 +64,50 @@ def normalise(notebook: NotebookNode) -> None:
         alt_texts = [o.metadata["image/png"]["alt"] for o in cell.outputs if "image/png" in o.get("metadata", {})]
         if alt_texts:  # the key that Jupyter Book reads
             cell.metadata["mystnb"] = {"image": {"alt": " ".join(alt_texts)}}
+
+
+def words(text: str) -> int:
+    """How many words a reader of this Markdown reads: a formula or a name in code is one, an address none."""
+    for pattern, left in (
+        (BLOCK.pattern, " "),
+        (r"\$\$.+?\$\$|\$[^$\n]+\$|`[^`\n]+`", " x "),
+        (r"\]\([^)\s]*\)|<[^>]+>", " "),
+    ):
+        text = re.sub(pattern, left, text, flags=re.DOTALL)
+    return len(re.findall(r"\w[\w'’.,-]*", text))
+
+
+def minutes(notebook: NotebookNode) -> tuple[int, int]:
+    """Minutes of reading and of exercises, by the rule above."""
+    prose = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    folds, code = "\n".join(FOLD.findall(prose)), [c.source for c in notebook.cells if c.cell_type == "code"]
+    reading = _seconds(FOLD.sub("", prose), "\n".join(code))
+    doing = 60 * sum(map(int, BOX.findall(prose))) + _seconds(folds)
+    return tuple(5 * math.ceil(seconds / 300) for seconds in (reading, doing))
+
+
+def set_minutes(notebook: NotebookNode) -> None:
+    """Write the minutes into the overview, where it has rows for them."""
+    told = zip(("Reading", "Exercises"), minutes(notebook))
+    for row, number in told:
+        for cell in notebook.cells[:2]:
+            cell.source = re.sub(rf"\| {row} \| \d+ minutes", f"| {row} | {number} minutes", cell.source)
+
+
+def set_minutes_of_readme(notebooks: list[Path], readme: Path = README) -> None:
+    """The last two columns of the README's table of lessons, from the overviews."""
+    text = readme.read_text()
+    for path in notebooks:
+        told = re.findall(r"\| (?:Reading|Exercises) \| (\d+) minutes", path.read_text())
+        row = rf"^(\|.*\(notebooks/{re.escape(path.name)}\).*)\| \d+ \| \d+ \|$"
+        if len(told) == 2:
+            text = re.sub(row, rf"\g<1>| {' | '.join(told)} |", text, flags=re.MULTILINE)
+    readme.write_text(text)
+
+
+def _seconds(prose: str, code: str = "") -> float:
+    lines = [line for source in (*BLOCK.findall(prose), code) for line in source.splitlines() if line.strip()]
+    return 60 * words(prose) / WORDS_A_MINUTE + SECONDS_A_LINE * len(lines)
 
 
 def _normalise_output(output: NotebookNode, count: int) -> NotebookNode:
@@ -89,10 +146,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Execute lessons again and store their outputs.")
     parser.add_argument("notebooks", nargs="+", type=Path)
     parser.add_argument("--all", action="store_true", help="renew timings, memory and training outputs as well")
+    parser.add_argument("--minutes", action="store_true", help="compute the minutes alone, execute nothing")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.pop("JPY_SESSION_NAME", None)  # started out of JupyterLab: pictures are stored as PNG all the same
     for path in tqdm(arguments.notebooks, desc="notebooks"):
-        print(f"{path.name}: {'refreshed' if refresh(path, renew_ignored=arguments.all) else 'unchanged'}")
+        if arguments.minutes:
+            notebook = nbformat.read(path, as_version=4)
+            set_minutes(notebook)
+            path.write_text(nbformat.writes(notebook) + "\n")
+        else:
+            print(f"{path.name}: {'refreshed' if refresh(path, renew_ignored=arguments.all) else 'unchanged'}")
+    set_minutes_of_readme(arguments.notebooks)
 
 
 if __name__ == "__main__":

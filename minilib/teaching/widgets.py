@@ -21,7 +21,8 @@ def explore(draw: Callable[..., Figure], **sliders):
     """Put a slider before each argument of `draw` and show the figure it returns; the returned box displays itself.
 
     A slider is a list of the values to choose from, or a tuple `(values, start)`; without a start it begins in the
-    middle. Needs ipywidgets, which the extra `notebooks` installs (ModuleNotFoundError says so).
+    middle. Names are chosen from a list that drops down. Needs ipywidgets, which the extra `notebooks` installs
+    (ModuleNotFoundError says so).
     """
     widgets = _ipywidgets()
     controls = {name: _slider(widgets, name, choice) for name, choice in sliders.items()}
@@ -94,6 +95,8 @@ def _total(batch: int, dim: int, backend: str) -> int:
 
 def _slider(widgets, name: str, choice):
     values, start = choice if isinstance(choice, tuple) else (choice, choice[len(choice) // 2])
+    if all(isinstance(value, str) for value in values):
+        return widgets.Dropdown(options=values, value=start, description=name)
     return widgets.SelectionSlider(
         options=[(v if isinstance(v, str) else f"{v:,}", v) for v in values],
         value=start,

@@ -5,6 +5,7 @@ A random model of two layers stands in for the real one, and records made up her
 
 import itertools
 import json
+import time
 
 import pytest
 import torch
@@ -59,6 +60,12 @@ def test_every_fact_stands_once_in_its_text_and_the_text_is_as_long_as_asked():
 def test_answers_are_judged_by_the_values_they_name(answer, right, wrong, sentence):
     assert people.judged(answer, ["baker", "Oslo"]) == {"right": right, "wrong": wrong, "sentence": sentence}
     assert people.all_right(answer, {"values": ["baker", "Oslo"]}) == (all(right) and not wrong)
+
+
+def test_a_long_answer_without_an_end_is_judged_at_once():
+    began = time.process_time()
+    assert not people.judged("A " + "word of it and " * 100, ["baker"])["sentence"]
+    assert time.process_time() - began < 1
 
 
 def test_our_own_sentence_is_right(loaded):

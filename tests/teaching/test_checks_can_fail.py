@@ -15,7 +15,6 @@ from minilib import clip_loss, lse
 from minilib.evals.retrieval import recall_at_k
 from minilib.teaching import checks, memory
 from minilib.teaching.checks.contract import close, verdict
-from minilib.trainers.grad_cache import cached_backward
 
 INF = math.inf
 
@@ -105,39 +104,41 @@ def gradients(loss_fn):
     return fn
 
 
-def cached(encoder, inputs, loss_fn, micro):
-    cached_backward([encoder], inputs.split(micro), loss_fn)
+def row_sums(img, txt, tile):
+    return sum(torch.exp(img @ texts.T).sum(1) for texts in txt.split(tile))
 
 
-def small_losses(encoder, inputs, loss_fn, micro):
-    for piece in inputs.split(micro):
-        loss_fn(encoder(piece)).backward()
+def logit_gradient(logits):
+    return ((logits.softmax(0) + logits.softmax(1)) / 2 - torch.eye(len(logits))) / len(logits)
 
 
-def whole_batch(encoder, inputs, loss_fn, micro):
-    loss_fn(encoder(inputs)).backward()
+def most_alive(events):
+    alive = most = 0
+    for what, _ in events:
+        alive += 1 if what == "make" else -1
+        most = max(most, alive)
+    return most
 
 
-def cached_with_other_masks(encoder, inputs, loss_fn, micro):
-    with torch.no_grad():
-        features = torch.cat([encoder(piece) for piece in inputs.split(micro)]).requires_grad_()
-    with torch.enable_grad():
-        loss_fn(features).backward()
-    for piece, gradient in zip(inputs.split(micro), features.grad.split(micro), strict=True):
-        encoder(piece).backward(gradient)
-
-
-def cached_with_zeroed_gradients(encoder, inputs, loss_fn, micro):
-    cached(encoder, inputs, loss_fn, micro)
-    before = encoder.weight.grad.clone()
-    encoder.weight.grad = None
-    cached(encoder, inputs, loss_fn, micro)
-    encoder.weight.grad = before / len(inputs.split(micro))
+def attend(logits, values, size, rescale=True):
+    m, total, weighted = torch.tensor(-INF).double(), 0.0, torch.zeros(values.shape[1]).double()
+    for x, v in zip(logits.split(size), values.split(size), strict=True):
+        new = torch.maximum(m, x.max())
+        factor = torch.exp(m - new)
+        total = total * factor + torch.exp(x - new).sum()
+        weighted = weighted * (factor if rescale else 1) + torch.exp(x - new) @ v
+        m = new
+    return weighted / total
 
 
 SOLUTIONS = {
     "predict_dense_bytes": memory.dense_matrix_bytes,
     "largest_batch": memory.largest_dense_batch,
+    "row_sums": row_sums,
+    "logit_gradient": logit_gradient,
+    "matrices_in": lambda size, batch: size / (4 * batch * batch),
+    "most_alive": most_alive,
+    "attend": attend,
     "info_nce": dense,
     "log_b_bound": math.log,
     "recall_at_1": recall,
@@ -150,8 +151,6 @@ SOLUTIONS = {
     "tiled_forward": tiled,
     "tile_gradient": tile_gradient,
     "tiled_backward": gradients(tiled),
-    "gradient_cache_grads": cached,
-    "lr_for_batch": lambda lr, base, batch: lr * math.sqrt(batch / base),
 }
 
 MISTAKES = [
@@ -162,6 +161,25 @@ MISTAKES = [
     ("largest_batch", lambda n: math.isqrt(n // 4), "twice the right batch"),
     ("largest_batch", lambda n: round(math.sqrt(n / 16)), "one pair too many"),
     ("largest_batch", lambda n: math.sqrt(n / 16), "whole number"),
+    ("row_sums", lambda i, t, n: torch.exp(i @ t.T).sum(1), "the whole matrix"),
+    ("row_sums", lambda i, t, n: sum((i @ x.T).sum(1) for x in t.split(n)), "exponential is missing"),
+    ("row_sums", lambda i, t, n: row_sums(i, t[: len(t) // n * n], n), "last tile is missing"),
+    ("row_sums", lambda i, t, n: row_sums(t, i, n), "over the images"),
+    ("row_sums", lambda i, t, n: torch.exp(i @ t.split(n)[-1].T).sum(1), "only the last tile"),
+    ("logit_gradient", lambda x: -logit_gradient(x), "the sign is turned"),
+    ("logit_gradient", lambda x: logit_gradient(x) * len(x), "mean over the b pairs"),
+    ("logit_gradient", lambda x: (x.softmax(1) - torch.eye(len(x))) / len(x), "only the rows"),
+    ("logit_gradient", lambda x: (x.softmax(1) + x.softmax(0)) / 2 / len(x), "true pairs are missing"),
+    ("matrices_in", lambda size, b: size / b**2, "four bytes"),
+    ("matrices_in", lambda size, b: size / (4 * b), "b times b"),
+    ("matrices_in", lambda size, b: size // (4 * b * b), "rounded down"),
+    ("most_alive", lambda events: sum(what == "make" for what, _ in events), "ever made"),
+    ("most_alive", lambda events: 0, "left at the end"),
+    ("most_alive", len, "number of events"),
+    ("attend", lambda x, v, n: torch.softmax(x, 0) @ v, "one block of 10"),
+    ("attend", lambda x, v, n: attend(x, v, n, rescale=False), "keep their old scale"),
+    ("attend", lambda x, v, n: (x.exp() / x.exp().sum()) @ v, "not finite"),
+    ("attend", lambda x, v, n: v.mean(0), "plain mean"),
     ("info_nce", naive, "overflows"),
     ("info_nce", one_way, "image-to-text"),
     ("info_nce", lambda i, t, s: 2 * dense(i, t, s), "twice the loss"),
@@ -206,14 +224,6 @@ MISTAKES = [
     ("tiled_backward", lambda i, t, s, n: tuple(g * len(i) / n for g in gradients(tiled)(i, t, s, n)), "over the tile"),
     ("tiled_backward", gradients(lambda i, t, s, n: dense(i, t, s)), "one tile at a time"),
     ("tiled_backward", lambda i, t, s, n: gradients(tiled)(i, t, s, n)[0], "tuple of 2"),
-    ("gradient_cache_grads", small_losses, "gradient accumulation"),
-    ("gradient_cache_grads", whole_batch, "graph of 8 rows"),
-    ("gradient_cache_grads", cached_with_other_masks, "other masks"),
-    ("gradient_cache_grads", cached_with_zeroed_gradients, "parts of a sum"),
-    ("gradient_cache_grads", lambda *_: None, "no gradient"),
-    ("lr_for_batch", lambda lr, base, batch: lr * batch / base, "linear rule"),
-    ("lr_for_batch", lambda lr, base, batch: lr * math.sqrt(base / batch), "wrong way"),
-    ("lr_for_batch", lambda lr, base, batch: lr, "not changed"),
 ]
 
 

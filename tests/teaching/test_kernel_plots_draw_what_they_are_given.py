@@ -9,6 +9,7 @@ import torch
 from support.figure_rules import FiguresKeepTheRules
 
 from minilib.teaching import plots
+from minilib.teaching.lanes import Access, Memory
 
 
 def visits(rows, cols, grid, tile):
@@ -30,10 +31,18 @@ def lanes():
     return tiles
 
 
+def use():
+    x = Memory("x", np.zeros(10), 5)
+    x.accesses.append(Access("load", (0,), np.arange(4), np.ones(4, dtype=bool)))
+    x.accesses.append(Access("store", (1,), np.array([3, 9, 10, 11]), np.array([True, True, True, False])))
+    return [x]
+
+
 ROWS, COLS = torch.arange(36.0).reshape(3, 12), torch.arange(20.0).reshape(2, 10)
 FIGURES = {
     "program_map": lambda: plots.program_map(80, 112, visits(80, 112, (2, 3), 16)),
     "masked_pointers": lambda: plots.masked_pointers(lanes()),
+    "lane_use": lambda: plots.lane_use(use()),
     "partial_tables": lambda: plots.partial_tables(ROWS, COLS),
     "tile_film": lambda: plots.tile_film({"16 features": ROWS - 20, "32 features": 2 * ROWS, "40 features": 3 * ROWS}),
 }
@@ -52,6 +61,20 @@ class TestFigures(FiguresKeepTheRules):
     """The rules of every figure, for these."""
 
     figures = FIGURES
+
+
+def test_every_number_says_how_often_it_was_loaded_and_stored_and_what_lies_outside_stands_behind():
+    figure = FIGURES["lane_use"]()
+    (panel,) = figure.axes
+    assert sorted(text for text in texts(panel) if text) == ["10", "L", "L", "L", "L\nS", "S"]
+    assert (
+        "2 programs load 4 numbers and store 2; 1 lanes are switched off by a mask, and 1 reach outside"
+        in figure.alt_text
+    )
+
+
+def test_a_kernel_without_a_body_has_touched_nothing():
+    assert "not touched memory yet" in plots.lane_use([Memory("x", np.zeros(4), 4)]).alt_text
 
 
 def test_every_visit_lies_where_the_trace_says_with_its_program_and_its_number():

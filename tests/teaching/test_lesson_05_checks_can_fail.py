@@ -21,9 +21,11 @@ from minilib.teaching import checks, recorded
 from minilib.teaching.repro import random_features
 
 pytest.importorskip("triton", reason="lesson 05 needs triton, which this machine does not have")
+import triton.language as tl
+
 from minilib.kernels import triton_launch as launch
 from minilib.kernels import triton_tiles
-from minilib.teaching import triton_steps
+from minilib.teaching import lanes, triton_steps
 
 pytestmark = pytest.mark.skipif(not launch.INTERPRETED, reason="lesson 05 runs in Triton's interpreter, on a CPU")
 
@@ -210,6 +212,39 @@ def test_the_tables_add_up_to_the_sums_and_each_line_holds_its_own_blocks():
     for gm in range(2):
         own = exact[torch.arange(41) // 8 % 2 == gm].sum(0)
         torch.testing.assert_close(col_table[gm].double(), own, rtol=1e-5, atol=1e-6)
+
+
+def watched(build, name, *arguments, **constants):
+    """The kernel of a folded solution, run by Triton's interpreter and lane by lane, on the same numbers."""
+    kernel = build(stub_and_solution(name)[1], f"{name.removesuffix('_matrix')}_kernel")
+    memories = lanes.watch(kernel, *arguments, **constants)
+    kernel[arguments[0]](*arguments[1:], **constants)
+    return {memory.name: memory for memory in memories}
+
+
+def test_the_picture_of_lanes_computes_what_the_interpreter_computes(build):
+    x, sums = torch.arange(1.0, 11.0), torch.empty(3)
+    memories = watched(build, "block_sums", (3,), x, sums, 10, BLOCK=4)
+    assert memories["out"].values.tolist() == sums.tolist() == [10.0, 26.0, 19.0]
+    assert sum(int((~access.on).sum()) for access in memories["x"].accesses) == 2
+    wide, out = torch.randn(5, 8)[:, :7], torch.zeros(5, 9)[:, :7]
+    memories = watched(build, "scale_matrix", (2, 2), wide, out, 2.0, 5, 7, 8, 9, TILE=4)
+    drawn = torch.tensor(memories["out"].values.reshape(5, 9)[:, :7], dtype=torch.float32)
+    torch.testing.assert_close(drawn, out)
+    assert not any(len(memory.outside(access)) for memory in memories.values() for access in memory.accesses)
+
+
+def test_lanes_that_reach_outside_are_named_and_read_nothing():
+    def careless(x, n):
+        return tl.load(x + tl.arange(0, 4) + n)
+
+    (memory,) = lanes.watch(careless, (1,), torch.ones(6), 4)
+    assert memory.outside(memory.accesses[0]).tolist() == [6, 7]
+
+
+def test_what_the_picture_of_lanes_does_not_know_is_said():
+    with pytest.raises(ValueError, match=r"tl.atomic_add is not known"):
+        lanes.watch(lambda x: tl.atomic_add(x, 1.0), (1,), torch.ones(2))
 
 
 def without_triton(cells):

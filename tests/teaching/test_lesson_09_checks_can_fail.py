@@ -18,6 +18,10 @@ def mean(tokens, lengths):
     return tokens.sum(1) / lengths
 
 
+def library_dpo(c, r, c_ref, r_ref, beta):
+    return preference.dpo_loss(c, r, c_ref, r_ref, beta=beta)
+
+
 def library_simpo(c, c_len, r, r_len, beta, gamma):
     return preference.simpo_loss(mean(c, c_len), mean(r, r_len), beta=beta, gamma=gamma)
 
@@ -36,6 +40,7 @@ def library_sft(c, weight):
 
 
 SOLUTIONS = {
+    "dpo_loss": library_dpo,
     "simpo_loss": library_simpo,
     "logo_loss": library_logo,
     "pair_shares": shares,
@@ -63,7 +68,21 @@ def released(c, r, b, g):
     return preference.logo_loss(c, r, beta=b, gamma=g, sft_weight=0.0, released=kept)
 
 
+def dpo(c, r, c_ref, r_ref, beta, won=lambda c, r, cr, rr: (c - cr) - (r - rr), end=lambda z: F.softplus(-z).mean()):
+    return end(beta * won(c, r, c_ref, r_ref))
+
+
 MISTAKES = [
+    ("dpo_loss", lambda *a: dpo(*a, won=lambda c, r, cr, rr: c - r), "the reference is missing"),
+    ("dpo_loss", lambda *a: dpo(*a, won=lambda c, r, cr, rr: c + cr - r - rr), "the references are added"),
+    ("dpo_loss", lambda *a: dpo(*a, won=lambda c, r, cr, rr: cr - c - rr + r), "policy minus reference"),
+    ("dpo_loss", lambda *a: dpo(*a, won=lambda c, r, cr, rr: c - cr + r - rr), "change is added"),
+    ("dpo_loss", lambda *a: dpo(*a[:4], 1.0), "beta is missing"),
+    ("dpo_loss", lambda *a: dpo(*a, end=lambda z: torch.sigmoid(z).mean()), "mean of the sigmoids"),
+    ("dpo_loss", lambda *a: dpo(*a, end=lambda z: F.logsigmoid(z).mean()), "the loss is minus that"),
+    ("dpo_loss", lambda *a: dpo(*a, end=lambda z: F.softplus(-z).sum()), "the batch is summed"),
+    ("dpo_loss", lambda *a: dpo(*a, end=lambda z: -torch.sigmoid(z).log().mean()), "not finite"),
+    ("dpo_loss", lambda *a: dpo(*a).detach(), "no gradient"),
     ("simpo_loss", partial(simpo, take=lambda x, n: x.sum(1)), "are summed"),
     ("simpo_loss", partial(simpo, take=lambda x, n: x.mean(1)), "padded length"),
     ("simpo_loss", lambda c, n, r, m, b, g: simpo(c, n, r, n, b, g), "each has its own"),

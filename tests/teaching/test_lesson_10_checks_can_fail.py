@@ -32,6 +32,17 @@ def library_weights(answer, num_rejected):
     return torch.autograd.grad((means[:, 0] - means[:, 1:].mean(1)).sum(), logps)[0]
 
 
+def library_sweep(hidden, weight, labels, f, rows, entries):
+    """`vocab_tiled.sweep` with tiles of one edge: the smaller of the two."""
+    grads = torch.zeros_like(hidden), torch.zeros_like(weight)
+    logps = torch.empty_like(f)
+    for i in torch.arange(len(hidden)).split(rows):
+        hidden_grad = torch.zeros_like(hidden[i])
+        logps[i] = vocabulary.sweep(hidden[i], weight, labels[i], f[i], (hidden_grad, grads[1]), min(rows, entries))
+        grads[0][i] = hidden_grad
+    return logps, *grads
+
+
 def library_layout(prompt_positions, lengths):
     pack = pack_answers(torch.ones(len(prompt_positions)).long(), [[1] * n for n in lengths], prompt_positions)
     return pack.position_ids, pack.attention_mask[0, 0]
@@ -41,6 +52,7 @@ SOLUTIONS = {
     "label_logp": library_fold,
     "logp_and_gradient": library_visit,
     "token_weights": library_weights,
+    "sweep": library_sweep,
     "pack_layout": library_layout,
 }
 
@@ -109,6 +121,33 @@ def pooled(answer, num_rejected):
     return found
 
 
+def swept(
+    hidden, weight, labels, f, rows, entries, part=lambda p, hit, f: f * (hit - p), own_sum=False, add_tiles=True,
+    add_rows=True, plain=False, again=False,
+):  # fmt: skip
+    """Two loops over the tiles of some rows; the defaults are right."""
+    logps, hidden_grad, weight_grad = [], torch.zeros_like(hidden), torch.zeros_like(weight)
+    for i in torch.arange(len(hidden)).split(rows):
+        tiles = [hidden[i] @ w.T for w in weight.split(entries)]
+        state = lse.empty((len(i),), dtype=hidden.dtype)
+        for x in tiles:
+            state = plain_sum(state, x) if plain else lse.update(state, x)
+        total, picked = lse.value(state) if not plain else state[1].log(), torch.zeros_like(f[i])
+        for number, w in enumerate(weight.split(entries)):
+            x, start = hidden[i] @ w.T if again else tiles[number], number * entries
+            inside = (labels[i] >= start) & (labels[i] < start + len(w))
+            hit = torch.zeros_like(x)
+            hit[inside, labels[i][inside] - start] = 1
+            picked += (x * hit).sum(1)
+            p = torch.softmax(x, 1) if own_sum else (x - total[:, None]).exp()
+            G = part(p, hit, f[i, None])
+            hidden_grad[i] = G @ w + (hidden_grad[i] if add_tiles else 0)
+            rest = weight_grad[start : start + len(w)] if add_rows else 0
+            weight_grad[start : start + len(w)] = G.T @ hidden[i] + rest
+        logps.append(picked - total)
+    return torch.cat(logps), hidden_grad, weight_grad
+
+
 def layout(prompt, lengths, start=None, within=None, mask=lambda past, own, prompts: past & (own | prompts)):
     start = prompt[-1] + 1 if start is None else start(prompt)
     counts = [torch.arange(n) for n in lengths] if within is None else within(lengths)
@@ -146,6 +185,19 @@ MISTAKES = [
     ("token_weights", lambda a, m: weights(a, m, lengths=lambda c: c.sum().expand(len(c))), "number of all tokens"),
     ("token_weights", pooled, "thrown together"),
     ("token_weights", lambda a, m: weights(a, m, first=True), "only answer 0 is chosen"),
+    ("sweep", lambda *a: (-swept(*a)[0], *swept(*a)[1:]), "those are losses"),
+    ("sweep", lambda *a: swept(*a, part=lambda p, hit, f: -f * (hit - p)), "hidden, the gradients' sign is turned"),
+    ("sweep", lambda *a: swept(*a, part=lambda p, hit, f: hit - p), "hidden, f is missing"),
+    ("sweep", lambda *a: swept(*a, part=lambda p, hit, f: -f * p), "the label's part is missing"),
+    ("sweep", lambda *a: swept(*a, part=lambda p, hit, f: hit - f * p), "lacks its factor"),
+    ("sweep", lambda *a: swept(*a, own_sum=True), "divided by its own sum"),
+    ("sweep", lambda *a: (*swept(*a)[:2], swept(*a, part=lambda p, hit, f: hit - p)[2]), "weight, f is missing"),
+    ("sweep", lambda *a: swept(*a, add_tiles=False), "the last tile only"),
+    ("sweep", lambda *a: swept(*a, add_rows=False), "the last rows only"),
+    ("sweep", lambda *a: swept(*a, plain=True), "not finite"),
+    ("sweep", lambda *a: swept(*a, again=True), "three are enough"),
+    ("sweep", lambda *a: swept(*a[:4], len(a[0]), len(a[1])), "as large as all logits"),
+    ("sweep", lambda *a: swept(*a)[:2], "a tuple of 3"),
     ("pack_layout", lambda p, n: layout(p, n, within=lambda n: [torch.arange(sum(n))]), "counted on"),
     ("pack_layout", lambda p, n: layout(p, n, start=lambda p: 0), "start at 0"),
     ("pack_layout", lambda p, n: layout(p, n, start=lambda p: p[-1]), "prompt's last position"),
@@ -172,7 +224,7 @@ class TestExercises(ExercisesCanFail):
 @pytest.mark.parametrize(
     ("name", "right"),
     [("label_logp", lambda *a: minus(fold(*a))), ("logp_and_gradient", visit), ("token_weights", weights),
-     ("pack_layout", layout)],
+     ("sweep", swept), ("pack_layout", layout)],
 )  # fmt: skip
 def test_what_the_mistakes_are_made_from_is_right(capsys, name, right):
     assert line_of(capsys, name, right).startswith("Passed: ")

@@ -12,7 +12,7 @@ import pytest
 from support.lesson_exercises import ExercisesCanFail, line_of
 
 from minilib.evals.answers import contains_answer, plain_words
-from minilib.preferences.chunking import paper_rule
+from minilib.preferences.chunking import chunk_text, paper_rule
 from minilib.preferences.filtering import QualityReport, Tally, judge
 from minilib.preferences.importance import FUNCTION_WORDS, rare_words
 
@@ -102,7 +102,14 @@ def equals_gold(answer, row):
     return answer == row["answer"]
 
 
+def cut(text, size, pattern=r"\s*\S+(?:\s+$)?", join="".join, whole=False):
+    pieces = re.findall(pattern, text)
+    end = len(pieces) // size * size if whole else len(pieces)
+    return [join(pieces[start : start + size]) for start in range(0, end, size)]
+
+
 SOLUTIONS = {
+    "cut_into_chunks": chunk_text,
     "rare_overlap": lambda chunk, question, context: rare_words(chunk, question, {"context": context}),
     "critical_chunks": library_chunks,
     "mixed_context": library_mixed,
@@ -110,6 +117,13 @@ SOLUTIONS = {
 }
 
 MISTAKES = [
+    ("cut_into_chunks", lambda t, n: cut(t, n, r"\S+", " ".join), "blanks are lost"),
+    ("cut_into_chunks", lambda t, n: cut(t, n, r"\S+"), "all blanks are lost"),
+    ("cut_into_chunks", lambda t, n: cut(t, n, whole=True), "the last words are missing"),
+    ("cut_into_chunks", lambda t, n: cut(t, n, r"\S+\s*|\A\s+"), "the blanks behind it"),
+    ("cut_into_chunks", lambda t, n: [t[i : i + n] for i in range(0, len(t), n)], "cut by characters"),
+    ("cut_into_chunks", lambda t, n: cut(t, n, r"\S+", list), "lists of words"),
+    ("cut_into_chunks", lambda t, n: cut(t, n + 1), "one word too many"),
     ("rare_overlap", lambda c, q, t: overlap(c, q, t, log=lambda ratio: 1), "counts 1"),
     ("rare_overlap", lambda c, q, t: overlap(c, q, t, function=()), "function words"),
     ("rare_overlap", in_the_chunk, "in the whole context"),

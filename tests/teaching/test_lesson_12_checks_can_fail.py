@@ -65,7 +65,19 @@ def everywhere(ids):
     return torch.ones(1, 1, *2 * ids.shape[1:], dtype=torch.bool)
 
 
+def rotate(x, positions, theta, sign=1, order=lambda first, second: torch.stack([first, second], -1).flatten(1)):
+    angle = sign * positions[:, None] * theta
+    a, b = x[:, 0::2], x[:, 1::2]
+    return order(a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos())
+
+
+def halves(x, positions, theta):
+    pairs = torch.stack(x.chunk(2, 1), -1).flatten(1)
+    return rotate(pairs, positions, theta, order=lambda first, second: torch.cat([first, second], 1))
+
+
 SOLUTIONS = {
+    "rotate": rotate,
     "continuous_positions": library_positions,
     "broken_promise": promise,
     "coverage_share": lambda samples, target: share(count_positions(samples, target)),
@@ -73,6 +85,12 @@ SOLUTIONS = {
 }
 
 MISTAKES = [
+    ("rotate", lambda *a: rotate(*a, sign=-1), "the other way"),
+    ("rotate", lambda x, p, t: rotate(x, p, torch.ones_like(t)), "theta is missing"),
+    ("rotate", lambda x, p, t: rotate(x, torch.ones_like(p), t), "the positions are missing"),
+    ("rotate", halves, "pair neighbours"),
+    ("rotate", lambda *a: rotate(*a, order=lambda f, s: torch.cat([f, s], 1)), "one behind the other"),
+    ("rotate", lambda x, p, t: x + (p[:, None] * t).repeat_interleave(2, 1), "turn the pair"),
     ("continuous_positions", scattered, "gap inside a chunk"),
     ("continuous_positions", lambda n, k, g: placed(n, k, g, slack=lambda slot: slot), "a chunk leaves its slot"),
     ("continuous_positions", lambda n, k, g: placed(n, k, g, base=lambda c, s: (c + 1) * s), "outside of 0 to target"),

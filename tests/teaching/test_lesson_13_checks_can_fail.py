@@ -14,9 +14,11 @@ import pytest
 import torch
 from support.lesson_exercises import ExercisesCanFail
 from support.tiny_llama import VOCABULARY, tiny_llama
+from torch.nn.functional import softplus
 
 from minilib.longcontext import pack_answers, stack_packed
 from minilib.longcontext.scoring import sequence_logps
+from minilib.losses.preference import logo_loss, simpo_loss
 from minilib.teaching.checks.lesson13 import MOVES
 from minilib.trainers.lora import delta_norm, lora_config
 from minilib.trainers.objectives import make_objective
@@ -81,9 +83,61 @@ def in_library(folder):
     return None if found is None else int(re.search(r"\d+$", found)[0])
 
 
-SOLUTIONS = {"adapter_norm": norm, "pair_metrics": metrics, "who_moved": moved, "last_whole": in_library}
+def loop(score, optimizer, draw, steps, loss=logo_loss, zero=True, step_first=False, item=True, batch=lambda t: t):
+    losses = []
+    for step in range(steps):
+        means = score(draw(batch(step)))
+        found = loss(means[:, 0], means[:, 1:], beta=10.0, gamma=3.0, sft_weight=0.1)
+        if zero:
+            optimizer.zero_grad()
+        if step_first:
+            optimizer.step()
+        found.backward()
+        if not step_first:
+            optimizer.step()
+        losses.append(found.item() if item else found)
+    return losses
+
+
+def looped(**changed):
+    return lambda *given: loop(*given, **changed)
+
+
+def logo(chosen, rejected, beta, gamma, sft_weight):
+    return (softplus(gamma - beta * (chosen - rejected.mean(1))) - sft_weight * chosen).mean()
+
+
+def with_loss(**settings):
+    return looped(loss=lambda c, r, **given: logo(c, r, **given | settings))
+
+
+SOLUTIONS = {
+    "logo_loop": loop,
+    "adapter_norm": norm,
+    "pair_metrics": metrics,
+    "who_moved": moved,
+    "last_whole": in_library,
+}
 
 MISTAKES = [
+    ("logo_loop", looped(zero=False), "gradients of earlier steps are added"),
+    ("logo_loop", looped(batch=lambda t: 0), "ask once in each step, for its own number"),
+    (
+        "logo_loop",
+        lambda score, o, draw, n: loop(score, o, lambda t: (draw(t), draw(0))[1], n),
+        "asked for the steps [0, 0]",
+    ),
+    ("logo_loop", lambda score, o, draw, n: [0.0] * n, "draw was asked for the steps []"),
+    ("logo_loop", looped(item=False), "no list of plain numbers"),
+    ("logo_loop", lambda *given: loop(*given)[1:], "0 losses came back of 1 steps"),
+    ("logo_loop", looped(step_first=True), "the weights have not moved"),
+    ("logo_loop", looped(loss=simpo_loss), "every rejected answer has a sigmoid of its own"),
+    ("logo_loop", with_loss(gamma=-3.0), "gamma has the other sign"),
+    ("logo_loop", with_loss(sft_weight=0.0), "the SFT term is missing"),
+    ("logo_loop", with_loss(sft_weight=-0.1), "the SFT term has the other sign"),
+    ("logo_loop", with_loss(beta=1.0), "beta is missing"),
+    ("logo_loop", looped(loss=lambda c, r, **s: logo_loss(c, r.sum(1), **s)), "the rejected answers are summed"),
+    ("logo_loop", looped(loss=lambda c, r, **s: logo_loss(r.mean(1), c, **s)), "chosen and rejected are exchanged"),
     ("adapter_norm", lambda x: norm(x, root=lambda s: s), "take its root"),
     ("adapter_norm", lambda x: sum(norm([each]) for each in x), "add their squares and take one root"),
     ("adapter_norm", lambda x: norm(x, power=0), "the scale is missing"),

@@ -13,10 +13,12 @@ import nbformat
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
-from support.lesson_rules import LARGEST_PNG, RULES, code
+from support.lesson_rules import LARGEST_PNG, LATER, NOT_YET, RULES, code
 
 ROOT = Path(__file__).parents[2]
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "book").rglob("*.md")) if "_build" not in p.parts)]
 
 
 every_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
@@ -25,7 +27,10 @@ every_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.st
 @every_lesson
 @pytest.mark.parametrize("rule", RULES)
 def test_a_lesson_keeps_the_rule(path, rule):
-    assert RULES[rule](nbformat.read(path, as_version=4), path.name) == []
+    offences = RULES[rule](nbformat.read(path, as_version=4), path.name)
+    if path.name[:2] in NOT_YET.get(rule, ()):
+        pytest.xfail(f"{path.name} does not keep this rule yet")
+    assert offences == []
 
 
 @every_lesson
@@ -33,8 +38,18 @@ def test_a_lesson_stands_in_the_book_and_in_the_readme(path):
     toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
     listed = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
     assert f"notebooks/{path.stem}" in listed
-    row = re.search(rf"^\|.*\(notebooks/{path.name}\).*\b\d+\b.*\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    row = re.search(rf"^\|.*\(notebooks/{path.name}\).*\| (\d+) \| (\d+) \|$", README, re.MULTILINE)
     assert row, f"the table of lessons in README.md has no row with {path.name} and its minutes"
+    overview = nbformat.read(path, as_version=4).cells[1].source
+    assert re.findall(r"\| (?:Reading|Exercises) \| (\d+) minutes", overview) == list(row.groups()), "run make refresh"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_promises_something_for_later(page):
+    found = LATER.findall(page.read_text())
+    if found and page.name in {"README.md", "index.md"}:
+        pytest.xfail("speaks of lessons 14 and 15 until they are there")
+    assert not found
 
 
 # Each rule on a broken lesson
@@ -47,8 +62,8 @@ FOLDS = "\n\n".join(
 )
 OVERVIEW = """| This lesson | Value |
 |---|---|
-| Reading | 20 minutes (an estimate) |
-| Exercises | 10 minutes (an estimate) |
+| Reading | 5 minutes (an estimate) |
+| Exercises | 15 minutes (an estimate) |
 | Level | 1 of 4 |
 
 | You bring | How much |
@@ -62,6 +77,17 @@ OVERVIEW = """| This lesson | Value |
 - three.
 
 **Not covered here:** the rest."""
+OPEN = """### Open task. Go on
+
+> **Level 3** · 20 minutes
+
+Try it with your own numbers.
+
+| points | what |
+|---|---|
+| 1 | it runs |
+| 2 | it is measured |
+| 1 | it is explained |"""
 QUIZ = "## Quiz\n\n" + "\n\n".join(
     f"**{n}. Why?**\n\n<details>\n<summary>Answer</summary>\n\nSo.\n\n</details>" for n in (1, 2, 3)
 )
@@ -92,7 +118,7 @@ def good_lesson():
         *exercise(1),
         *exercise(2),
         new_code_cell("widgets.memory_wall()", metadata={"tags": ["nbval-ignore-output"]}),
-        new_markdown_cell(QUIZ + "\n\n" + SUMMARY),
+        new_markdown_cell("\n\n".join((OPEN, QUIZ, SUMMARY))),
     ]
     lesson = nbformat.v4.new_notebook(cells=cells)
     for number, each in enumerate(code(lesson), start=1):
@@ -123,10 +149,21 @@ def on_picture_cell(change):
 WAYS_TO_BREAK = [
     ("the_title_is_its_number_and_a_verb_phrase", replace("# 00. See the wall", "# Lesson 0")),
     ("the_title_is_its_number_and_a_verb_phrase", replace("\n\nYou see it.", "")),
-    ("the_overview_says_minutes_level_needs_and_aims", replace("| Reading | 20 minutes", "| Reading | a while")),
+    ("the_overview_says_minutes_level_needs_and_aims", replace("| Reading | 5 minutes", "| Reading | a while")),
     ("the_overview_says_minutes_level_needs_and_aims", replace("| needed |", "| yes |")),
     ("the_overview_says_minutes_level_needs_and_aims", replace("- three.", "- three,\n- four,\n- five,\n- six.")),
     ("the_overview_says_minutes_level_needs_and_aims", replace("**Not covered here:** the rest.", "")),
+    ("the_minutes_are_those_of_the_rule", replace("| Reading | 5 minutes", "| Reading | 10 minutes")),
+    ("the_minutes_are_those_of_the_rule", replace("importance 3 · 5 minutes", "importance 3 · 15 minutes")),
+    ("the_minutes_are_those_of_the_rule", add_prose("word " * 900)),
+    ("at_most_500_words_stand_before_the_first_exercise", add_prose("word " * 501)),
+    ("an_open_task_has_a_rubric", replace("### Open task. ", "### Task. ")),
+    ("an_open_task_has_a_rubric", replace("| 2 | it is measured |\n", "")),
+    ("an_open_task_has_a_rubric", replace("> **Level 3** · 20 minutes", "")),
+    ("no_cell_is_wider_than_88_columns", replace("plots.show(figure)", "plots.show(figure)" + " " * 70 + "# why")),
+    ("no_cell_is_wider_than_88_columns", add_prose("```python\n" + "x" * 89 + "\n```")),
+    ("nothing_is_promised_for_later", add_prose("Lesson 14 is not written yet.")),
+    ("nothing_is_promised_for_later", add_prose("A capstone (to come).")),
     ("the_setup_is_short_and_ends_with_the_seed", replace("seed_everything(0)", "torch.manual_seed(0)")),
     ("the_setup_is_short_and_ends_with_the_seed", replace("import torch", "import torch\n" * 6)),
     ("the_setup_is_short_and_ends_with_the_seed", replace("import torch", "%pip install torch")),

@@ -197,6 +197,21 @@ def test_a_caption_that_was_not_found_is_told():
     assert "at place 2" in FIGURES["retrieval_examples"]().alt_text
 
 
+def test_in_jupyterlab_the_picture_comes_first_as_html_with_its_alt_text(monkeypatch):
+    sent = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **_: sent.append(data))
+    figure = FIGURES["loss_curves"]()
+    figure.alt_text = 'A "quoted" curve falls.'
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    plots.show(figure)
+    monkeypatch.setenv("JPY_SESSION_NAME", "lesson.ipynb")
+    plots.show(figure)
+    assert set(sent[0]) == {"image/png", "text/plain"}
+    assert sent[1]["image/png"] == sent[0]["image/png"]
+    assert sent[1]["text/html"].startswith('<img alt="A &quot;quoted&quot; curve falls." width=')
+    assert sent[1]["image/png"] in sent[1]["text/html"]
+
+
 def test_show_sends_a_picture_with_its_alt_text(monkeypatch):
     import IPython.display
 

@@ -30,7 +30,8 @@ def run(arm: Arm, seed: int, settings: dict[str, Any], pairs_path: Path) -> dict
     model, tokenizer = tiny_lm()
     record = {"arm": arm.name, "group": arm.group, "seed": seed, "settings": settings}
     if arm.loss is not None:
-        model, record["costs"], record["curve"] = _train(arm, seed, settings, pairs_path, model, tokenizer)
+        pairs = _pairs_of(arm, seed, settings, pairs_path, model, tokenizer)
+        model, record["costs"], record["curve"] = trained(arm, seed, settings, pairs, model, tokenizer)
     elif "rope" in arm.options:
         model = _stretched(model, arm.options["rope"], settings["target"])
     return record | {"scores": scores(model, tokenizer, seed + EVALUATION, settings)}
@@ -73,12 +74,17 @@ def _pairs(model, tokenizer, seed: int, settings: dict[str, Any], path: Path):
     return haystack_pairs(model, tokenizer, seed=seed, path=path, progress=False, **drawn)
 
 
-def _train(arm: Arm, seed: int, settings: dict[str, Any], path: Path, model, tokenizer):
-    from minilib.common import process_peak
-
+def _pairs_of(arm: Arm, seed: int, settings: dict[str, Any], path: Path, model, tokenizer) -> list[dict]:
     pairs = first_pairs(_pairs(model, tokenizer, seed, settings, path), settings["pairs"])
     if arm.full_length:
         pairs = at_full_length(pairs, long_questions(settings["rows"], tokenizer, distractors=16, seed=seed))
+    return pairs
+
+
+def trained(arm: Arm, seed: int, settings: dict[str, Any], pairs: list[dict], model, tokenizer):
+    """The model after training on these pairs, what that cost, and the curve."""
+    from minilib.common import process_peak
+
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(folder, arm, seed, settings, model, tokenizer, pairs)
         before, began = process_peak(), time.process_time()

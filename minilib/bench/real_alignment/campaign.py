@@ -26,7 +26,7 @@ from minilib.bench.real_alignment.arms import Arm, in_order, named
 from minilib.common import different_setting, write_text
 
 FULL: dict[str, Any] = {
-    "quick": False, "pairs": 160, "rows": 3_000, "length": 1_500, "text_seed": 7, "chunk": 64, "chunks": 8,
+    "quick": False, "pairs": 160, "rows": 3_000, "length": 1_500, "text_seed": 7, "chunk": 32, "chunks": 16,
     "asked_at_once": 8, "accumulate": 4, "lr": 1e-4, "rank": 16, "alpha": 32, "target": 8_192, "save_every": 10,
     "texts": {"1000": 8, "2000": 6, "4000": 4, "7000": 2, "10000": 2, "14000": 1}, "answer_tokens": 32,
     "perplexity_tokens": 1_024, "perplexity_texts": 4, "window": 8_192,

@@ -173,9 +173,7 @@ def loaded(name: str, settings: dict[str, Any]):
 def asking(model, tokenizer) -> Callable[[list[str]], list[str]]:
     from minilib.models.generation import make_answer_fn
 
-    return make_answer_fn(
-        model, tokenizer, max_new_tokens=recipe.ANSWER, temperature=recipe.TEMPERATURE, batch_tokens=8_192
-    )
+    return make_answer_fn(model, tokenizer, max_new_tokens=recipe.ANSWER, batch_tokens=8_192)
 
 
 def _by_rule() -> Callable[[list[str]], list[str]]:

@@ -79,11 +79,11 @@ def sentence(name: str, facts: dict[str, str]) -> str:
 def judged(answer: str, values: list[str]) -> dict[str, Any]:
     """What is right in an answer: a verdict for each value, the wrong values it names, and whether it is a sentence."""
     named = [value for kind in VALUES.values() for value in kind if contains(answer, value)]
-    whole = re.fullmatch(r"[A-Z][^.!?]*( [^.!?]+){3,}[.!]", answer.strip().split("\n")[0]) is not None
+    one_sentence = re.fullmatch(r"[A-Z][^.!?\n]*[.!]", answer.strip()) is not None
     return {
         "right": [value in named for value in values],
         "wrong": sorted({*named} - {*values}),
-        "sentence": whole and "\n" not in answer.strip(),
+        "sentence": one_sentence and len(answer.split()) > 3,
     }
 
 

@@ -4,8 +4,8 @@
     rejected   from mixed and irrelevant chunks; kept only if something is wrong or lacking
     prompt     a chat with one example, so that the model knows what a whole answer looks like, then chunks and question
 
-Answers are drawn at temperature 0.5 (the released code has 0.7, at which so small a model is wrong too often), by the
-prompts alone: after an interruption the same pairs come out. Made once, line by line, and stored with the results.
+Answers are greedy (the released code draws at temperature 0.7, at which so small a model is wrong too often): after an
+interruption the same pairs come out. Made once, line by line, and stored with the results.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from typing import Any
 from minilib.bench.real_alignment import people
 from minilib.longcontext.text_ids import render_question
 from minilib.preferences import build_pairs
-from minilib.preferences.haystack_pairs import repeatable
 from minilib.preferences.importance import exact_entities
 
 EXAMPLE = {"Orlen Fask": {"job": "cook", "city": "Genoa"}, "Ulma Wick": {"job": "clerk", "city": "Bruges"}}
 EXAMPLE["Orlen Fask"]["animal"], EXAMPLE["Ulma Wick"]["animal"] = "pig", "mouse"
 ASIDE = "The function returns an empty list."
 ANSWER = 40  # tokens of an answer
-TEMPERATURE = 0.5
 
 
 def prompt_maker(tokenizer) -> Callable[[list[str], str], str]:
@@ -64,7 +62,7 @@ def pairs(answer: Callable[[list[str]], list[str]], tokenizer, settings: dict[st
     from minilib.data.running_text import token_counter
 
     return build_pairs(
-        list(rows(settings, token_counter(tokenizer))), repeatable(answer), scorer=exact_entities, tokenizer=tokenizer,
+        list(rows(settings, token_counter(tokenizer))), answer, scorer=exact_entities, tokenizer=tokenizer,
         prompt_fn=prompt_maker(tokenizer), is_right=people.all_right, path=path, progress=True, rule="paper",
         chunk_size=settings["chunk"], num_chunks=settings["chunks"], threshold=0, num_rejected=2, require_right=True,
         tries=4, seed=settings["text_seed"], batch_size=settings["asked_at_once"],

@@ -6,20 +6,20 @@
 from importlib import import_module
 
 EXERCISES = {
-    "lesson00": "largest_batch predict_dense_bytes",
-    "lesson01": "info_nce log_b_bound recall_at_1",
-    "lesson02": "accumulated_loss saved_floats",
-    "lesson03": "merge stable_lse update",
+    "lesson00": "largest_batch predict_dense_bytes row_sums",
+    "lesson01": "info_nce log_b_bound logit_gradient recall_at_1",
+    "lesson02": "accumulated_loss matrices_in most_alive saved_floats",
+    "lesson03": "attend merge stable_lse update",
     "lesson04": "tile_gradient tiled_backward tiled_forward tiled_row_lse",
     "lesson05": "block_sums both_sums gradient_chunk scale_matrix tile_logits",
     "lesson06": "bytes_per_rank holds rank_share ring_row_lse scale_part",
-    "lesson07": "gradient_cache_grads lr_for_batch",
+    "lesson07": "gradient_cache_grads lr_for_batch repeat_share step_bytes",
     "lesson08": "cells_in_reach copy_score needle_accuracy perplexity",
-    "lesson09": "logo_loss pair_shares sft_term simpo_loss",
-    "lesson10": "label_logp logp_and_gradient pack_layout token_weights",
-    "lesson11": "critical_chunks mixed_context rare_overlap recount",
-    "lesson12": "broken_promise continuous_positions coverage_share logits_across_gaps",
-    "lesson13": "adapter_norm last_whole pair_metrics who_moved",
+    "lesson09": "dpo_loss logo_loss pair_shares sft_term simpo_loss",
+    "lesson10": "label_logp logp_and_gradient pack_layout sweep token_weights",
+    "lesson11": "critical_chunks cut_into_chunks mixed_context rare_overlap recount",
+    "lesson12": "broken_promise continuous_positions coverage_share logits_across_gaps rotate",
+    "lesson13": "adapter_norm last_whole logo_loop pair_metrics who_moved",
     "lesson15": "loss_floor recall_at threshold",
 }
 HOMES = {f"check_{name}": file for file, names in EXERCISES.items() for name in names.split()}

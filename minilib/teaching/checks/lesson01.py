@@ -1,6 +1,6 @@
-"""Checks of lesson 01, build a contrastive loss: InfoNCE, its value for a model that knows nothing, recall.
+"""Checks of lesson 01, build a contrastive loss: InfoNCE, its gradient, the loss of a guess, recall.
 
-Solutions: `minilib.clip_loss(..., backend="dense")`, `math.log`, `minilib.evals.retrieval.recall_at_k`.
+Solutions: `minilib.clip_loss(..., backend="dense")`, `math.log`, `minilib.evals.retrieval.recall_at_k`, autograd.
 """
 
 import math
@@ -43,6 +43,20 @@ def check_recall_at_1(learner: Callable[[Tensor], float]) -> None:
         "for a model that gives every pair the same similarity": _collapsed,
     }
     run(learner, cases, "recall asks for the place of the true text only; the loss also asks by how much it leads")
+
+
+def check_logit_gradient(learner: Callable[[Tensor], Tensor]) -> None:
+    """Exercise: `logit_gradient(logits)`, the gradient of the symmetric loss with respect to each logit, `(b, b)`."""
+    by_hand = torch.tensor([[3.0, 1.0], [1.0, 1.0]], dtype=torch.float64).log()
+    cases = {
+        "for two pairs by hand": lambda fn: _pushes(fn, by_hand),
+        "for 6 random pairs": lambda fn: _pushes(fn, 10 * torch.matmul(*_sides(6))),
+        "for one pair, which has no negative": lambda fn: _pushes(fn, torch.full((1, 1), 3.0, dtype=torch.float64)),
+        "for logits near 1,000 in fp32": lambda fn: not_finite(
+            fn(1000 * torch.eye(4)), "it is not finite: use softmax"
+        ),
+    }
+    run(learner, cases, "true pairs are pulled, strangers are pushed as hard as the model believes in them")
 
 
 def _two_pairs(fn: Callable) -> str | None:
@@ -117,3 +131,23 @@ def _fifty_pairs(fn: Callable) -> str | None:
 def _collapsed(fn: Callable) -> str | None:
     got = float(fn(torch.ones(10, 10)))
     return None if got <= 0.1 + 1e-6 else f"recall is {got:.2f}: a tie is no success, chance is 1 / b"
+
+
+def _sides(b: int) -> tuple[Tensor, Tensor]:
+    img, txt = random_features(b, 5, seed=b, dtype=torch.float64)
+    return img, txt.T
+
+
+def _pushes(fn: Callable, logits: Tensor) -> str | None:
+    b, rows, cols = len(logits), logits.softmax(1), logits.softmax(0)
+    eye = torch.eye(b, dtype=torch.float64)
+    want = ((rows + cols) / 2 - eye) / b
+    suspects = {
+        "the true pairs are missing: subtract 1 on the diagonal": want + eye / b,
+        "the sign is turned: the gradient is the probability minus the right answer": -want,
+        "the mean over the b pairs is missing": want * b,
+        "only the rows are there: average them with the softmax of the columns": (rows - eye) / b,
+        "only the columns are there: average them with the softmax of the rows": (cols - eye) / b,
+        "the two directions are added: take their mean, then subtract 1 once": (rows + cols - eye) / b,
+    }
+    return compare(fn(logits.clone()), want, suspects)

@@ -1,4 +1,4 @@
-"""Checks of lesson 02, measure where the memory goes: what autograd keeps, and what accumulation cannot do.
+"""Checks of lesson 02, measure where the memory goes: matrices, what is alive, what accumulation cannot do.
 
 Solutions: `minilib.teaching.memory.saved_numbers`; `minilib.clip_loss` of each part, averaged.
 """
@@ -37,6 +37,55 @@ def check_accumulated_loss(learner: Callable[[Tensor, Tensor, float, int], Tenso
         "for 6 parts of one pair, where nobody has a negative and the loss is 0": lambda fn: _accumulated(fn, 6, 6),
     }
     run(learner, cases, "n parts compare one n-th of all pairs, so accumulation is not a larger batch for this loss")
+
+
+def check_matrices_in(learner: Callable[[int, int], float]) -> None:
+    """Exercise: `matrices_in(size, batch)`, how many fp32 matrices of `batch` by `batch` are `size` bytes."""
+    cases = {
+        "for 144 bytes and 3 pairs": lambda fn: _matrices(fn, 144, 3),
+        "for 66.11 GB and 65,536 pairs": lambda fn: _matrices(fn, 66_110_000_000, 65536),
+        "for 50 bytes and 5 pairs": lambda fn: _matrices(fn, 50, 5),
+    }
+    run(learner, cases, "divide a measured number by one matrix, and you see how many were alive")
+
+
+def check_most_alive(learner: Callable[[list], int]) -> None:
+    """Exercise: `most_alive(events)`, the largest number of matrices that are alive at the same time."""
+    forward = [("make", "logits"), ("make", "rows"), ("make", "cols"), ("free", "logits")]
+    backward = [("make", "d cols"), ("make", "d logits"), ("free", "cols"), ("free", "d cols")]
+    cases = {
+        "for one matrix that is made and freed": lambda fn: _alive(fn, [("make", "a"), ("free", "a")]),
+        "for the forward pass": lambda fn: _alive(fn, forward),
+        "for the forward pass and one direction back": lambda fn: _alive(fn, forward + backward),
+        "for a step that is run twice": lambda fn: _alive(
+            fn, 2 * [("make", "a"), ("make", "b"), ("free", "a"), ("free", "b")]
+        ),
+        "for no events": lambda fn: _alive(fn, []),
+    }
+    run(learner, cases, "the peak is a moment: what matters is what lives together, not what is made in all")
+
+
+def _matrices(fn: Callable, size: int, b: int) -> str | None:
+    suspects = {
+        "an fp32 number takes four bytes": size / b**2,
+        "a matrix has b times b numbers": size / (4 * b),
+        "turned round: divide the size by one matrix": 4 * b * b / size,
+        "that is rounded down: a fraction says that something is left over": size // (4 * b * b),
+        "you divided by four matrices: the task asks how many there are": size / (16 * b * b),
+    }
+    return compare(fn(size, b), size / (4 * b * b), suspects)
+
+
+def _alive(fn: Callable, events: list[tuple[str, str]]) -> str | None:
+    made = [1 if what == "make" else -1 for what, _ in events]
+    running = [sum(made[: k + 1]) for k in range(len(made))]
+    suspects = {
+        "that is what is left at the end: keep the largest count on the way": running[-1] if running else -1,
+        "that counts all that were ever made: a matrix that is freed no longer counts": made.count(1),
+        "that counts different names: look how many are alive at one moment": len({name for _, name in events}),
+        "that is the number of events": len(events),
+    }
+    return compare(fn(list(events)), max(running, default=0), suspects)
 
 
 def _saved(fn: Callable, b: int, d: int) -> str | None:

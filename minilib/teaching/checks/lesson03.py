@@ -1,6 +1,7 @@
-"""Checks of lesson 03, add logs of sums piece by piece: the stable log-sum-exp, the merge and the running update.
+"""Checks of lesson 03, add logs of sums piece by piece: log-sum-exp, merge, running update, attention.
 
-Solutions: `minilib.lse.value(minilib.lse.of_block(x))`, `minilib.lse.merge`, `minilib.lse.update`.
+Solutions: `minilib.lse.value(minilib.lse.of_block(x))`, `minilib.lse.merge`, `minilib.lse.update`;
+attention is the same fold with values attached.
 """
 
 import math
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from minilib import lse
-from minilib.teaching.checks.contract import as_tensor, compare, not_finite, run
+from minilib.teaching.checks.contract import LargestTensor, as_tensor, compare, not_finite, run
 
 INF = math.inf
 NAN_HINT = "the answer is NaN: -inf minus -inf has no value, so shift by a finite number where the maximum is -inf"
@@ -47,6 +48,18 @@ def check_update(learner: Callable[[tuple, Tensor], tuple]) -> None:
         "for logits of 1,000 after logits of 0": _update_large,
     }
     run(learner, cases, "two numbers per row remember everything about the logits that have gone by")
+
+
+def check_attend(learner: Callable[[Tensor, Tensor, int], Tensor]) -> None:
+    """Exercise: `attend(logits, values, size)`, softmax(logits) @ values from blocks of `size` logits; `(d,)`."""
+    cases = {
+        "for the logits (log 3, 0) and the values 1 and 5": _attend_by_hand,
+        "for 30 logits in blocks of 8": lambda fn: _attend(fn, 30, 8),
+        "for 12 logits in blocks of 12": lambda fn: _attend(fn, 12, 12),
+        "for logits near 1,000": _attend_large,
+        "for 4,000 logits in blocks of 10": _attend_in_blocks,
+    }
+    run(learner, cases, "what is added up along with the exponentials is rescaled along with them")
 
 
 def _lse_by_hand(fn: Callable) -> str | None:
@@ -159,3 +172,48 @@ def _values(state: tuple) -> lse.LSEState:
     if not isinstance(state, tuple | list) or len(state) != 2:
         raise TypeError(f"a state (m, s) was expected, not {type(state).__name__}")
     return lse.LSEState(*map(as_tensor, state))
+
+
+def _attend_by_hand(fn: Callable) -> str | None:
+    logits, values = torch.tensor([3.0, 1.0]).double().log(), torch.tensor([[1.0], [5.0]]).double()
+    suspects = {
+        "the weighted sum is not divided by the sum of the exponentials": [8.0 / 3],
+        "that is the plain mean of the values: weigh each by its exponential": [3.0],
+        "the old values keep their old scale: rescale them with the sum": [2.0 / (4 / 3)],
+    }
+    return compare(fn(logits, values, 1), torch.tensor([2.0]).double(), suspects)
+
+
+def _attend(fn: Callable, count: int, size: int) -> str | None:
+    generator = torch.Generator().manual_seed(count)
+    logits, values = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((count,), (count, 4)))
+    logits = logits.sort().values * 5  # the maximum rises with every block
+    want, weights = torch.softmax(logits, 0) @ values, torch.exp(logits - logits.max())
+    unscaled = sum(torch.exp(x - x.max()) @ v for x, v in zip(logits.split(size), values.split(size)))
+    last = (count - 1) // size * size
+    suspects = {
+        "the values of earlier blocks keep their old scale: multiply them by exp(old m - new m)": unscaled
+        / weights.sum(),
+        "only the last block's values are left": weights[last:] @ values[last:] / weights.sum(),
+        "the weighted sum is not divided by the sum of the exponentials": weights @ values,
+        "each block is a softmax of its own: divide once, at the end": sum(
+            torch.softmax(x, 0) @ v for x, v in zip(logits.split(size), values.split(size))
+        ),
+    }
+    return compare(fn(logits, values, size), want, suspects)
+
+
+def _attend_large(fn: Callable) -> str | None:
+    logits, values = torch.tensor([999.0, 1000.0, 1001.0]).double(), torch.arange(3.0).double()[:, None]
+    got = fn(logits, values, 2)
+    overflow = "the answer is not finite: shift by the running maximum before each exponential"
+    return not_finite(got, overflow) or compare(got, torch.softmax(logits, 0) @ values)
+
+
+def _attend_in_blocks(fn: Callable) -> str | None:
+    logits, values = torch.zeros(4000).double(), torch.ones(4000, 2).double()
+    with LargestTensor() as largest:
+        fn(logits, values, 10)
+    if largest.numel < 4000:
+        return None
+    return f"a tensor of {largest.numel:,} numbers was made: hold one block of 10 at a time"

@@ -1,10 +1,11 @@
-"""Checks of lesson 07, train with giant batches: the gradient cache, and the learning rate for another batch size.
+"""Checks of lesson 07, train with giant batches: bytes of a step, the gradient cache, repeated captions, learning rate.
 
-Solution of the first: `minilib.trainers.grad_cache.cached_backward([encoder], inputs.split(micro), loss_fn)`.
+Solution of the second: `minilib.trainers.grad_cache.cached_backward([encoder], inputs.split(micro), loss_fn)`.
 """
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,16 @@ class RecordingEncoder(nn.Module):
         return factor * x @ self.weight  # (k, 4)
 
 
+def check_step_bytes(learner: Callable[[int, int, float, int], float]) -> None:
+    """Exercise: `step_bytes(batch, micro, per_pair, dim)`: activations of a micro-batch and features of the batch."""
+    cases = {
+        "for 32,768 pairs in pieces of 2,048": lambda fn: _step_bytes(fn, 32_768, 2_048, 10_000, 64),
+        "for 512 pairs at once": lambda fn: _step_bytes(fn, 512, 512, 40_000, 16),
+        "for 4,096 pairs one by one": lambda fn: _step_bytes(fn, 4_096, 1, 2_500, 128),
+    }
+    run(learner, cases, "the encoders pay for a micro-batch; of the whole batch only the features stay")
+
+
 def check_gradient_cache_grads(learner: Callable) -> None:
     """Exercise: `gradient_cache_grads(encoder, inputs, loss_fn, micro)`: fill `.grad` of the encoder's parameters.
 
@@ -45,6 +56,16 @@ def check_gradient_cache_grads(learner: Callable) -> None:
     run(learner, cases, "the loss sees the whole batch, the encoder a micro-batch at a time: the gradient is exact")
 
 
+def check_repeat_share(learner: Callable[[Sequence[str]], float]) -> None:
+    """Exercise: `repeat_share(captions)`: the share of captions that stand in the list at least twice."""
+    cases = {
+        "for a, b, a, c, a, d, e": lambda fn: _repeats(fn, list("abacade")),
+        "for two captions twice and one alone": lambda fn: _repeats(fn, list("xyzyx")),
+        "for captions that are all different": lambda fn: _repeats(fn, list("abcd")),
+    }
+    run(learner, cases, "every copy is a false negative for every other, and a larger batch holds more of them")
+
+
 def check_lr_for_batch(learner: Callable[[float, int, int], float]) -> None:
     """Exercise: `lr_for_batch(base_lr, base_batch, batch)`, by the square-root rule for Adam-like optimisers."""
     cases = {
@@ -53,6 +74,39 @@ def check_lr_for_batch(learner: Callable[[float, int, int], float]) -> None:
         "from 256 to 512 pairs": lambda fn: _rate(fn, 512),
     }
     run(learner, cases, "b pairs average the noise down by the root of b, and the step may grow by as much")
+
+
+def _step_bytes(fn: Callable, batch: int, micro: int, per_pair: float, dim: int) -> str | None:
+    features = 2 * 4 * batch * dim
+    suspects = {
+        "the activations of the whole batch are counted: the encoders see one piece at a time": per_pair * batch
+        + features,
+        "the features of one piece are counted: those of the whole batch stay for the loss": per_pair * micro
+        + 2 * 4 * micro * dim,
+        "the features of one side are missing: images and texts have their own": per_pair * micro + features / 2,
+        "numbers are counted: a number in fp32 takes 4 bytes": per_pair * micro + features / 4,
+        "the features are missing: they stay for the loss": per_pair * micro,
+        "the activations are missing": features,
+    }
+    want = per_pair * micro + features
+    return compare(fn(batch, micro, per_pair, dim), want, {hint: s for hint, s in suspects.items() if s != want})
+
+
+def _repeats(fn: Callable, captions: list[str]) -> str | None:
+    counts, total = Counter(captions), len(captions)
+    again = sum(count for count in counts.values() if count > 1)
+    kinds = sum(count > 1 for count in counts.values())
+    pairs = sum(count * (count - 1) for count in counts.values()) / (total * (total - 1))
+    suspects = {
+        "the first copy is left out: it has a false negative as well": (total - len(counts)) / total,
+        "captions are counted once each: count every copy": kinds / len(counts),
+        "the repeated kinds are divided by all captions: count every copy": kinds / total,
+        "that is a count: divide by the number of captions": again,
+        "that is the share that occurs once: its complement is meant": 1 - again / total,
+        "that is the share of pairs of places that agree: count captions": pairs,
+    }
+    want = again / total
+    return compare(fn(list(captions)), want, {hint: s for hint, s in suspects.items() if s != want})
 
 
 def _rate(fn: Callable, batch: int) -> str | None:

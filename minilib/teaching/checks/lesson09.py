@@ -1,7 +1,7 @@
-"""Checks of lesson 09, turn preferences into a loss without a reference model: SimPO, LOGO, shares of pairs, SFT.
+"""Checks of lesson 09, turn preferences into a loss without a reference model: DPO, SimPO, LOGO, shares, SFT.
 
-Solutions: `simpo_loss` and `logo_loss` of `minilib.losses.preference`, which are also the judges, in fp64. The shares
-of a push are judged by autograd through `simpo_loss`.
+Solutions: `dpo_loss`, `simpo_loss` and `logo_loss` of `minilib.losses.preference`, which are also the judges, in fp64.
+The shares of a push are judged by autograd through `simpo_loss`.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minilib.losses import preference
-from minilib.teaching.checks.contract import compare, not_finite, run
+from minilib.teaching.checks.contract import close, compare, not_finite, run
 
 BETA, GAMMA = 2.5, 0.6
 ZERO = "the loss is not finite: the sigmoid is 0 before its logarithm is taken, use F.logsigmoid or F.softplus"
 FLAT = "the loss has no gradient: keep to torch operations, without .item() or .detach()"
+
+
+def check_dpo_loss(learner: Callable[..., Tensor]) -> None:
+    """Exercise: `dpo_loss(chosen, rejected, chosen_ref, rejected_ref, beta)` from log-probabilities `(b,)`."""
+    hand = _double([-3.0], [-1.0], [-4.0], [-1.0])
+    cases = {
+        "for one pair whose chosen answer has risen by 1": lambda fn: _dpo(fn, hand, 1.0),
+        "for five pairs": lambda fn: _dpo(fn, _double(*torch.linspace(-9, -1, 20).view(4, 5).sin().tolist()), 0.3),
+        "for a policy that equals its reference": _dpo_start,
+        "for a change of -1,000 in fp32": _dpo_far,
+    }
+    run(learner, cases, "the reward is a change, so the loss starts at log 2 whatever the answers are")
 
 
 def check_simpo_loss(learner: Callable[..., Tensor]) -> None:
@@ -59,6 +71,36 @@ def check_sft_term(learner: Callable[..., Tensor]) -> None:
         "for an answer that is certain": lambda fn: compare(fn(torch.zeros(3), 0.1), 0.0),
     }
     run(learner, cases, "minimising minus the log-probability raises it; the printed plus would lower it")
+
+
+def _dpo(fn: Callable, logps: tuple[Tensor, ...], beta: float) -> str | None:
+    c, r, c_ref, r_ref = logps
+    won = beta * ((c - c_ref) - (r - r_ref))
+    suspects = {
+        "the reference is missing: the reward is the change against it": F.softplus(-beta * (c - r)).mean(),
+        "the references are added: take them off": F.softplus(-beta * ((c + c_ref) - (r + r_ref))).mean(),
+        "the reference has the wrong sign: policy minus reference": F.softplus(won).mean(),
+        "the rejected answer's change is added: take it off": F.softplus(-beta * (c - c_ref + r - r_ref)).mean(),
+        "beta is missing": F.softplus(-won / beta).mean(),
+        "it is the mean of the sigmoids: take their logarithm, with a minus": torch.sigmoid(won).mean(),
+        "it is the logarithm of the sigmoid: the loss is minus that": -F.softplus(-won).mean(),
+        "the batch is summed: return its mean": F.softplus(-won).sum(),
+    }
+    want = preference.dpo_loss(c, r, c_ref, r_ref, beta=beta)
+    suspects = {hint: answer for hint, answer in suspects.items() if not close(answer, want)}
+    got = fn(c.requires_grad_(), r.requires_grad_(), c_ref, r_ref, beta)
+    return compare(got, want, suspects) or _flat(got)
+
+
+def _dpo_start(fn: Callable) -> str | None:
+    chosen, rejected = _means(4, 1)
+    return _dpo(fn, (chosen, rejected[:, 0], chosen.clone(), rejected[:, 0].clone()), 0.1)
+
+
+def _dpo_far(fn: Callable) -> str | None:
+    zero = torch.zeros(2)
+    got = fn(zero - 10_000, zero, zero, zero, 0.1)
+    return not_finite(got, ZERO) or compare(got, 1_000.0, tol=1e-6)
 
 
 def _simpo(fn: Callable, chosen, chosen_lengths, rejected, rejected_lengths, beta: float, gamma: float) -> str | None:

@@ -1,4 +1,4 @@
-"""Checks of lesson 10, score a long answer without the logits: the fold, one visit, weights, the layout.
+"""Checks of lesson 10, score a long answer without the logits: the fold, one visit, weights, the sweep, the layout.
 
 Solutions: `log_sums` and `sweep` of `minilib.kernels.vocab_tiled`, the factors of `minilib.losses.logo_from_hidden`,
 and `pack_answers` of `minilib.longcontext`. The judge is the dense log-softmax with autograd in fp64.
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from minilib.teaching.checks.contract import LargestTensor, compare, not_finite, run
+from minilib.teaching.checks.contract import LargestTensor, close, compare, not_finite, run
 
 Rows = tuple[Tensor, Tensor, Tensor]  # hidden (n, d), weight (V, d), labels (n,)
 
@@ -46,6 +46,19 @@ def check_token_weights(learner: Callable[[Tensor, int], Tensor]) -> None:
         "for two examples with answers of 3, 2, 4 and 1, 5, 2 tokens": lambda fn: _weights(fn, [3, 2, 4, 1, 5, 2], 2),
     }
     run(learner, cases, "lengths alone say what every token weighs, before a single logit is known")
+
+
+def check_sweep(learner: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> None:
+    """Exercise: `sweep(hidden, weight, labels, f, rows, entries)`: `(n,)`, and the gradients of `f @ logps`."""
+    cases = {
+        "for three tokens and four entries at once": lambda fn: _sweep(fn, _by_hand(), 3, 4),
+        "for 7 tokens, 3 at a time, and 23 entries, 5 at a time": lambda fn: _sweep(fn, _random(7, 23), 3, 5),
+        "for logits up to 1,000": _sweep_far,
+        "for 24 tokens, 8 at a time, and 60 entries, 10 at a time": _sweep_costs,
+    }
+    run(
+        learner, cases, "each logit is made once: its tile waits for the row's sum, the loss's factor waits for no tile"
+    )
 
 
 def check_pack_layout(learner: Callable[[Tensor, Sequence[int]], tuple[Tensor, Tensor]]) -> None:
@@ -144,6 +157,70 @@ def _two_products(fn: Callable) -> str | None:
     if products > 2.1:
         return f"it took {products:.3g} products and two are enough: the logits need not be made again"
     return _whole(fn, rows, 4)
+
+
+def _sweep(fn: Callable, rows: Rows, size: int, entries: int) -> str | None:
+    hidden, weight, labels = rows
+    f = torch.linspace(-0.5, 1.0, len(hidden), dtype=torch.float64) + 0.1
+    leaves = [x.clone().requires_grad_() for x in (hidden, weight)]
+    logp = torch.log_softmax(leaves[0] @ leaves[1].T, 1)  # (n, V)
+    picked = logp.gather(1, labels[:, None])[:, 0]
+    want = picked.detach(), *torch.autograd.grad(f @ picked, leaves)
+    got = fn(hidden, weight, labels, f, size, entries)
+    if wrong := compare(got, want, tol=math.inf):  # its form alone
+        return wrong
+    loss = {"those are losses: turn the sign round": -want[0]}
+    return compare(got[0], want[0], loss) or _sweep_grads(got, want, (hidden, weight, labels, f), size, entries)
+
+
+def _sweep_grads(got, want, inputs, size: int, entries: int) -> str | None:
+    hidden, weight, labels, f = inputs
+    p = torch.softmax(hidden @ weight.T, 1)
+    at_label = torch.zeros_like(p).scatter_(1, labels[:, None], 1.0)
+    G, last = f[:, None] * (at_label - p), (len(hidden) - 1) // size * size
+    last_tile = (len(weight) - 1) // entries * entries
+    own = torch.cat([torch.softmax(x, 1) for x in (hidden @ weight.T).split(entries, 1)], 1)  # each tile by itself
+    alone = f[:, None] * (at_label - own)
+    slips = {
+        "the gradients' sign is turned round: those are the gradients of the loss": -G,
+        "f is missing": at_label - p,
+        "the label's part is missing": -f[:, None] * p,
+        "each tile is divided by its own sum: use the sum of the whole row": alone,
+        "the label's part lacks its factor f": at_label - f[:, None] * p,
+    }
+    hidden_hints = {f"in the gradient of hidden, {hint}": g @ weight for hint, g in slips.items()}
+    hint = "the gradient of hidden holds the last tile only: add over the tiles"
+    hidden_hints[hint] = G[:, last_tile:] @ weight[last_tile:]
+    weight_hints = {f"in the gradient of weight, {hint}": g.T @ hidden for hint, g in slips.items()}
+    weight_hints["the gradient of weight holds the last rows only: add over the rows"] = G[last:].T @ hidden[last:]
+    return compare(got[1], want[1], _other(hidden_hints, want[1])) or compare(
+        got[2], want[2], _other(weight_hints, want[2])
+    )
+
+
+def _other(suspects: dict[str, Tensor], want: Tensor) -> dict[str, Tensor]:
+    return {hint: answer for hint, answer in suspects.items() if not close(answer, want)}
+
+
+def _sweep_far(fn: Callable) -> str | None:
+    hidden, weight, labels = _random(6, 24)
+    hidden = hidden * (1000 / (hidden @ weight.T).abs().max())
+    overflow = "a number is not finite: take the sum of a row with lse.update, which subtracts a maximum"
+    return not_finite(fn(hidden, weight, labels, torch.ones(6).double(), 4, 7), overflow)
+
+
+def _sweep_costs(fn: Callable) -> str | None:
+    rows = hidden, weight, labels = _random(24, 60)
+    if hint := _sweep(fn, rows, 8, 10):
+        return hint
+    with FlopCounterMode(display=False) as counter, LargestTensor() as largest:
+        fn(hidden, weight, labels, torch.ones(24).double(), 8, 10)
+    products = counter.get_total_flops() / (2 * len(hidden) * weight.numel())
+    if products > 3.1:
+        return f"it took {products:.3g} products and three are enough: keep the tiles until their row's sum is known"
+    if largest.numel >= len(hidden) * len(weight):
+        return "it holds a tensor as large as all logits of all tokens: keep those of `rows` tokens at a time"
+    return None
 
 
 def _weights(fn: Callable, lengths: list[int], num_rejected: int) -> str | None:

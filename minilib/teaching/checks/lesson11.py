@@ -1,7 +1,8 @@
-"""Checks of lesson 11, make chosen and rejected answers: score by rare words, choose chunks, mix contexts, recount.
+"""Checks of lesson 11, make chosen and rejected answers: cut, score by rare words, choose, mix contexts, recount.
 
-Solutions: `minilib.preferences.importance.rare_words`, the plan of `minilib.preferences.chunking.paper_rule`, and the
-tallies of `minilib.preferences.filtering`. What is drawn at random is judged by what must hold for every draw.
+Solutions: `chunk_text` and the plan of `paper_rule` in `minilib.preferences.chunking`, `rare_words` in
+`minilib.preferences.importance`, and the tallies of `minilib.preferences.filtering`. What is drawn at random is judged
+by what must hold for every draw.
 """
 
 import math
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from minilib.evals.answers import contains_answer
-from minilib.preferences.chunking import paper_rule
+from minilib.preferences.chunking import chunk_text, paper_rule
 from minilib.preferences.filtering import QualityReport, Tally, judge
 from minilib.preferences.importance import FUNCTION_WORDS, rare_words
 from minilib.teaching.checks.contract import MISSING, compare, run
@@ -19,6 +20,18 @@ STORY = (
     "Boats come up the slow river. Lisbon keeps amber. Nobody counts it. The market opens early in May. "
     "Oslo keeps salt. Rain is rare. Lisbon keeps silk. Trams of Lisbon are yellow. Nobody counts trams in the rain."
 )
+
+
+def check_cut_into_chunks(learner: Callable[[str, int], Sequence[str]]) -> None:
+    """Exercise: `cut_into_chunks(text, size)`, texts of `size` whole words, which joined are the text."""
+    cases = {
+        "for four words, two at a time": lambda fn: _cut(fn, "a bc d ef", 2),
+        "for five words with wide gaps, two at a time": lambda fn: _cut(fn, " a  bc\n\nd ef g \n", 2),
+        "for the words one by one": lambda fn: _cut(fn, STORY, 1),
+        "for the story of 36 words, 7 at a time": lambda fn: _cut(fn, STORY, 7),
+        "for more room than words": lambda fn: _cut(fn, "a bc d", 10),
+    }
+    run(learner, cases, "whole words, at most so many, nothing lost; but a fact may lie across a cut")
 
 
 def check_rare_overlap(learner: Callable[[str, str, str], float]) -> None:
@@ -73,6 +86,36 @@ def check_recount(learner: Callable[[Sequence[dict]], tuple[float, float, float]
         "for one perfect pair": lambda fn: _recount(fn, [_pair("tea", ["silk", "tin"], "tea")]),
     }
     run(learner, cases, "negatives are counted over all rejected answers, positives over the chosen ones")
+
+
+def _cut(fn: Callable, text: str, size: int) -> str | None:
+    want, words = chunk_text(text, size), text.split()
+    places = range(0, len(words), size)
+    behind = re.findall(r"\S+\s*|\A\s+", text)
+    suspects = {
+        "blanks are lost: joined, the chunks are not the text": [" ".join(words[i : i + size]) for i in places],
+        "all blanks are lost: keep them in the pieces": ["".join(words[i : i + size]) for i in places],
+        "the last words are missing: the last chunk may be shorter": want[: len(words) // size],
+        "a word takes the blanks behind it along: take those before it": _grouped(behind, size),
+        "it is cut by characters: count words": [text[i : i + size] for i in range(0, len(text), size)],
+        "those are lists of words: join the words of a chunk": [words[i : i + size] for i in places],
+        "a chunk has one word too many": chunk_text(text, size + 1),
+    }
+    got = fn(text, size)
+    if got is None:
+        return MISSING
+    if list(got) == want:
+        return None
+    told = f"it returned {len(got)} chunks and should return {len(want)}"
+    if not all(isinstance(chunk, str | list) for chunk in got):
+        return "the chunks are no texts: return a list of texts"
+    if len(got) == len(want):
+        told = next(f"chunk {k} is {g!r} and should be {w!r}" for k, (g, w) in enumerate(zip(got, want)) if g != w)
+    return next((hint for hint, chunks in suspects.items() if list(got) == chunks), told)
+
+
+def _grouped(pieces: list[str], size: int) -> list[str]:
+    return ["".join(pieces[i : i + size]) for i in range(0, len(pieces), size)]
 
 
 def _overlap(fn: Callable, chunk: str, question: str) -> str | None:

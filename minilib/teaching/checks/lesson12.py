@@ -1,20 +1,34 @@
-"""Checks of lesson 12, stretch positions without long inputs: slots, promises, coverage, and attention across gaps.
+"""Checks of lesson 12, stretch positions without long inputs: rotation, slots, promises, coverage, attention over gaps.
 
 Solutions: `minilib.synthesize_positions` in its mode "continuous", `count_positions` and `share` of
 `minilib.longcontext.positions`, and a call with a mask. Draws are judged by their promises and counted; the judge of
 the last exercise is a small Llama of random weights with an explicit causal mask in four dimensions.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
 
 from minilib.longcontext import synthesize_positions
-from minilib.teaching.checks.contract import MISSING, as_tensor, compare, run
+from minilib.teaching.checks.contract import MISSING, as_tensor, close, compare, run
 
 DRAWS = 600
 PROMISES = ("length", "target", "order", "slot", "chunk")
+
+
+def check_rotate(learner: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Exercise: `rotate(x, positions, theta)`, `(k, d)`: each pair of neighbours turned by position times speed."""
+    hand = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([1]), torch.tensor([math.pi / 2]).double()
+    cases = {
+        "for the pair (1, 0), turned by a quarter": lambda fn: _rotated(fn, *hand),
+        "for four rows of three pairs": lambda fn: _rotated(fn, *_pairs([0, 1, 7, 500])),
+        "for rows at position 0": lambda fn: _rotated(fn, *_pairs([0, 0])),
+    }
+    run(
+        learner, cases, "position times speed is an angle, and a product of two turned pairs knows their distance alone"
+    )
 
 
 def check_continuous_positions(learner: Callable[[Sequence[int], int, Generator], Tensor]) -> None:
@@ -66,6 +80,34 @@ def check_logits_across_gaps(learner: Callable[..., Tensor]) -> None:
         "for the call itself": _mask_is_passed,
     }
     run(learner, cases, "a mask of ones says that the jumps are gaps in one text, not borders between texts")
+
+
+def _pairs(positions: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(len(positions))
+    x = torch.randn(len(positions), 6, generator=generator, dtype=torch.float64)
+    return x, torch.tensor(positions), torch.tensor([1.0, 0.3, 0.01], dtype=torch.float64)
+
+
+def _rotated(fn: Callable, x: Tensor, positions: Tensor, theta: Tensor) -> str | None:
+    def turned(pairs: Tensor, angle: Tensor) -> Tensor:
+        """Pairs as complex numbers `(k, d / 2)`, turned: `(k, d / 2, 2)`."""
+        return torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle))
+
+    pairs, halves = torch.view_as_complex(x.unflatten(1, (-1, 2))), torch.complex(*x.chunk(2, 1))
+    angle, plain = positions[:, None] * theta, positions[:, None].expand(len(x), len(theta)).double()
+    want = turned(pairs, angle)
+    suspects = {
+        "the pairs are turned the other way: the first number is x0 cos - x1 sin": turned(pairs, -angle).flatten(1),
+        "theta is missing: each pair has a speed of its own": turned(pairs, plain).flatten(1),
+        "the positions are missing": turned(pairs, theta.expand_as(angle)).flatten(1),
+        "entry j is paired with entry j + d / 2: pair neighbours": turned(halves, angle).mT.flatten(1),
+        "first and second numbers are joined one behind the other: put neighbours next to each other": want.mT.flatten(
+            1
+        ),
+        "the angle is added to the numbers: turn the pair": x + angle.repeat_interleave(2, 1),
+    }
+    suspects = {hint: answer for hint, answer in suspects.items() if not close(answer, want.flatten(1))}
+    return compare(fn(x, positions, theta), want.flatten(1), suspects)
 
 
 def _draws(fn: Callable, lengths: list[int], target: int) -> str | None:

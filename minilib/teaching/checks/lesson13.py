@@ -1,7 +1,8 @@
-"""Checks of lesson 13, train LOGO end to end: the size of an adapter, a whole checkpoint, rewards, who moved.
+"""Checks of lesson 13, train LOGO end to end: the bare loop, an adapter's size, rewards, who moved, a whole checkpoint.
 
-Solutions: the sum in `minilib.trainers.lora.delta_norm`, the rule of `minilib.trainers.trainer_utils.last_checkpoint`,
-and the metrics of `minilib.trainers.objectives`. The judge of the first forms the product B A, at a size where it may.
+Solutions: `minilib.losses.preference.logo_loss` in a loop, the sum in `minilib.trainers.lora.delta_norm`, the
+rule of `minilib.trainers.trainer_utils.last_checkpoint`, and the metrics of `minilib.trainers.objectives`. The judge of
+the norm forms the product B A, at a size where it may.
 """
 
 import json
@@ -12,10 +13,23 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
+from minilib.losses.preference import logo_loss, simpo_loss
 from minilib.teaching.checks.contract import MISSING, LargestTensor, compare, run
 
 MOVES = ("no gain", "chosen fell", "both rose", "parted")
+
+
+def check_logo_loop(learner: Callable[..., list[float]]) -> None:
+    """Exercise: `logo_loop(score, optimizer, draw, steps)`, LOGO's training loop; returns the losses."""
+    cases = {
+        "for one step with one rejected answer": lambda fn: _loop(fn, 1, 1),
+        "for one step with three rejected answers": lambda fn: _loop(fn, 1, 3),
+        "for five steps": lambda fn: _loop(fn, 5, 2),
+        "for no step": lambda fn: _loop(fn, 0, 2),
+    }
+    run(learner, cases, "the method is one loss in an ordinary loop; all else makes it cheap or keeps it alive")
 
 
 def check_adapter_norm(learner: Callable[[Sequence[tuple[Tensor, Tensor, float]]], float]) -> None:
@@ -72,6 +86,81 @@ def check_last_whole(learner: Callable[[Path], int | None]) -> None:
         "for one checkpoint, which is broken": lambda fn: _last(fn, {3: None}, None),
     }
     run(learner, cases, "the file that is written last speaks for the folder, if it says what it should")
+
+
+class _Play:
+    """A policy of three numbers: `score` gives mean log-probabilities (b, 1 + M) of the batch that `draw` hands out."""
+
+    def __init__(self, rejected: int) -> None:
+        self.weights = torch.tensor([0.5, -1.0, 0.3], dtype=torch.float64, requires_grad=True)
+        self.optimizer = torch.optim.SGD([self.weights], lr=0.02)
+        self.rejected, self.asked = rejected, []
+
+    def draw(self, step: int) -> Tensor:
+        self.asked.append(step)
+        generator = torch.Generator().manual_seed(step)
+        return torch.randn(4, 1 + self.rejected, 3, dtype=torch.float64, generator=generator)
+
+    def score(self, batch: Tensor) -> Tensor:
+        return -softplus(batch @ self.weights)
+
+
+def _looped(steps: int, rejected: int, loss: Callable = logo_loss, keep: bool = False, still: bool = False):
+    """Losses and weights of the loop, or of one with a slip: gradients kept, or the first batch all the time."""
+    play, losses = _Play(rejected), []
+    for step in range(steps):
+        means = play.score(play.draw(0 if still else step))
+        found = loss(means[:, 0], means[:, 1:], beta=10.0, gamma=3.0, sft_weight=0.1)
+        if not keep:
+            play.optimizer.zero_grad()
+        found.backward()
+        play.optimizer.step()
+        losses.append(found.item())
+    return torch.tensor(losses, dtype=torch.float64), play.weights.detach()
+
+
+def _loop(fn: Callable, steps: int, rejected: int) -> str | None:
+    play = _Play(rejected)
+    got = fn(play.score, play.optimizer, play.draw, steps)
+    if got is None:
+        return MISSING
+    if not isinstance(got, (list, tuple)) or not all(isinstance(loss, float) for loss in got):
+        return "the losses are no list of plain numbers: loss.item() lets go of the graph behind a loss"
+    if len(got) != steps:
+        return f"{len(got)} losses came back of {steps} steps: one for each step, from before its update"
+    if play.asked != list(range(steps)):
+        return f"draw was asked for the steps {play.asked}: ask once in each step, for its own number"
+    losses, weights = _looped(steps, rejected)
+    slips = {hint: _looped(steps, rejected, loss)[0] for hint, loss in _LOSSES.items()}
+    slips["gradients of earlier steps are added: set them to zero in every step"] = _looped(steps, rejected, keep=True)[
+        0
+    ]
+    slips["the first batch comes again and again"] = _looped(steps, rejected, still=True)[0]
+    if wrong := compare(got, losses, slips):
+        return wrong
+    if steps and torch.equal(play.weights.detach(), _Play(rejected).weights.detach()):
+        return "the weights have not moved: backward fills the gradients, optimizer.step uses them"
+    return compare(play.weights, weights)
+
+
+def _logo(chosen: Tensor, rejected: Tensor, beta: float, gamma: float, sft_weight: float) -> Tensor:
+    """`logo_loss` with nothing checked, for the slips."""
+    return (softplus(gamma - beta * (chosen - rejected.mean(1))) - sft_weight * chosen).mean()
+
+
+_LOSSES = {
+    "gamma has the other sign: the margin has to exceed it": lambda c, r, **s: _logo(c, r, **s | {"gamma": -3.0}),
+    "the SFT term has the other sign: the chosen answer shall rise": lambda c, r, **s: _logo(
+        c, r, **s | {"sft_weight": -0.1}
+    ),
+    "the SFT term is missing: lambda times the chosen log-probability": lambda c, r, **s: _logo(
+        c, r, **s | {"sft_weight": 0.0}
+    ),
+    "every rejected answer has a sigmoid of its own: LOGO puts their mean inside": simpo_loss,
+    "the rejected answers are summed: take their mean": lambda c, r, **s: _logo(c, r.sum(1, keepdim=True), **s),
+    "beta is missing: it scales the difference, not gamma": lambda c, r, **s: _logo(c, r, **s | {"beta": 1.0}),
+    "chosen and rejected are exchanged": lambda c, r, **s: _logo(r.mean(1), c[:, None], **s),
+}
 
 
 def _by_hand() -> list[tuple[Tensor, Tensor, float]]:

@@ -14,7 +14,7 @@ FILES = {
     "canvas": "show to_png",
     "contrast": "loss_vs_batch pairs_seen similarity_matrix temperature_effect",
     "costs": "memory_parts memory_wall predicted_vs_measured timing_ratios",
-    "kernels": "masked_pointers partial_tables program_map tile_film",
+    "kernels": "lane_use masked_pointers partial_tables program_map tile_film",
     "longcontext": "accuracy_by_distance found_and_right head_scores lost_in_the_middle needle_map "
     "perplexity_by_position",
     "pairs": "answers_kept chunk_scores context_strips",

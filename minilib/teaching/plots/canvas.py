@@ -8,7 +8,9 @@ tests compare word for word: it therefore quotes no measured digits, only what a
 """
 
 import base64
+import html
 import io
+import os
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -79,12 +81,17 @@ def to_png(figure: Figure) -> bytes:
 
 
 def show(figure: Figure) -> None:
-    """Display the figure in a notebook: PNG for the eye, alt text as its text form and in the output's metadata."""
+    """Display the figure in a notebook: PNG for the eye, alt text as its text form and in the output's metadata.
+
+    JupyterLab gives a PNG no alt text; where a server runs the kernel, an HTML form that has one goes first.
+    """
     from IPython.display import display
 
-    data = {"image/png": base64.b64encode(to_png(figure)).decode(), "text/plain": alt_text_of(figure)}
-    width = round(figure.get_figwidth() * DPI)
-    display(data, raw=True, metadata={"image/png": {"alt": figure.alt_text, "width": width}})
+    png, alt, width = base64.b64encode(to_png(figure)).decode(), alt_text_of(figure), round(figure.get_figwidth() * DPI)
+    data = {"image/png": png, "text/plain": alt}
+    if "JPY_SESSION_NAME" in os.environ:  # set for kernels of a server, not when lessons are executed to be stored
+        data["text/html"] = f'<img alt="{html.escape(alt)}" width="{width}" src="data:image/png;base64,{png}">'
+    display(data, raw=True, metadata={"image/png": {"alt": alt, "width": width}})
 
 
 def alt_text_of(figure: Figure) -> str:

@@ -131,3 +131,72 @@ def tile_film(frames: Mapping[str, object], *, title: str | None = None) -> Figu
 def _range(counts) -> str:
     low, high = min(counts), max(counts)
     return str(low) if low == high else f"{low} to {high}"
+
+
+def lane_use(memories: Sequence, *, title: str | None = None) -> Figure:
+    """The memory of each tensor, one cell per number, in the colour of the program that used it last.
+
+    `memories` come from `minilib.teaching.lanes.watch`. A cell says how often it was loaded (L) and stored (S); lanes
+    that were on and reached outside stand behind the end, hatched.
+    """
+    same_length(memories=memories)
+    told = {memory.name: _use(memory) for memory in memories}
+    programs = sorted({access.program for memory in memories for access in memory.accesses})
+    lanes = [access for memory in memories for access in memory.accesses]
+    masked, outside = (
+        sum(int((~a.on).sum()) for a in lanes),
+        sum(len(m.outside(a)) for m in memories for a in m.accesses),
+    )
+    alt = f"Memory of {' and '.join(told)}, a cell for each number. " + _told(programs, told, masked, outside)
+    heights = [max(1, len(memory.values) // memory.width) + 0.8 for memory in memories]
+    figure = canvas(
+        title or _told(programs, told, masked, outside, short=True), alt, size=(7.4, 0.8 + 0.5 * sum(heights))
+    )
+    grid = figure.add_gridspec(len(memories), 1, height_ratios=heights)
+    for where, memory in zip(grid, memories):
+        panel = axes(figure, where, ylabel=memory.name)
+        loaded, stored, owner = told[memory.name]
+        for k in range(len(memory.values)):
+            colour = pale(OWNERS[programs.index(owner[k]) % len(OWNERS)]) if k in owner else "white"
+            marks = "\n".join(
+                f"{letter}{n if n > 1 else ''}" for letter, n in (("L", loaded[k]), ("S", stored[k])) if n
+            )
+            box(panel, k % memory.width, k // memory.width, 1, 1, marks, facecolor=colour, edgecolor=GREY)
+        reached = sorted({int(k) for access in memory.accesses for k in memory.outside(access)})
+        last = len(memory.values) // memory.width - 1
+        for place, k in enumerate(reached):
+            box(
+                panel,
+                memory.width + 0.5 + place,
+                last,
+                1,
+                1,
+                str(k),
+                facecolor="white",
+                edgecolor=VERMILLION,
+                hatch="////",
+            )
+        panel.set(xlim=(0, memory.width + 0.5 + len(reached)), ylim=(last + 1, 0), xticks=[], yticks=[])
+    return figure
+
+
+def _use(memory) -> tuple[np.ndarray, np.ndarray, dict]:
+    """How often each number was loaded and stored, and the program that used it last."""
+    counts, owner = {kind: np.zeros(len(memory.values), dtype=int) for kind in ("load", "store")}, {}
+    for access in memory.accesses:
+        for k in access.offsets[access.on & (access.offsets >= 0) & (access.offsets < len(memory.values))]:
+            counts[access.kind][k] += 1
+            owner[int(k)] = access.program
+    return counts["load"], counts["store"], owner
+
+
+def _told(programs: list, told: dict, masked: int, outside: int, short: bool = False) -> str:
+    if not programs:
+        return "This kernel has not touched memory yet" + ("" if short else ".")
+    loads, stores = (sum(int((use[k] > 0).sum()) for use in told.values()) for k in (0, 1))
+    if short:
+        return f"{loads} numbers loaded, {stores} stored, {masked} lanes masked, {outside} outside"
+    return (
+        f"{len(programs)} programs load {loads} numbers and store {stores}; {masked} lanes are switched off by a mask, "
+        f"and {outside} reach outside."
+    )

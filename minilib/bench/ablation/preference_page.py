@@ -1,0 +1,78 @@
+"""What the runs of `questions` say: gains draw by draw, and the page of the book.
+
+gain     right answers beyond the window, a mean over the lengths, less those of the base on the same draw
+inside   answers to questions for two things within the window that name both, less the base's
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from minilib.bench import report
+
+LOGO, SFT = "LOGO", "SFT, stretched positions"
+
+
+def gains(document: dict[str, Any], question: str, inside: bool = False) -> dict[str, dict[str, dict[str, float]]]:
+    """{level: {arm: {draw: gain}}} of one question; a draw whose base is not measured yet is left out."""
+    scores = {tuple(record["run"]): record["scores"] for record in document["records"]}
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for (draw, arm, asked, level), score in scores.items():
+        base = scores.get((draw, None, "base", ""))
+        if asked == question and base is not None:
+            gain = _measure(score, inside) - _measure(base, inside)
+            found.setdefault(level, {}).setdefault(arm, {})[draw] = gain
+    return found
+
+
+def spread(values: Iterable[float], least: float = 0.1) -> str:
+    """Mean, smallest and largest of some gains, and how many of them exceed `least`."""
+    values = list(values)
+    if not values:
+        return "not run yet"
+    above = sum(value > least for value in values)
+    ends = f"{statistics.mean(values):+.2f} ({min(values):+.2f} to {max(values):+.2f})"
+    return f"{ends}, above {least} on {above} of {len(values)}"
+
+
+def tables(document: dict[str, Any], table: report.Table = report.markdown) -> dict[str, str]:
+    """A table for each question, with a row for each level that was run."""
+    found = {}
+    for question in dict.fromkeys(record["run"][2] for record in document["records"] if record["run"][1]):
+        far, near = gains(document, question), gains(document, question, inside=True)
+        rows = []
+        for level, arms in far.items():
+            over = [arms[LOGO][draw] - arms[SFT][draw] for draw in arms.get(LOGO, ()) if draw in arms.get(SFT, ())]
+            row = {"level": level, "over": _told(over), "draws": max(map(len, arms.values()))}
+            row |= {key: _told(arms.get(arm, {}).values()) for key, arm in (("logo", LOGO), ("sft", SFT))}
+            row |= {"logo_in": _told(near[level].get(LOGO, {}).values())}
+            rows.append(row | {"sft_in": _told(near[level].get(SFT, {}).values())})
+        header = f"{question} | draws | LOGO | SFT, stretched | LOGO over SFT | LOGO, two details | SFT, two details"
+        line = "{level} | {draws} | {logo} | {sft} | {over} | {logo_in} | {sft_in}"
+        found[question] = report.build(table, header, line, rows)
+    return found
+
+
+def page(document: dict[str, Any]) -> str:
+    """The page of the book."""
+    by_draw = gains(document, "texts").get("as in the lesson", {})
+    rows = [{"draw": draw, "logo": gain, "sft": by_draw.get(SFT, {}).get(draw)} for draw, gain in
+            by_draw.get(LOGO, {}).items()]  # fmt: skip
+    parts = document | {"tables": tables(document), "spreads": {n: spread(by_draw[n].values()) for n in by_draw}}
+    parts["by_draw"] = report.build(
+        report.markdown, "draw | LOGO | SFT, stretched", "{draw} | {logo:+.2f} | {sft:+.2f}", rows
+    )
+    return report.whole("preference", parts)
+
+
+def _measure(score: dict[str, Any], inside: bool) -> float:
+    if inside:
+        return statistics.mean(each["accuracy"] for each in score["multi"].values())
+    return statistics.mean(score["single"].values())
+
+
+def _told(values: Iterable[float]) -> str:
+    values = list(values)
+    return f"{statistics.mean(values):+.2f} ({min(values):+.2f} to {max(values):+.2f})" if values else "-"
