@@ -20,7 +20,6 @@ MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2")  # what a page asks for
 SERVICES = {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com"}
 EMPTY_HEADING = re.compile(r'<th class="head([^"]*)"><p></p></th>')
 FORMULA_HEADING = re.compile(r'(<th class="head[^"]*"><p><span class="math[^"]*")>(\\\([^<]*\\\))(?=</span></p></th>)')
-SCROLLED = '<div class="pst-scrollable-table-container"'
 THEBE_CONFIG = re.compile(r'\s*<script type="text/x-thebe-config">.*?</script>', re.DOTALL)
 DESCRIPTION = 160  # characters, as much as a list of search results shows
 
@@ -42,12 +41,11 @@ def buttons(options: dict, address: str) -> dict:
 
 
 def without_barriers(body: str) -> str:
-    """The page with true headings of tables, tables that keys can scroll, and no role that was taken back."""
+    """The page with true headings of tables, and no role that was taken back."""
     body = EMPTY_HEADING.sub(r'<td class="head\1"></td>', body)
     body = FORMULA_HEADING.sub(
         lambda found: f'{found[1]} role="math" aria-label="{_spoken(found[2])}">{found[2]}', body
     )
-    body = body.replace(SCROLLED, f'{SCROLLED} tabindex="0"')
     return body.replace('role="doc-biblioentry"', 'role="listitem"')
 
 

@@ -88,11 +88,6 @@ def test_a_source_has_no_role_that_was_taken_back():
     assert light_site.without_barriers('<div id="a" role="doc-biblioentry">') == '<div id="a" role="listitem">'
 
 
-def test_a_table_that_may_be_scrolled_can_be_reached_by_keys():
-    table = '<div class="pst-scrollable-table-container"><table>'
-    assert light_site.without_barriers(table) == '<div class="pst-scrollable-table-container" tabindex="0"><table>'
-
-
 def test_a_page_is_described_by_its_first_sentences():
     short = publish_doctree("Title\n=====\n\nOne sentence\nof two lines.\n\nMore.")
     long = publish_doctree("Title\n=====\n\n" + "word " * 60)

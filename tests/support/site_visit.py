@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 LOOKS = {"light": 1280, "dark": 390}  # theme and width in pixels
 TABS = 2
+SETTLED = 400  # milliseconds; 300 after a change of width the theme lets keys reach the boxes that scroll now
 
 # axe's rules whose answer depends on the width; the others give at 390 pixels what they gave at 1,280
 BY_WIDTH = ["scrollable-region-focusable", "button-name", "link-name", "aria-hidden-focus", "target-size"]
@@ -145,6 +146,8 @@ async def _visit(page, address: str, name: str, looks: dict[str, set], axe: str)
             await page.evaluate(FORMULAS)
             await page.evaluate(axe)
             await page.add_style_tag(content="* { animation: none !important; transition: none !important }")
+        else:
+            await page.wait_for_timeout(SETTLED)
         await page.evaluate("(theme) => { document.documentElement.dataset.theme = theme }", theme)
         visit.too_wide += [f"{width}: {found}" for found in await page.evaluate(TOO_WIDE)]
         visit.images += await page.evaluate(BROKEN_IMAGES)
