@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from docutils.core import publish_doctree
 from PIL import Image
+
+pytest.importorskip("docutils", reason="the book's packages are not installed: make book, then make test-site")
+from docutils.core import publish_doctree
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "book" / "_ext"))

@@ -107,10 +107,9 @@ def one(run: Run, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     draw, began = ASKED["draws"][run.draw], time.process_time()
     changed = ASKED["questions"][run.question]["levels"][run.level] if run.arm else {}
     settings = settings | changed
-    torch.set_flush_denormal(True)  # pairs that are won by far have subnormal gradients, slow on a CPU
     model, tokenizer = tiny_lm()
     record: dict[str, Any] = {"run": list(run)}
-    with text_of(draw):
+    with text_of(draw), _flushed():
         if run.arm:
             arm = named([run.arm])[0]
             arm = arm._replace(options=arm.options | settings.get("options", {}))
@@ -119,6 +118,16 @@ def one(run: Run, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
             record["start"], record["end"] = (_logged(point) for point in (curve[0], curve[-1]))
         record["scores"] = _scores(model, tokenizer, draw["seed"] + one_run.EVALUATION, settings)
     return record | {"cpu_seconds": round(time.process_time() - began, 1)}
+
+
+@contextmanager
+def _flushed() -> Iterator[None]:
+    """Inside, subnormal numbers are zero: pairs that are won by far have such gradients, which are slow on a CPU."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @contextmanager

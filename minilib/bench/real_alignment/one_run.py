@@ -170,10 +170,11 @@ def loaded(name: str, settings: dict[str, Any]):
     return new_model(len(tokenizer), dim=16, layers=2, heads=2, groups=1).eval(), tokenizer
 
 
-def asking(model, tokenizer) -> Callable[[list[str]], list[str]]:
+def asking(model, tokenizer, temperature: float = 0.0) -> Callable[[list[str]], list[str]]:
+    """A function from prompts to the model's answers, greedy unless there is a temperature."""
     from minilib.models.generation import make_answer_fn
 
-    return make_answer_fn(model, tokenizer, max_new_tokens=recipe.ANSWER, batch_tokens=8_192)
+    return make_answer_fn(model, tokenizer, max_new_tokens=recipe.ANSWER, temperature=temperature, batch_tokens=8_192)
 
 
 def _by_rule() -> Callable[[list[str]], list[str]]:

@@ -177,9 +177,10 @@ def _pairs(name: str, settings: dict[str, Any], work: Path, document, deadline: 
     path = _file(work, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     made = build_pairs(
-        rows, repeatable(one_run.asking(model, tokenizer)), scorer=scorer, prompt_fn=prompt_for(tokenizer, IN_SHORT),
-        is_right=None, path=path, chunk_size=settings["chunk"], threshold=threshold, num_chunks=settings["chunks"],
-        num_rejected=2, seed=settings["text_seed"], batch_size=4, separator=separator_for(tokenizer),
+        rows, repeatable(one_run.asking(model, tokenizer, temperature=0.5)), scorer=scorer,
+        prompt_fn=prompt_for(tokenizer, IN_SHORT), is_right=None, path=path, chunk_size=settings["chunk"],
+        threshold=threshold, num_chunks=settings["chunks"], num_rejected=2, seed=settings["text_seed"], batch_size=4,
+        separator=separator_for(tokenizer),
     )  # fmt: skip
     kept: list[dict] = []
     for pair in made:

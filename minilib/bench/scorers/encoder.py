@@ -65,7 +65,10 @@ def load_encoder(quick: bool = False, seed: int = 0) -> TextEncoder:
 
     if not quick:
         place = place_of("minilm")
-        return TextEncoder(AutoModel.from_pretrained(place), AutoTokenizer.from_pretrained(place))
+        return TextEncoder(
+            AutoModel.from_pretrained(place, trust_remote_code=False),
+            AutoTokenizer.from_pretrained(place, trust_remote_code=False),
+        )
     from minilib.models.tiny_lm import tiny_lm
 
     torch.manual_seed(seed)
