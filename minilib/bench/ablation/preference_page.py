@@ -33,8 +33,7 @@ def spread(values: Iterable[float], least: float = 0.1) -> str:
     if not values:
         return "not run yet"
     above = sum(value > least for value in values)
-    ends = f"{statistics.mean(values):+.2f} ({min(values):+.2f} to {max(values):+.2f})"
-    return f"{ends}, above {least} on {above} of {len(values)}"
+    return f"{_told(values)}, above {least} on {above} of {len(values)}"
 
 
 def tables(document: dict[str, Any], table: report.Table = report.markdown) -> dict[str, str]:

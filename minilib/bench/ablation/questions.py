@@ -31,6 +31,7 @@ from tqdm import tqdm
 from minilib.bench import device
 from minilib.bench.ablation import one_run, preference_page
 from minilib.bench.ablation.arms import named
+from minilib.bench.ablation.campaign import line_by_line
 from minilib.common import write_text
 from minilib.data import running_text
 from minilib.data.haystack import haystack
@@ -86,7 +87,7 @@ def bench_preference(output: Path = Path("runs/bench/preference"), quick: bool =
     done = {tuple(record["run"]) for record in found["records"]}
     for run in tqdm([run for run in planned(draws) if run not in done], unit="run"):
         found["records"].append(one(run, settings, output / "pairs"))
-        write_text(path, _lines(found))
+        write_text(path, line_by_line(found))
     write_text(path.with_suffix(".md"), preference_page.page(found))
     return found
 
@@ -189,10 +190,3 @@ def _logged(point: dict[str, float]) -> dict[str, float]:
     """What the training says at one time."""
     wanted = ("loss", "logps/chosen", "rewards/margins", "rewards/accuracies", "grad_norm", "lora_delta_norm")
     return {name: round(point[name], 4) for name in wanted if name in point}
-
-
-def _lines(found: dict[str, Any]) -> str:
-    """JSON with a line for each record."""
-    records = ",\n".join(json.dumps(record) for record in found["records"])
-    head = json.dumps({name: value for name, value in found.items() if name != "records"})
-    return f'{head[:-1]}, "records": [\n{records}\n]}}\n'
