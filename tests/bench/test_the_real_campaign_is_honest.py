@@ -148,7 +148,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(finished, tmp_path):
 def test_records_of_other_settings_are_not_mixed_in(finished):
     output, _ = finished
     settings = SETTINGS | {"lr": 0.5}
-    with pytest.raises(ValueError, match=r"was made with lr=0\.001, now it is 0\.5: choose another output"):
+    with pytest.raises(ValueError, match=r"was begun with lr=0\.001, this run has 0\.5: give another one"):
         campaign._record(output, ARMS["base"], 1, settings)
 
 

@@ -22,6 +22,7 @@ from minilib.bench import device, harness
 from minilib.bench.ablation import one_run, pages
 from minilib.bench.ablation.arms import Arm, named
 from minilib.bench.real_alignment.campaign import real_alignment
+from minilib.bench.records import line_by_line
 from minilib.common import write_text
 from minilib.models.loading import is_tiny
 
@@ -106,17 +107,3 @@ def _all(workers: int | None, title: str, jobs: list[tuple]) -> list[Any]:
 
 def _pairs(output: Path, seed: int) -> Path:
     return output / "pairs" / f"{seed}.jsonl"
-
-
-def line_by_line(document: dict[str, Any]) -> str:
-    """JSON with a line for each entry, and for each of theirs where they are many: small, and it can be read."""
-
-    def lines(value: Any, depth: int) -> str:
-        text = json.dumps(value)
-        if depth == 0 or len(text) <= 200 or not isinstance(value, (list, dict)):
-            return text
-        pairs = value.items() if isinstance(value, dict) else (("", item) for item in value)
-        items = (f"{json.dumps(name)}: " * bool(name) + lines(item, depth - 1) for name, item in pairs)
-        return text[0] + "\n" + ",\n".join(items) + "\n" + text[-1]
-
-    return lines(document, 2) + "\n"

@@ -14,7 +14,6 @@ A wrong chosen answer is the third wrong answer of the model; then the right one
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from tqdm import tqdm
 from minilib.bench import device
 from minilib.bench.ablation import one_run, preference_page
 from minilib.bench.ablation.arms import named
-from minilib.bench.ablation.campaign import line_by_line
+from minilib.bench.records import line_by_line, opened
 from minilib.common import write_text
 from minilib.data import running_text
 from minilib.data.haystack import haystack
@@ -81,9 +80,7 @@ def bench_preference(output: Path = Path("runs/bench/preference"), quick: bool =
     (output / "pairs").mkdir(parents=True, exist_ok=True)
     found = {"benchmark": "preference", "settings": settings, "machine": device.describe(), "records": []}
     if path.exists():
-        found = json.loads(path.read_text())
-        if found["settings"] != settings:
-            raise ValueError(f"output {output} holds runs with other settings: choose another folder, or move it away.")
+        found = opened(path, settings, "records")
     done = {tuple(record["run"]) for record in found["records"]}
     for run in tqdm([run for run in planned(draws) if run not in done], unit="run"):
         found["records"].append(one(run, settings, output / "pairs"))

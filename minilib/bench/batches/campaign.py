@@ -9,7 +9,6 @@ next to it      the page batches.md and its figures, made from that file alone
 
 from __future__ import annotations
 
-import json
 import math
 import multiprocessing
 import os
@@ -24,7 +23,8 @@ from tqdm import tqdm
 
 from minilib.bench import device, harness
 from minilib.bench.batches import one_run, pages, plan
-from minilib.common import different_setting, write_text
+from minilib.bench.records import line_by_line, opened
+from minilib.common import write_text
 
 
 def bench_batches(
@@ -73,15 +73,7 @@ def _opened(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """What the file holds, or an empty document; ValueError where it was begun with other settings."""
     if not output.exists():
         return {"benchmark": "batches", "settings": settings, "machines": [], "records": []}
-    try:
-        document = json.loads(output.read_text())
-        kept, asked = ({n: s[n] for n in plan.COMPARED} for s in (document["settings"], settings))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"output {output} is no file of this experiment: give another one.") from error
-    if other := different_setting(kept, asked):
-        name, found, wanted = other
-        raise ValueError(f"output {output} was begun with {name} {found} and this run has {wanted}: give another one.")
-    return document | {"settings": settings}
+    return opened(output, settings, "records", plan.COMPARED) | {"settings": settings}
 
 
 def _machine(document: dict[str, Any]) -> int:
@@ -114,10 +106,8 @@ def _run_all(pool: Executor, workers: int, document: dict[str, Any], output: Pat
 
 
 def _write(output: Path, document: dict[str, Any]) -> None:
-    """The document with a line for each run: small, and it can be read."""
-    kept = {name: value for name, value in document.items() if name not in ("records", "machine")}
-    lines = ",\n".join(json.dumps(record) for record in document["records"])
-    write_text(output, json.dumps(kept)[:-1] + f',\n"records": [\n{lines}\n]}}\n')
+    """The document without the number of the machine that this run is on."""
+    write_text(output, line_by_line({name: value for name, value in document.items() if name != "machine"}))
 
 
 class _Here(Executor):

@@ -23,7 +23,8 @@ from typing import Any
 from minilib.bench import device, harness
 from minilib.bench.real_alignment import one_run, pages
 from minilib.bench.real_alignment.arms import Arm, in_order, named
-from minilib.common import different_setting, write_text
+from minilib.bench.records import line_by_line, opened
+from minilib.common import write_text
 
 FULL: dict[str, Any] = {
     "quick": False, "pairs": 160, "rows": 3_000, "length": 1_500, "text_seed": 7, "chunk": 32, "chunks": 16,
@@ -61,7 +62,7 @@ def write(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
     records = [json.loads(path.read_text()) for path in sorted((output / "records").glob("*.json"))]
     document = {"benchmark": "real_alignment", "settings": settings, "machine": device.describe()}
     document |= {"pairs": _pairs(output), **pages.summarised(records, settings), "records": records}
-    write_text(output / "real_alignment.json", pages.line_by_line(document))
+    write_text(output / "real_alignment.json", line_by_line(document))
     if records:
         write_text(output / "real_alignment.md", pages.page(document))
     return document
@@ -83,11 +84,7 @@ def _record(output: Path, arm: Arm, seed: int, settings: dict[str, Any]) -> dict
     """The record of a finished run; ValueError where it is one of other settings."""
     if not (path := _place(output, arm, seed)).exists():
         return None
-    record = json.loads(path.read_text())
-    if different := different_setting(record["settings"], settings):
-        name, there, here = different
-        raise ValueError(f"{path} was made with {name}={there!r}, now it is {here!r}: choose another output.")
-    return record
+    return opened(path, settings, "arm")
 
 
 def _pairs(output: Path) -> int:

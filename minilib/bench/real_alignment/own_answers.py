@@ -63,7 +63,7 @@ def table(texts: list[dict[str, Any]]) -> str:
     for text in texts:
         verdicts = [asked["judged"] for asked in text["asked"]]
         right = [mark for verdict in verdicts for mark in verdict["right"]]
-        whole = sum(all(v["right"]) and not v["wrong"] for v in verdicts)
+        whole = sum(map(people.is_whole, verdicts))
         wrong, people_in = sum(bool(v["wrong"]) for v in verdicts), len(verdicts)
         facts = f"{sum(right)} of {len(right)}"
         lines.append(f"{text['tokens']:6,}{facts:>13}{f'{whole} of {people_in}':>23}{f'{wrong} of {people_in}':>28}")

@@ -12,7 +12,6 @@ texts that both arms have answered, pair by pair.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -181,14 +180,3 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
         ),
         "Aims": report.build(table, "aim | limit | measured | verdict", line, document["aims"]),
     }
-
-
-def line_by_line(document: dict[str, Any]) -> str:
-    """JSON with a line for each record: small, and it can be compared."""
-    parts = []
-    for name, value in document.items():
-        text = json.dumps(value)
-        if name == "records":
-            text = "[\n" + ",\n".join(json.dumps(record) for record in value) + "\n]"
-        parts.append(f"{json.dumps(name)}: {text}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"

@@ -12,7 +12,7 @@ to look them up. All facts of a person lie apart, each at its own depth.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from random import Random
 from typing import Any
@@ -29,6 +29,7 @@ _JOBS = """
 """
 _ANIMALS = "dog cat horse rabbit goat turtle duck pony parrot hamster donkey sheep pigeon cow goose canary"
 VALUES = {"job": tuple(_JOBS.split()), "city": NAMES[:40], "animal": tuple(_ANIMALS.split())}
+ALL_VALUES = [value for kind in VALUES.values() for value in kind]
 TELLS = {"job": "{} works as a {}.", "city": "{} lives in {}.", "animal": "{} has a {}."}
 ASKS = {"job": "what does {} work as", "city": "where does {} live", "animal": "which animal does {} have"}
 SAYS = {"job": "works as a {}", "city": "lives in {}", "animal": "has a {}"}
@@ -76,9 +77,9 @@ def sentence(name: str, facts: dict[str, str]) -> str:
     return f"{name} {', '.join(says[:-1])}{',' * (len(says) > 2)} and {says[-1]}."
 
 
-def judged(answer: str, values: list[str]) -> dict[str, Any]:
-    """What is right in an answer: a verdict for each value, the wrong values it names, and whether it is a sentence."""
-    named = [value for kind in VALUES.values() for value in kind if contains(answer, value)]
+def judged(answer: str, values: Sequence[str], among: Sequence[str] = ALL_VALUES) -> dict[str, Any]:
+    """Of each value whether the answer has it, the wrong ones that it names, and whether it is a sentence."""
+    named = [value for value in among if contains(answer, value)]
     one_sentence = re.fullmatch(r"[A-Z][^.!?\n]*[.!]", answer.strip()) is not None
     return {
         "right": [value in named for value in values],
@@ -89,8 +90,12 @@ def judged(answer: str, values: list[str]) -> dict[str, Any]:
 
 def all_right(answer: str, row: dict[str, Any]) -> bool:
     """Whether all facts that were asked for are in the answer, and no wrong one."""
-    found = judged(answer, row["values"])
-    return all(found["right"]) and not found["wrong"]
+    return is_whole(judged(answer, row["values"]))
+
+
+def is_whole(verdict: dict[str, Any]) -> bool:
+    """Whether an answer that is judged has every value and no wrong one."""
+    return all(verdict["right"]) and not verdict["wrong"]
 
 
 def invented_names(rng: Random) -> list[str]:

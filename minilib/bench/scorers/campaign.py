@@ -24,12 +24,12 @@ from typing import Any
 import torch
 
 from minilib.bench import device
-from minilib.bench.ablation.campaign import line_by_line
 from minilib.bench.real_alignment import one_run
 from minilib.bench.real_alignment.answers import answers_about
 from minilib.bench.real_alignment.arms import ARMS
+from minilib.bench.records import line_by_line, opened
 from minilib.bench.scorers import encoder, lesson, pages, people, recall
-from minilib.common import different_setting, write_text
+from minilib.common import write_text
 from minilib.models.generation import IN_SHORT
 from minilib.preferences import build_pairs
 from minilib.preferences.chunking import count_words
@@ -97,16 +97,7 @@ def _opened(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
         return {"benchmark": "scorers", "settings": settings, "machine": None, "parts": {}}
-    try:
-        document = json.loads(output.read_text())
-        different = different_setting(document["settings"], settings)
-        document["parts"].items()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"output {output} is no file of this experiment: give another one.") from error
-    if different:
-        name, there, here = different
-        raise ValueError(f"output {output} was begun with {name} {there} and this run has {here}: give another one.")
-    return document
+    return opened(output, settings, "parts")
 
 
 def _parts(settings, work: Path, output: Path, document, deadline) -> dict[str, Callable[[], dict[str, Any]]]:

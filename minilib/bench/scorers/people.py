@@ -11,6 +11,7 @@ seen. Around the facts is running text. A chunk is critical if it holds a piece 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate, count
 from pathlib import Path
 from random import Random
@@ -18,9 +19,9 @@ from typing import Any
 
 import yaml
 
+from minilib.bench.real_alignment import people
 from minilib.bench.real_alignment.people import PEOPLE, invented_names, written
 from minilib.data.running_text import running_text
-from minilib.evals.answers import contains
 
 WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text())
 KINDS = WORDS["kinds"]
@@ -104,13 +105,9 @@ def critical(row: dict[str, Any], chunks: Sequence[str]) -> list[bool]:
     return [any(a < end and b > end - len(chunk) for a, b in spans) for chunk, end in zip(chunks, ends)]
 
 
-def judged(answer: str, values: Sequence[str]) -> dict[str, Any]:
-    """Of each value that was asked for whether the answer has it, and the values of others that it names."""
-    named = [value for value in VALUES if contains(answer, value)]
-    return {"right": [value in named for value in values], "wrong": sorted({*named} - {*values})}
+judged = partial(people.judged, among=VALUES)
 
 
 def all_right(answer: str, values: Sequence[str]) -> bool:
     """Whether the answer has all values and no other."""
-    found = judged(answer, values)
-    return all(found["right"]) and not found["wrong"]
+    return people.is_whole(judged(answer, values))
