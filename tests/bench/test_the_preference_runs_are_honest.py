@@ -106,7 +106,9 @@ def test_a_finished_run_is_kept_and_not_run_again(tmp_path, monkeypatch):
     assert done == [plan[0], plan[1], plan[1]]
     assert [tuple(record["run"]) for record in found["records"]] == plan
     assert json.loads((tmp_path / "when_preference_pays.json").read_text()) == found
-    refused(ValueError, "was begun with pairs=96, this run has", lambda: questions.bench_preference(tmp_path, quick=True))
+    refused(
+        ValueError, "was begun with pairs=96, this run has", lambda: questions.bench_preference(tmp_path, quick=True)
+    )
 
 
 @pytest.mark.slow

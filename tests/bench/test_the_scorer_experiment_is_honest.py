@@ -164,6 +164,10 @@ def test_judged_pairs_count_what_nobody_knew():
 def test_bad_arguments_and_other_settings_are_named(finished, tmp_path):
     place, _ = finished
     refused(ValueError, "budget is -1", lambda: bench_scorers(output=tmp_path / "x.json", budget=-1))
-    refused(ValueError, "was begun with quick=True, this run has False", lambda: bench_scorers(output=place["output"], work=tmp_path))
+    refused(
+        ValueError,
+        "was begun with quick=True, this run has False",
+        lambda: bench_scorers(output=place["output"], work=tmp_path),
+    )
     (tmp_path / "x.json").write_text("[]")
     refused(ValueError, "is no file of this experiment", lambda: bench_scorers(output=tmp_path / "x.json"))
