@@ -28,21 +28,22 @@ import torch
 
 from minilib import clip_loss
 from minilib.common import process_peak, write_text
-from minilib.data import scenes_dataset
+from minilib.data import glyphs_dataset
 from minilib.evals import evaluate_retrieval
 from minilib.models import TwoTowers
 from minilib.models.loading import best_device
+from minilib.models.towers import words_of
 from minilib.teaching import memory, plots
 from minilib.teaching.machine import machine_lines
 from minilib.teaching.tour.report import save_figure, write_report
 from minilib.trainers import ContrastiveTrainer, checkpoint
 
-DIM = 64
+DIM, WIDTH = 64, 32
 GIANT_LR = 1e-5  # the first steps of Adam move every weight by this much, however small its gradient
 SIZES = {
-    # pairs: training pictures; held_out: pictures of the evaluation; peaks: batches whose memory is measured
+    # pairs: drawings to train on; held_out: characters of the evaluation; peaks: batches whose memory is measured
     "full": {
-        "pairs": 65_536, "held_out": 8_000, "peaks": (2_048, 4_096, 8_192), "curve_batch": 512, "curve_steps": 32,
+        "pairs": 65_536, "held_out": 1_000, "peaks": (2_048, 4_096, 8_192), "curve_batch": 512, "curve_steps": 32,
         "batches": (32, 128, 512, 2_048), "seeds": (0, 1, 2), "micro": 2_048, "giant_steps": 3, "giant": None,
     },
     "small": {
@@ -144,7 +145,7 @@ def giant(output: Path, size: dict, metrics: dict) -> dict:
     """Go on training at a batch whose four matrices this machine cannot hold."""
     batch = size["giant"] or giant_batch(metrics["wall"]["machine_bytes"])
     best = max(metrics["batches"]["mean_recall"].items(), key=lambda item: item[1])[0]
-    model = _trained(output, f"batch {int(best):,} seed {size['seeds'][0]}")
+    model = _trained(output, size, f"batch {int(best):,} seed {size['seeds'][0]}")
     trainer = _trainer(output, size, f"giant {batch:,}", batch, size["giant_steps"], model=model, lr=GIANT_LR)
     records = trainer.train()
     asked, losses = _losses_by_batch(model, trainer.dataset, batch, size["micro"])
@@ -168,13 +169,13 @@ def _losses_by_batch(model: TwoTowers, dataset, batch: int, micro: int) -> tuple
 
 
 def found(output: Path, size: dict, metrics: dict) -> dict:
-    """Ask the trained model for the captions of pictures it has not seen."""
-    model = _trained(output, f"giant {metrics['giant']['batch']:,}").eval()
-    rows = _pictures(size)[1][list(range(min(1_000, size["held_out"])))]
+    """Ask the trained model for the names of characters that it has never seen drawn."""
+    model = _trained(output, size, f"giant {metrics['giant']['batch']:,}").eval()
+    rows = _pictures(size)[1][:]
     with torch.no_grad():
         img, txt = (side.cpu() for side in model(rows["image"], rows["caption"]))  # (n, d) each
     scores = img @ txt.T  # (n, n), for the few pictures of the evaluation
-    save_figure(output, "scenes", plots.image_grid(rows["image"][:8], rows["caption"][:8]))
+    save_figure(output, "glyphs", plots.image_grid(rows["image"][:8], rows["caption"][:8]))
     save_figure(output, "similarities", plots.similarity_matrix(scores[:8, :8]))
     top = scores[0].topk(5)
     captions, places = [rows["caption"][k] for k in top.indices], top.indices.tolist()
@@ -197,10 +198,10 @@ def learning_rate(batch: int) -> float:
 def _trainer(
     output: Path, size: dict, name: str, batch: int, steps: int, *, seed=0, model=None, lr=None, backend="auto"
 ) -> ContrastiveTrainer:
-    """A trainer on the tour's scenes, from the weights of `seed` unless `model` is given; resumes by itself."""
+    """A trainer on the tour's glyphs, from the weights of `seed` unless `model` is given; resumes by itself."""
     if model is None:
         torch.manual_seed(seed)
-        model = TwoTowers(dim=DIM).to(best_device())
+        model = _towers(size)
     return ContrastiveTrainer(
         model, _pictures(size, at_least=batch)[0], batch_size=batch, steps=steps, micro_batch_size=size["micro"],
         lr=lr or learning_rate(batch), warmup=min(20, steps // 5), seed=seed, backend=backend,
@@ -208,20 +209,25 @@ def _trainer(
     )  # fmt: skip
 
 
-def _trained(output: Path, name: str) -> TwoTowers:
-    return checkpoint.load_weights(_folder(output, name) / "checkpoint.pt", TwoTowers(dim=DIM).to(best_device()))
+def _trained(output: Path, size: dict, name: str) -> TwoTowers:
+    return checkpoint.load_weights(_folder(output, name) / "checkpoint.pt", _towers(size))
+
+
+def _towers(size: dict) -> TwoTowers:
+    """Towers that know the words of the training captions."""
+    words = {word for caption in _pictures(size)[0]["caption"] for word in words_of(caption)}
+    return TwoTowers(words, dim=DIM, width=WIDTH).to(best_device())
 
 
 def _pictures(size: dict, at_least: int = 0):
-    """Scenes for training and scenes held out: the two ends of one draw, in which no caption comes twice."""
-    held_out, count = size["held_out"], max(size["pairs"], at_least)
-    scenes = _scenes(held_out + count)
-    return scenes.select(range(held_out, held_out + count)), scenes.select(range(held_out))
+    """Drawings of characters to train on, and characters that none of them shows, a drawing each."""
+    held_out = _glyphs(size["held_out"], split="test", unique=True)
+    return _glyphs(max(size["pairs"], at_least)), held_out
 
 
-@functools.lru_cache(maxsize=1)
-def _scenes(count: int):
-    return scenes_dataset(count, seed=0)
+@functools.lru_cache(maxsize=3)
+def _glyphs(count: int, **settings):
+    return glyphs_dataset(count, seed=0, **settings)
 
 
 def _folder(output: Path, name: str) -> Path:
