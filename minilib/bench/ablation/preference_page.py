@@ -36,15 +36,38 @@ def spread(values: Iterable[float], least: float = 0.1) -> str:
     return f"{_told(values)}, above {least} on {above} of {len(values)}"
 
 
+def advantages(document: dict[str, Any]) -> dict[str, list[float]]:
+    """Of every question and level that both arms were run on, LOGO's gain less SFT's, draw by draw."""
+    found = {}
+    for question in _questions(document):
+        for level, arms in gains(document, question).items():
+            both = arms.get(LOGO, {}).keys() & arms.get(SFT, {}).keys()
+            found[f"{question}, {level}"] = [arms[LOGO][draw] - arms[SFT][draw] for draw in arms[LOGO] if draw in both]
+    return {name: values for name, values in found.items() if values}
+
+
+def verdict(document: dict[str, Any]) -> str:
+    """Where LOGO is ahead of SFT at the same stretched positions on every draw, and where behind."""
+    over = advantages(document)
+    ahead = [f"{name} ({_told(values)})" for name, values in over.items() if min(values) > 0 and len(values) > 1]
+    behind = [f"{name} ({_told(values)})" for name, values in over.items() if max(values) < 0 and len(values) > 1]
+    told = [f"LOGO is {side} SFT at the same positions on every draw in: {'; '.join(names)}."
+            for side, names in (("ahead of", ahead), ("behind", behind)) if names]  # fmt: skip
+    return " ".join([*told, "Everywhere else the sign of the difference depends on the draw."])
+
+
 def tables(document: dict[str, Any], table: report.Table = report.markdown) -> dict[str, str]:
     """A table for each question, with a row for each level that was run."""
     found = {}
-    for question in dict.fromkeys(record["run"][2] for record in document["records"] if record["run"][1]):
+    for question in _questions(document):
         far, near = gains(document, question), gains(document, question, inside=True)
-        rows = []
+        rows, over = [], advantages(document)
         for level, arms in far.items():
-            over = [arms[LOGO][draw] - arms[SFT][draw] for draw in arms.get(LOGO, ()) if draw in arms.get(SFT, ())]
-            row = {"level": level, "over": _told(over), "draws": max(map(len, arms.values()))}
+            row = {
+                "level": level,
+                "over": _told(over.get(f"{question}, {level}", ())),
+                "draws": max(map(len, arms.values())),
+            }
             row |= {key: _told(arms.get(arm, {}).values()) for key, arm in (("logo", LOGO), ("sft", SFT))}
             row |= {"logo_in": _told(near[level].get(LOGO, {}).values())}
             rows.append(row | {"sft_in": _told(near[level].get(SFT, {}).values())})
@@ -60,10 +83,15 @@ def page(document: dict[str, Any]) -> str:
     rows = [{"draw": draw, "logo": gain, "sft": by_draw.get(SFT, {}).get(draw)} for draw, gain in
             by_draw.get(LOGO, {}).items()]  # fmt: skip
     parts = document | {"tables": tables(document), "spreads": {n: spread(by_draw[n].values()) for n in by_draw}}
+    parts["verdict"] = verdict(document)
     parts["by_draw"] = report.build(
         report.markdown, "draw | LOGO | SFT, stretched", "{draw} | {logo:+.2f} | {sft:+.2f}", rows
     )
     return report.whole("preference", parts)
+
+
+def _questions(document: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(record["run"][2] for record in document["records"] if record["run"][1]))
 
 
 def _measure(score: dict[str, Any], inside: bool) -> float:
