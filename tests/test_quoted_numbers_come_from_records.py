@@ -41,6 +41,8 @@ class Values(Formatter):
             return f"{100 * value:.{digits}f}"
         if spec.endswith("rise"):  # of a ratio, in hundredths
             return f"{100 * (value - 1):.{digits}f}"
+        if spec.endswith("loss"):  # of a gain below 0
+            return f"{-value:.{digits}f}"
         if spec == "spread":
             return "{mean:.2f} ({min:.2f} to {max:.2f})".format(**value)
         return format(value, spec)

@@ -32,7 +32,7 @@ def spread(values: Iterable[float], least: float = 0.1) -> str:
     values = list(values)
     if not values:
         return "not run yet"
-    above = sum(value > least for value in values)
+    above = sum(value > least + 1e-9 for value in values)  # sixtieths that are a tenth are not above it
     return f"{_told(values)}, above {least} on {above} of {len(values)}"
 
 
@@ -54,6 +54,18 @@ def verdict(document: dict[str, Any]) -> str:
     told = [f"LOGO is {side} SFT at the same positions on every draw in: {'; '.join(names)}."
             for side, names in (("ahead of", ahead), ("behind", behind)) if names]  # fmt: skip
     return " ".join([*told, "Everywhere else the sign of the difference depends on the draw."])
+
+
+def summary(document: dict[str, Any]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """{question: {level: {arm: mean, min and max of its gains}}}, with LOGO's gain less SFT's as one more arm."""
+    over, found = advantages(document), {}
+    for question in _questions(document):
+        for level, arms in gains(document, question).items():
+            both = {"LOGO over SFT": over.get(f"{question}, {level}", [])}
+            values = {arm: list(by_draw.values()) for arm, by_draw in arms.items()} | both
+            told = {arm: {"mean": statistics.mean(v), "min": min(v), "max": max(v)} for arm, v in values.items() if v}
+            found.setdefault(question, {})[level] = told
+    return found
 
 
 def tables(document: dict[str, Any], table: report.Table = report.markdown) -> dict[str, str]:

@@ -85,6 +85,8 @@ def bench_preference(output: Path = Path("runs/bench/preference"), quick: bool =
     for run in tqdm([run for run in planned(draws) if run not in done], unit="run"):
         found["records"].append(one(run, settings, output / "pairs"))
         write_text(path, line_by_line(found))
+    found = {"summary": None} | found | {"summary": preference_page.summary(found)}  # before the records
+    write_text(path, line_by_line(found))
     write_text(path.with_suffix(".md"), preference_page.page(found))
     return found
 
