@@ -145,6 +145,11 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(finished, tmp_path):
     assert [point["loss"] for point in again["curve"]] == [point["loss"] for point in first["curve"]]
 
 
+def test_texts_beyond_the_window_are_asked_about_under_one_seed():
+    assert one_run.texts_of(1, campaign.FULL) == campaign.FULL["texts"]
+    assert list(one_run.texts_of(2, campaign.FULL)) == ["1000", "2000", "4000", "7000"]
+
+
 def test_records_of_other_settings_are_not_mixed_in(finished):
     output, _ = finished
     settings = SETTINGS | {"lr": 0.5}

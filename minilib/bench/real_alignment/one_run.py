@@ -60,12 +60,19 @@ def run(arm: Arm, seed: int, model_name: str, settings: dict, output: Path, dead
 
         trained = train(arm, seed, settings, folder, model, tokenizer, rows, deadline)
         model, record["costs"], record["curve"] = trained
+    asked = settings | {"texts": texts_of(seed, settings)}
     found = scores.measured(
-        model, tokenizer, seed + EVALUATION, settings, folder / "scores.json", lambda: check_time(deadline)
+        model, tokenizer, seed + EVALUATION, asked, folder / "scores.json", lambda: check_time(deadline)
     )
     record["scores"] = {name: part["found"] for name, part in found.items()}
     record["scores_cpu_seconds"] = sum(part["cpu_seconds"] for part in found.values())
     return record | {"peak_memory": process_peak()}
+
+
+def texts_of(seed: int, settings: dict[str, Any]) -> dict[str, int]:
+    """{tokens: texts} that this seed is asked about; those beyond the window under one seed alone."""
+    beyond = seed == settings["beyond_seed"]
+    return {n: texts for n, texts in settings["texts"].items() if beyond or int(n) <= settings["window"]}
 
 
 def train(
