@@ -13,14 +13,14 @@ from minilib.common import write_text
 
 ROOT = Path(__file__).parents[2]
 DATA, PAGE, LABS = ROOT / "book/neighbours.yaml", ROOT / "book/neighbours.md", ROOT / "notebooks/labs"
+OUT = "What each is, and why no lab tells of it.\n"
 OUTRO = "Written by `python -m minilib.teaching.neighbours` from `book/neighbours.yaml`.\n"
 
 
 def system(row: dict) -> str:
     """Name, title and number of a work; a title that begins with the name is not told twice."""
     title, name = row["title"], row.get("name", row["title"])
-    bold = f"**{name[0].upper()}{name[1:]}**"
-    text = bold + (title.removeprefix(name) if title.startswith(name) else f": {title}")
+    text = f"**{name}**{title[len(name) :]}" if title.startswith(name) else f"**{name[0].upper()}{name[1:]}**: {title}"
     number = f" [{row['arxiv']}](https://arxiv.org/abs/{row['arxiv']})" if "arxiv" in row else ""
     return text + number + " *unverified*" * row.get("unverified", False)
 
@@ -31,7 +31,7 @@ def cells(row: dict) -> list[str]:
     if row["becomes"] == "out":
         return [system(row), line, row["reason"]]
     detail = row.get("entry", row.get("lessons", ""))
-    kind = f"{'lessons' if row['becomes'] == 'core' else row['becomes']} {detail}".strip()
+    kind = f"{'lessons' if row['becomes'] == 'core' else row['becomes']}&nbsp;{detail}".removesuffix("&nbsp;")
     return [system(row), kind, line + (f" Not built: {row['reason']}." if "reason" in row else "")]
 
 
@@ -54,7 +54,7 @@ def page(data: dict, labs: Path = LABS) -> str:
         parts += [f"## Lab {number}. {lab['title']}\n", f"The wall: {lab['wall']}.{link}\n"]
         parts += [table(heads, [row for row in systems if row.get("lab") == number])]
     out = [row for row in systems if row["becomes"] == "out"]
-    return "\n".join([*parts, "## Out of scope\n", table(("Work", "What it is", "Why it is out"), out), OUTRO])
+    return "\n".join([*parts, "## Out of scope\n", OUT, table(("Work", "What it is", "Why it is out"), out), OUTRO])
 
 
 def main(target: Path = PAGE) -> None:
