@@ -1,6 +1,6 @@
 """Proves that chunks are the text again, that no word is cut, and that both rules choose what their equations say.
 
-The judge of a rule is written down from the fact sheet with sets, without the library's helpers.
+The judge of a rule is written down from the paper with sets, without the library's helpers.
 """
 
 from itertools import islice
