@@ -21,7 +21,9 @@ def memory_by_batch(
 ) -> Figure:
     """Predicted lines, and the cells of a table as filled marks on them: `{"OpenCLIP, 8 GPUs": [(batch, bytes)]}`."""
     same_length(lines=lines)
-    alt = f"Log-log lines of predicted memory against batch size for {'; '.join(lines)}, with the cells of the paper as "
+    alt = (
+        f"Log-log lines of predicted memory against batch size for {'; '.join(lines)}, with the cells of the paper as "
+    )
     alt += "filled marks on the lines, and the memory of a GPU as a horizontal line."
     figure = canvas(title, alt, size=(6.8, 4.2))
     panel = axes(figure, xlabel="batch size (pairs)", ylabel="memory of the loss on one GPU")
@@ -31,8 +33,9 @@ def memory_by_batch(
             panel.loglog(*zip(*found), marker=marker, linestyle="", color=colour)
         label(panel, name, *points[-1])
     panel.axhline(limit_bytes, color=INK, linewidth=1.5)
-    label(panel, "memory of a GPU", min(x for points in lines.values() for x, _ in points), limit_bytes, xytext=(0, 7))
-    label(panel, "lines: predicted, marks: the paper", 0.02, 0.97, xycoords="axes fraction", xytext=(0, 0))
+    right = {"xytext": (0, 7), "ha": "right"}
+    label(panel, "memory of a GPU", 0.99, limit_bytes, xycoords=("axes fraction", "data"), **right)
+    label(panel, "lines: predicted, marks: the paper", 0.99, 0.04, xycoords="axes fraction", **right)
     panel.set_xscale("log", base=2)
     panel.xaxis.set_major_formatter(COUNT)
     panel.yaxis.set_major_formatter(BYTES)
@@ -56,7 +59,7 @@ def step_costs(
     for row, (stacks, name) in enumerate(((memory, "memory of one GPU"), (seconds, "seconds of a step"))):
         panel = axes(figure, 2, 1, row + 1, xlabel=f"{name} (model)")
         kinds = list(dict.fromkeys(part for parts in stacks.values() for part in parts))
-        wide = 1.6 * limit_bytes if row == 0 else 1.15 * max(sum(parts.values()) for parts in stacks.values())
+        wide = 1.6 * limit_bytes if row == 0 else 1.3 * max(sum(parts.values()) for parts in stacks.values())
         for method, parts in stacks.items():
             left = 0.0
             for part, size in parts.items():
@@ -67,7 +70,7 @@ def step_costs(
                 left += size
             told = BYTES(left) if row == 0 else f"{left:,.3g} s"
             inside = {"xytext": (-5, 0), "ha": "right", "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1}}
-            label(panel, told, min(left, wide), method, **(inside if left > 0.8 * wide else {}))
+            label(panel, told, min(left, wide), method, **(inside if left > 0.9 * wide else {}))
         panel.set_xlim(0, wide)
         panel.invert_yaxis()
         if row == 0:
