@@ -38,7 +38,7 @@ BLOCKS, MORE_BLOCKS, MANY_ROWS = 15, 17, 131_072  # of Inf-CL, the second from s
 
 
 class Backbone(NamedTuple):
-    """Two encoders: width of the features, parameters, bytes of a pair, and bytes and seconds of a micro-batch's run."""
+    """Two encoders: the width of their features, and what a run of them costs."""
 
     name: str
     dim: int

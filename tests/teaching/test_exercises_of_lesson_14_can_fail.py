@@ -78,7 +78,7 @@ MISTAKES = [
     ("average_gradients", lambda g, c: average(g, c, over=len, weigh=False), "the plain average"),
     ("average_gradients", lambda g, c: average(g, c, over=lambda _: 1, weigh=False), "the sum over the ranks"),
     ("average_gradients", lambda g, c: average(g, c, over=lambda _: 1), "not divided by all rows"),
-    ("average_gradients", lambda g, c: average(g, c, over=len), "divided by the ranks: divide by all rows"),
+    ("average_gradients", lambda g, c: average(g, c, over=len), "divided by the ranks: take all rows"),
     ("average_gradients", lambda g, c: g[0], "only the first rank counts"),
     ("gather_bytes", lambda b, d, n: gathered(b, d, n) / 4, "that is in numbers"),
     ("gather_bytes", lambda b, d, n: gathered(b, d, n) / 2, "only one side is there"),
@@ -89,11 +89,7 @@ MISTAKES = [
     ("loss_gigabytes", lambda b, d, n: gigabytes(b, d, n, unit=1e9), "GB of 10^9 bytes"),
     ("loss_gigabytes", one_matrix, "one matrix is there"),
     ("loss_gigabytes", all_rows, "the matrices have b rows"),
-    (
-        "loss_gigabytes",
-        lambda b, d, n: gigabytes(b, d, n, without="gathered features"),
-        "gathered features are missing",
-    ),
+    ("loss_gigabytes", lambda b, d, n: gigabytes(b, d, n, without="gathered features"), "gathered features are"),
     ("loss_gigabytes", lambda b, d, n: gigabytes(b, d, n, without="scaled features"), "own features are missing"),
     ("loss_gigabytes", lambda b, d, n: gigabytes(b, d, n) / 4, "4 bytes in fp32"),
     ("ring_seconds", lambda w, t, n: n * w + (n - 1) * t, "they run at the same time"),
@@ -121,15 +117,15 @@ def script(name):
     return scope[name]
 
 
+def numbers(line, what=r"share ([\d.]+), gradient ([\d.]+)"):
+    return re.search(what, line).groups()
+
+
 @pytest.mark.slow
 def test_two_processes_of_the_lesson_find_the_loss_and_the_gradient_of_one(capsys):
     exec(script("SCRIPT"), {})
-    alone = capsys.readouterr().out
-    loss, norm = re.search(r"share ([\d.]+), gradient ([\d.]+)", alone).groups()
-    found = [
-        re.search(r"share ([\d.]+), gradient ([\d.]+)", line).groups()
-        for line in launched.torchrun(script("SCRIPT"), 2)
-    ]
+    loss, norm = numbers(capsys.readouterr().out)
+    found = [numbers(line) for line in launched.torchrun(script("SCRIPT"), 2)]
     assert [gradient for _, gradient in found] == [norm, norm]
     assert sum(float(share) for share, _ in found) / 2 == pytest.approx(float(loss), abs=1e-4)
 
@@ -137,11 +133,9 @@ def test_two_processes_of_the_lesson_find_the_loss_and_the_gradient_of_one(capsy
 @pytest.mark.slow
 def test_sharded_weights_of_the_lesson_have_half_the_numbers_and_the_whole_gradient(capsys):
     exec(script("SHARDED"), {})
-    total, norm = re.search(r"([\d,]+) numbers here, gradient ([\d.]+)", capsys.readouterr().out).groups()
-    found = [
-        re.search(r"([\d,]+) numbers here, gradient ([\d.]+)", line).groups()
-        for line in launched.torchrun(script("SHARDED"), 2)
-    ]
+    what = r"([\d,]+) numbers here, gradient ([\d.]+)"
+    total, norm = numbers(capsys.readouterr().out, what)
+    found = [numbers(line, what) for line in launched.torchrun(script("SHARDED"), 2)]
     assert {gradient for _, gradient in found} == {norm}
     assert sum(int(own.replace(",", "")) for own, _ in found) == int(total.replace(",", ""))
 

@@ -6,7 +6,6 @@ Messages and memory are counted on one, two and four processes over gloo.
 """
 
 import pytest
-import torch
 import torch.distributed as dist
 from support.ranks import results, run_ranks
 from torch.profiler import ProfilerActivity, profile
@@ -62,7 +61,7 @@ def test_another_reading_of_gigabyte_fits_worse():
     ("method", "paper", "within"), [("CLIP", 66.21, 0.01), ("OpenCLIP", 16.96, 0.01), ("Ring-CL", 4.81, 0.01),
     ("Inf-CL", 0.81, 0.12)],  # 17 blocks there, with a frozen tower: the model says 15
 )  # fmt: skip
-def test_the_loss_column_of_table_4_was_not_looked_at(method, paper, within):
+def test_the_loss_column_of_table_4_follows_too(method, paper, within):
     predicted = sum(model.loss_parts(method, 65_536, 768, 4).values()) / GB
     assert abs(predicted / paper - 1) <= within
 

@@ -84,9 +84,7 @@ def _all_parts(fn: Callable, ranks: int, batch: int) -> str | None:
     covered = [row for start, stop in parts for row in range(int(start), int(stop))]
     if covered != list(range(batch)):
         lost = len(set(range(batch)) - set(covered))
-        return (
-            f"{lost} rows belong to nobody: let the parts meet" if lost else "a row is taken twice: let the parts meet"
-        )
+        return (f"{lost} rows belong to nobody" if lost else "a row is taken twice") + ": let the parts meet"
     sizes = [stop - start for start, stop in parts]
     return None if max(sizes) - min(sizes) <= 1 else f"the parts have {sizes} rows: let them differ by one at most"
 
@@ -113,8 +111,7 @@ def _average(fn: Callable, counts: list[int]) -> str | None:
         "that is the plain average: a part of one row weighs as much as a part of five": sum(parts) / len(parts),
         "that is the sum over the ranks: divide": sum(parts),
         "the gradients are weighed by their rows, but not divided by all rows": sum(scaled),
-        "the gradients are weighed by their rows and divided by the ranks: divide by all rows": sum(scaled)
-        / len(parts),
+        "the gradients are weighed by their rows and divided by the ranks: take all rows": sum(scaled) / len(parts),
         "only the first rank counts": parts[0],
     }
     return compare(fn([part.clone() for part in parts], list(counts)), want, suspects if len(counts) > 1 else {})

@@ -21,10 +21,8 @@ def memory_by_batch(
 ) -> Figure:
     """Predicted lines, and the cells of a table as filled marks on them: `{"OpenCLIP, 8 GPUs": [(batch, bytes)]}`."""
     same_length(lines=lines)
-    alt = (
-        f"Log-log lines of predicted memory against batch size for {'; '.join(lines)}, with the cells of the paper as "
-    )
-    alt += "filled marks on the lines, and the memory of a GPU as a horizontal line."
+    alt = f"Log-log lines of predicted memory against batch size for {'; '.join(lines)}, with the cells of the paper "
+    alt += "as filled marks on the lines, and the memory of a GPU as a horizontal line."
     figure = canvas(title, alt, size=(6.8, 4.2))
     panel = axes(figure, xlabel="batch size (pairs)", ylabel="memory of the loss on one GPU")
     for (name, points), (colour, marker, style) in zip(lines.items(), LINES):
