@@ -65,13 +65,16 @@ def check_ring_seconds(learner: Callable[[float, float, int], float]) -> None:
 
 
 def _part(fn: Callable, rank: int, local: int, ranks: int, batch: int) -> str | None:
-    got = fn(_environ(rank, local, ranks), batch)
-    if got is None:
+    if (got := fn(_environ(rank, local, ranks), batch)) is None:
         return MISSING
-    start, stop = rank * batch // ranks, (rank + 1) * batch // ranks
+
+    def rows(place: int) -> tuple[int, int]:
+        return place * batch // ranks, (place + 1) * batch // ranks
+
+    start, stop = rows(rank)
     suspects = {
-        "that is the part of LOCAL_RANK: several machines would take the same rows": _rows(local, ranks, batch),
-        "that is the rank before: ranks count from 0": _rows(rank - 1, ranks, batch),
+        "that is the part of LOCAL_RANK: several machines would take the same rows": rows(local),
+        "that is the rank before: ranks count from 0": rows(rank - 1),
         "the second number is how many rows there are: give the row after the last": (start, stop - start),
         "the second number is the last row: give the row after it": (start, stop - 1),
         "every process takes all rows": (0, batch),
@@ -80,7 +83,7 @@ def _part(fn: Callable, rank: int, local: int, ranks: int, batch: int) -> str | 
 
 
 def _all_parts(fn: Callable, ranks: int, batch: int) -> str | None:
-    parts = [tuple(fn(_environ(rank, rank, ranks), batch)) for rank in range(ranks)]
+    parts = [fn(_environ(rank, rank, ranks), batch) for rank in range(ranks)]
     covered = [row for start, stop in parts for row in range(int(start), int(stop))]
     if covered != list(range(batch)):
         lost = len(set(range(batch)) - set(covered))
@@ -91,10 +94,6 @@ def _all_parts(fn: Callable, ranks: int, batch: int) -> str | None:
 
 def _environ(rank: int, local: int, ranks: int) -> dict[str, str]:
     return {"RANK": str(rank), "LOCAL_RANK": str(local), "WORLD_SIZE": str(ranks)}
-
-
-def _rows(rank: int, ranks: int, batch: int) -> tuple[int, int]:
-    return rank * batch // ranks, (rank + 1) * batch // ranks
 
 
 def _average(fn: Callable, counts: list[int]) -> str | None:
@@ -119,7 +118,7 @@ def _average(fn: Callable, counts: list[int]) -> str | None:
 
 def _gather(fn: Callable, batch: int, dim: int, ranks: int) -> str | None:
     block = 4 * batch // ranks * dim
-    want = 4 * (ranks - 1) * block
+    want = 4 * (ranks - 1) * block  # two sides and a gradient of each
     suspects = {
         "that is in numbers: one takes 4 bytes in fp32": want / 4,
         "only one side is there: OpenCLIP gathers images and texts": want / 2,
