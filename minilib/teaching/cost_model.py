@@ -113,8 +113,7 @@ def loss_parts(method: str, batch: int, dim: int, gpus: int) -> dict[str, float]
     if method == "Inf-CL":
         return {"blocks of features": (BLOCKS if rows < MANY_ROWS else MORE_BLOCKS) * own}
     if method == "ours":
-        high, wide = min(TILE_ROWS, rows), min(TILE_COLS, rows)
-        tiles = FP32 * (2 * high * wide + 2 * high * dim)
+        tiles = 2 * FP32 * min(TILE_ROWS, rows) * (min(TILE_COLS, rows) + dim)
         return {"blocks of features": ring_blocks(gpus) * own, "tiles": tiles, "sums of columns": 6 * FP32 * batch}
     raise ValueError(f"method is {method!r}: choose one of {', '.join(METHODS)} or Ring-CL.")
 
@@ -131,13 +130,12 @@ def ring_blocks(gpus: int) -> int:
 def step_parts(method: str, batch: int, gpus: int, backbone: Backbone, *, offload: bool = False) -> dict[str, float]:
     """Bytes of a whole step on one GPU at its peak: what stays, and the larger of loss and activations."""
     rows, loss = batch / gpus, sum(loss_parts(method, batch, backbone.dim, gpus).values())
-    parts = {
+    top = {"loss": loss} if loss > backbone.activations else {"activations": backbone.activations}
+    return {
         "weights and optimizer": 16 * backbone.parameters,
         "pairs": 0 if offload else rows * backbone.pair_bytes,
         "features and gradients": 4 * FP32 * rows * backbone.dim,
-    }
-    top = ("loss", loss) if loss > backbone.activations else ("activations", backbone.activations)
-    return parts | dict([top])
+    } | top
 
 
 def largest_batch(method: str, cluster: Cluster, backbone: Backbone, *, offload: bool = False) -> int:
@@ -163,9 +161,7 @@ def wire_parts(method: str, batch: int, dim: int, gpus: int, *, feature_bytes: i
     of its own, twice, and its gradient once more, all in fp32; ours is `ring_bytes.bytes_sent`.
     """
     if method == "ours":
-        rest = batch % gpus
-        counts = [batch // gpus + (rank < rest) for rank in range(gpus)]
-        return bytes_sent(counts, 0, dim, feature_bytes)
+        return bytes_sent([(batch + rank) // gpus for rank in range(gpus)], 0, dim, feature_bytes)
     travelled, side = (gpus - 1) / gpus, FP32 * batch * dim
     if method == "Inf-CL":
         return {"features": 2 * 2 * travelled * side, "gradients": 2 * side if gpus > 1 else 0}

@@ -23,11 +23,9 @@ def torchrun(script: str, processes: int, *, patience: float = 120.0) -> list[st
         flags = ["--standalone", "--nproc-per-node", str(processes)]
         command = [sys.executable, "-m", "torch.distributed.run", *flags, str(path)]
         paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-        settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"}
         try:
-            ended = subprocess.run(
-                command, capture_output=True, text=True, timeout=patience, env={**os.environ, **settings}
-            )
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=patience, env=env)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise RuntimeError(f"torchrun did not come to an end here ({type(error).__name__}): read on.") from error
     if ended.returncode != 0:

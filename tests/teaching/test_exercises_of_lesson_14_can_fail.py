@@ -96,7 +96,6 @@ MISTAKES = [
     ("ring_seconds", lambda w, t, n: n * max(w, t), "one transfer too many"),
     ("ring_seconds", lambda w, t, n: (n - 1) * max(w, t), "the last block is missing"),
     ("ring_seconds", lambda w, t, n: max(n * w, (n - 1) * t), "the totals are compared"),
-    ("ring_seconds", lambda w, t, n: n * w, "the work alone"),
 ]
 
 
