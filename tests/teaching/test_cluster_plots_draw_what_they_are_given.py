@@ -29,12 +29,12 @@ def test_lines_marks_and_limit_are_drawn_where_they_belong():
     assert panel.lines[3].get_ydata()[0] == 5e9
 
 
-def test_bars_have_the_length_of_their_parts_and_end_at_the_edge():
+def test_bars_have_the_length_of_their_parts_and_are_cut_off_beyond_the_limit():
     upper, lower = FIGURES["step_costs"]().axes
     widths = [bar.get_width() for bar in upper.patches if isinstance(bar, Rectangle)]
-    assert widths == [2e9, 6e9, 2e9, 1e9]  # the edge is at 1.6 times the limit
+    assert widths == [2e9, 4.5e9, 2e9, 1e9]  # cut off at 1.3 times the limit
     assert [bar.get_width() for bar in lower.patches] == [3, 2, 3, 0]
-    assert [text.get_text() for text in upper.texts] == ["11 GB", "3.0 GB"]
+    assert [text.get_text() for text in upper.texts] == ["... 11 GB", "3.0 GB"]
     assert [text.get_text() for text in lower.texts] == ["5 s", "3 s"]
 
 

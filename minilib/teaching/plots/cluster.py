@@ -57,19 +57,19 @@ def step_costs(
     for row, (stacks, name) in enumerate(((memory, "memory of one GPU"), (seconds, "seconds of a step"))):
         panel = axes(figure, 2, 1, row + 1, xlabel=f"{name} (model)")
         kinds = list(dict.fromkeys(part for parts in stacks.values() for part in parts))
-        wide = 1.6 * limit_bytes if row == 0 else 1.3 * max(sum(parts.values()) for parts in stacks.values())
+        longest = max(sum(parts.values()) for parts in stacks.values())
+        wide = longest if row else min(longest, 1.3 * limit_bytes)  # a bar that is longer is cut off there
         for method, parts in stacks.items():
             left = 0.0
             for part, size in parts.items():
-                k, drawn = kinds.index(part), max(0.0, min(size, wide - left))  # a bar too long ends at the edge
+                k, drawn = kinds.index(part), max(0.0, min(size, wide - left))
                 named = part if part not in panel.get_legend_handles_labels()[1] else None
                 look = {"color": LINES[k % len(LINES)][0], "hatch": HATCHES[k % len(HATCHES)], "edgecolor": "white"}
                 panel.barh(method, drawn, 0.6, left, label=named, **look)
                 left += size
-            told = BYTES(left) if row == 0 else f"{left:,.3g} s"
-            inside = {"xytext": (-5, 0), "ha": "right", "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1}}
-            label(panel, told, min(left, wide), method, **(inside if left > 0.9 * wide else {}))
-        panel.set_xlim(0, wide)
+            told = f"{left:,.3g} s" if row else ("... " if left > wide else "") + BYTES(left)
+            label(panel, told, min(left, wide), method)
+        panel.set_xlim(0, 1.3 * wide if row else 1.3 * max(wide, limit_bytes))
         panel.invert_yaxis()
         if row == 0:
             panel.axvline(limit_bytes, color=INK, linewidth=1.5)
