@@ -20,6 +20,7 @@ EXERCISES = {
     "lesson11": "critical_chunks cut_into_chunks mixed_context rare_overlap recount",
     "lesson12": "broken_promise continuous_positions coverage_share logits_across_gaps rotate",
     "lesson13": "adapter_norm last_whole logo_loop pair_metrics who_moved",
+    "lesson14": "average_gradients gather_bytes loss_gigabytes own_part ring_seconds",
     "lesson15": "loss_floor recall_at threshold",
 }
 HOMES = {f"check_{name}": file for file, names in EXERCISES.items() for name in names.split()}

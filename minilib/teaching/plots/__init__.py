@@ -12,6 +12,7 @@ FILES = {
     "alignment_lesson": "logged_curves margin_sides",
     "batches": "batch_curves",
     "canvas": "show to_png",
+    "cluster": "memory_by_batch step_costs",
     "contrast": "loss_vs_batch pairs_seen similarity_matrix temperature_effect",
     "costs": "memory_parts memory_wall predicted_vs_measured timing_ratios",
     "kernels": "lane_use masked_pointers partial_tables program_map tile_film",
