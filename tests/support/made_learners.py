@@ -102,9 +102,7 @@ def make(folder, *, outside, port):
         ),
         "dot_01.ipynb": notebook("01", RIGHT | {"log_b_bound": before("log_b_bound", LEAVES_A_CHILD)}),
         "eve_01.ipynb": notebook("01", RIGHT | {"logit_gradient": before("logit_gradient", DELETES.format(**harms))}),
-        "fay_01.ipynb": notebook(
-            "01", RIGHT | {"logit_gradient": before("logit_gradient", CALLS_OUT.format(port=port))}
-        ),
+        "fay_01.ipynb": notebook("01", RIGHT | {"logit_gradient": before("logit_gradient", calls_out)}),
         "gil_01_start.ipynb": notebook("01", {"recall_at_1": ALWAYS_EQUAL, "logit_gradient": REPLACES}, first=SHAMS),
         "hal_01.ipynb": notebook("01", RIGHT | {"logit_gradient": REPORTS}),
         "ivy_01.ipynb": notebook("01", RIGHT | {"recall_at_1": before("recall_at_1", GIGABYTES)}),

@@ -6,6 +6,7 @@ again without the system's namespaces, where only the audit hook holds them.
 """
 
 import csv
+import json
 import socket
 import threading
 
@@ -121,7 +122,7 @@ def unheld(tmp_path_factory, server, outside):
 def test_without_namespaces_the_hook_holds_what_python_does(unheld, outside, server):
     assert unheld["recall_at_1"][0] == "passed"
     assert outside.read_text() == "three years of work"
-    assert "PermissionError: socket.connect is not allowed" in unheld["log_b_bound"][1]
+    assert "PermissionError: socket.getaddrinfo is not allowed" in unheld["log_b_bound"][1]
     assert "PermissionError: os.system is not allowed" in unheld["logit_gradient"][1]
     assert server[1] == []
 
@@ -153,12 +154,11 @@ def test_a_cell_that_is_no_python_matters_only_where_it_holds_the_function():
         function_of(["def f(:\n    return 1"], "f")
 
 
-def test_lines_for_the_notebook_are_no_code():
-    import nbformat
-
-    cells = [nbformat.v4.new_code_cell(text) for text in ("%%bash\nrm x", "!rm x\nif a:\n    %time b\n    c", "d")]
-    found_ = code_cells(nbformat.v4.new_notebook(cells=cells))
-    assert found_ == ["", "pass\nif a:\n    pass\n    c", "d"]
+def test_lines_for_the_notebook_are_no_code(tmp_path):
+    sources = ["%%bash\nrm x", ["!rm x\n", "if a:\n", "    %time b\n", "    c"], "d"]
+    cells = [{"cell_type": "code", "source": source} for source in sources] + [{"cell_type": "markdown", "source": "e"}]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
+    assert code_cells(tmp_path / "a.ipynb") == ["", "pass\nif a:\n    pass\n    c", "d"]
 
 
 def test_a_folder_without_notebooks_is_told_how_to_look(tmp_path):

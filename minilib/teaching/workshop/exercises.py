@@ -11,14 +11,12 @@ import ast
 import builtins
 import functools
 import itertools
+import json
 import linecache
 import re
 import symtable
 from pathlib import Path
 from typing import Any
-
-import nbformat
-from nbformat import NotebookNode
 
 from minilib.teaching.checks import EXERCISES
 
@@ -39,8 +37,7 @@ def exercise_names(number: str) -> list[str]:
     path = lesson_paths().get(number)
     if path is None:
         return EXERCISES.get(f"lesson{number}", "").split()
-    cells = nbformat.read(path, as_version=4).cells
-    return [name for cell in cells if cell.cell_type == "code" for name in CHECK.findall(cell.source)]
+    return [name for source in code_cells(path) for name in CHECK.findall(source)]
 
 
 def needed(statements: list[ast.stmt], source: str) -> list[ast.stmt]:
@@ -82,9 +79,13 @@ def execute(source: str, scope: dict[str, Any]) -> None:
     exec(compile(source, name, "exec"), scope)
 
 
-def code_cells(notebook: NotebookNode) -> list[str]:
-    """The sources of the code cells as plain Python: lines for the notebook itself (%magic, !shell) say nothing."""
-    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+def code_cells(path: Path) -> list[str]:
+    """The code cells of a notebook as plain Python: lines for the notebook itself (%magic, !shell) say nothing.
+
+    Read as the JSON that a notebook is, since nbformat takes longer to import than an exercise takes to check.
+    """
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     plain = ["" if source.lstrip().startswith("%%") else source for source in sources]
     return [re.sub(r"^(\s*)[%!?].*$", r"\1pass", source, flags=re.MULTILINE) for source in plain]
 

@@ -52,7 +52,7 @@ def route_named(name: str) -> dict:
 
 
 def pieces(lesson: NotebookNode) -> Iterator[tuple[str, NotebookNode, str, float]]:
-    """(part, cell, text, seconds): a lesson cut at its headings; "Exercise 1" is a part, its folds are not in a text."""
+    """(part, cell, text, seconds): a lesson cut at its headings. "Exercise 1" is a part; texts are without folds."""
     section = name = "Overview"
     for cell in lesson.cells:
         if cell.cell_type == "code":
@@ -106,11 +106,18 @@ def table(planned: list[Row]) -> str:
     """The plan as Markdown, with the minute at which each row begins."""
     lines, now = ["| From | Minutes | Who | What |", "|---|---|---|---|"], 0
     for row in planned:
-        lines.append(f"| {now // 60}:{now % 60:02d} | {row.minutes} | {row.who} | {row.what} |")
+        lines.append(f"| {clock(now)} | {row.minutes} | {row.who} | {row.what} |")
         now += row.minutes
     learners = sum(row.minutes for row in planned if row.who == "learners")
     busy = sum(row.minutes for row in planned if row.who != "all")
-    return "\n".join([*lines, "", f"{now} minutes in all. Learners work for {learners} of the {busy} minutes of lessons."])
+    return "\n".join(
+        [*lines, "", f"{now} minutes in all. Learners work for {learners} of the {busy} minutes of lessons."]
+    )
+
+
+def clock(minutes: int) -> str:
+    """Hours and minutes since the beginning: 1:05."""
+    return f"{minutes // 60}:{minutes % 60:02d}"
 
 
 def updated(page: str) -> str:
