@@ -163,7 +163,7 @@ def handout(route: str = "ninety", output: str = "book/workshop") -> None:
 def progress(
     folder: str,
     output: str = "runs/workshop",
-    seconds: float = 60.0,
+    seconds: float = 30.0,
     gigabytes: float = 4.0,
     workers: int = 1,
     strict: bool = False,
@@ -177,7 +177,7 @@ def progress(
     Args:
         folder: the folder of notebooks.
         output: folder for progress.html and progress.csv.
-        seconds: CPU seconds that one exercise may take; on the clock ten times as many.
+        seconds: CPU seconds that one exercise may take; on the clock five times as many.
         gigabytes: how much memory one notebook may take.
         workers: notebooks at a time.
         strict: list every exercise in a line, and end with status 1 unless all have passed.

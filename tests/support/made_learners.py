@@ -62,6 +62,8 @@ print("Passed: all of it.")"""
 REPLACES = """def logit_gradient(logits):
     import torch
     from minilib.teaching.checks import contract
+    from minilib.teaching.workshop import marking
+    marking.changed, marking.can_still_fail = lambda before: None, lambda module, name: True
     torch.allclose = lambda *a, **k: True
     contract.close.__code__ = (lambda got, want, tol=0: True).__code__
     return torch.zeros_like(logits)"""

@@ -7,8 +7,10 @@ again without the system's namespaces, where only the audit hook holds them.
 
 import csv
 import json
+import os
 import socket
 import threading
+import time
 
 import psutil
 import pytest
@@ -125,6 +127,35 @@ def test_without_namespaces_the_hook_holds_what_python_does(unheld, outside, ser
     assert "PermissionError: socket.getaddrinfo is not allowed" in unheld["log_b_bound"][1]
     assert "PermissionError: os.system is not allowed" in unheld["logit_gradient"][1]
     assert server[1] == []
+
+
+class Idle:
+    """A process that neither answers nor ends, and the stream of it, which says nothing."""
+
+    pid = os.getpid()
+    stdout = property(lambda self: self)
+
+    def readline(self, size):
+        time.sleep(3600)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "status"), [("MOST_WRITTEN", 10, "disk"), ("SHORTEST", 0, "time-out"), ("memory", 10, "memory")]
+)
+def test_a_notebook_that_takes_too_much_is_ended(name, limit, status, tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("x" * 11)
+    monkeypatch.setattr(sandbox, "STARTING", 0)
+    monkeypatch.setattr(sandbox, "PATIENCE", 0 if name == "SHORTEST" else 1)
+    if name != "memory":
+        monkeypatch.setattr(sandbox, name, limit)
+    (record,) = sandbox._watched(Idle(), tmp_path, "secret", 30, limit if name == "memory" else 1e15)
+    assert record["ending"][0] == status
 
 
 def test_what_holds_the_notebooks_is_said():

@@ -28,7 +28,9 @@ import psutil
 from minilib.teaching.workshop.exercises import LARGEST_NOTEBOOK
 
 STARTING = 60.0  # CPU seconds that the imports may take besides
-PATIENCE = 10  # times the CPU seconds that an exercise may take on the clock: others may be busy, and some only sleep
+PATIENCE = 5  # times the CPU seconds that an exercise may take on the clock: others may be busy, and some only sleep
+SHORTEST = 60.0  # seconds on the clock that an exercise has in any case
+MOST_WRITTEN = 1e9  # bytes that a notebook may leave in its folder
 MOST_REPORTED = 1_000_000  # bytes of records
 KEPT = ("PATH", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR")
 UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child")
@@ -118,12 +120,12 @@ def _records(path: Path, exercises: list[str], seconds: float, memory: float, he
         try:
             asked = {"notebook": str(copy), "exercises": exercises, "scratch": folder, "secret": secret}
             _say(process, asked)
-            yield from _watched(process, secret, seconds, memory)
+            yield from _watched(process, Path(folder), secret, seconds, memory)
         finally:
             end(process, secret)
 
 
-def _watched(process: subprocess.Popen, secret: str, seconds: float, memory: float) -> Iterator[dict]:
+def _watched(process: subprocess.Popen, folder: Path, secret: str, seconds: float, memory: float) -> Iterator[dict]:
     lines: queue.Queue = queue.Queue()
     threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
     since, allowed = (time.monotonic(), 0.0), seconds + STARTING
@@ -132,11 +134,14 @@ def _watched(process: subprocess.Popen, secret: str, seconds: float, memory: flo
             line = lines.get(timeout=0.2)
         except queue.Empty:
             resident, used = _held(process)
-            if used - since[1] > allowed or time.monotonic() - since[0] > PATIENCE * allowed:
+            if used - since[1] > allowed or time.monotonic() - since[0] > max(PATIENCE * allowed, SHORTEST):
                 yield {"ending": ("time-out", f"no answer within {seconds:g} seconds")}
                 return
             if resident > memory:
                 yield {"ending": ("memory", f"more than {memory / 1e9:g} GB of memory")}
+                return
+            if _written(folder) > MOST_WRITTEN:
+                yield {"ending": ("disk", f"more than {MOST_WRITTEN / 1e9:g} GB written")}
                 return
             continue
         if line is None:
@@ -204,6 +209,16 @@ def _held(process: subprocess.Popen) -> tuple[int, float]:
             memory += each.memory_info().rss
             used += sum(each.cpu_times()[:2])
     return memory, used
+
+
+def _written(folder: Path) -> int:
+    """Bytes in the folder; a file that goes while we look counts for nothing."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
 
 
 def end(process: subprocess.Popen, secret: str) -> None:
