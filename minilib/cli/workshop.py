@@ -161,7 +161,7 @@ def handout(route: str = "ninety", output: str = "book/workshop") -> None:
 
 
 def progress(
-    folder: str,
+    folder: str = "",
     output: str = "runs/workshop",
     seconds: float = 30.0,
     gigabytes: float = 4.0,
@@ -184,6 +184,8 @@ def progress(
     """
     from minilib.teaching.workshop import progress as table
 
+    if not folder:
+        raise ValueError(f"folder is missing: {table.LAYOUT}.")
     for name, value in (("seconds", seconds), ("gigabytes", gigabytes), ("workers", workers)):
         if value <= 0:
             raise ValueError(f"{name} is {value}: give a number above 0.")
