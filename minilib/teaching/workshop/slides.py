@@ -20,7 +20,7 @@ from minilib.teaching.workshop.exercises import lesson_paths
 from minilib.teaching.workshop.plan import Row, clock, pieces, route_named, rows
 
 TAG = "slide"
-MOST_LINES = 14  # of code that can be read from the last row
+MOST_LINES, BY_A_PICTURE = 14, 4  # lines of code that can be read from the last row, alone and above a picture
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.DOTALL)
 CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 
@@ -81,7 +81,9 @@ def html(text: str) -> Markup:
 
 def _code(cell: NotebookNode) -> Markup:
     """A code cell: its pictures, what it prints, and its code where that is short."""
-    shown = Markup("<pre class='code'>{}</pre>").format(cell.source) if _short(cell.source) else Markup()
+    most = BY_A_PICTURE if any("image/png" in output.get("data", {}) for output in cell.outputs) else MOST_LINES
+    short = len(cell.source.splitlines()) <= most
+    shown = Markup("<pre class='code'>{}</pre>").format(cell.source) if short else Markup()
     for output in cell.outputs:
         data = output.get("data", {})
         if "image/png" in data:
@@ -92,7 +94,3 @@ def _code(cell: NotebookNode) -> Markup:
         elif text := output.get("text", "") or data.get("text/plain", ""):
             shown += Markup("<pre>{}</pre>").format(text)
     return shown
-
-
-def _short(source: str) -> bool:
-    return len(source.splitlines()) <= MOST_LINES
