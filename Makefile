@@ -1,4 +1,5 @@
 # Each target sets up what it needs in $(VENV) the first time and is cheap the second time.
+# Without make, on Windows for instance: python .ci/tasks.py TARGET
 PYTHON ?= python3
 VENV   ?= .venv
 TORCH  ?= torch==2.13.0
@@ -7,12 +8,13 @@ RUN    := $(BIN)/python
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help tour test test-solutions lab book test-site bench refresh faults audit clean
+.PHONY: help tour test test-solutions test-pythons lab book test-site bench refresh faults audit clean
 
 help:
 	@echo "make tour     train giant batches and align a language model on this machine; writes runs/tour/report.html"
 	@echo "make test     unit tests, properties and every notebook (pytest --nbval)"
 	@echo "make test-solutions  run every lesson whole with its folded solutions filled in"
+	@echo "make test-pythons  all tests on Python 3.12, the lessons on 3.11 and 3.13, each in runs/venv-3.XX"
 	@echo "make lab      open JupyterLab on lesson 00"
 	@echo "make book     build the book into book/_build/html"
 	@echo "make test-site  after make book: every page in headless Chromium (console, requests, widths, axe-core)"
@@ -32,11 +34,16 @@ test: $(VENV)/.dev
 test-solutions: $(VENV)/.dev
 	MINILIB_SOLVED=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 tests/teaching/test_solutions_pass_as_pasted.py
 
+test-pythons:
+	$(PYTHON) .ci/tasks.py test-pythons
+
 lab: $(VENV)/.dev
 	@# on localhost and behind a token, as root too (in a container), which jupyter would otherwise not start for
 	$(RUN) -m jupyter lab --ip=localhost $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 
 book: $(VENV)/.book
+	@# figures of pages that have changed would stay otherwise
+	$(RUN) -c "import shutil; shutil.rmtree('book/_build/html/_images', ignore_errors=True)"
 	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book --warningiserror --keep-going --all
 
 test-site: $(VENV)/.dev

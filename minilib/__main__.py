@@ -1,4 +1,4 @@
-"""python -m minilib tour | fetch | clip | pairs | logo | eval | bench | doctor: every command is a plain function.
+"""python -m minilib tour | fetch | clip | pairs | logo | eval | bench | doctor | workshop: each is a plain function.
 
 Flags are made from the function's signature, or from the dataclass of its settings, and help from the docstring
 (jsonargparse), with dashes or underscores; any set of flags may come from a YAML file instead: `python -m minilib clip
@@ -28,6 +28,7 @@ from minilib.cli.doctor import doctor
 from minilib.cli.evaluate import evaluate
 from minilib.cli.fetch import fetch_minilm, fetch_smollm2
 from minilib.cli.settings import EvalSettings, LogoSettings, PairsSettings
+from minilib.cli.workshop import WORKSHOP, named
 from minilib.teaching.tour.tour import tour
 
 BENCH = {
@@ -53,8 +54,8 @@ FETCH = {
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; what goes wrong is one sentence on standard error and an exit status (`minilib.cli.faults`)."""
     commands = {"tour": tour, "clip": ClipSettings, "pairs": PairsSettings, "logo": LogoSettings, "eval": EvalSettings}
-    commands |= {"fetch": FETCH, "bench": BENCH, "doctor": doctor}
-    given = normalised(sys.argv[1:] if arguments is None else arguments)
+    commands |= {"fetch": FETCH, "bench": BENCH, "doctor": doctor, "workshop": WORKSHOP}
+    given = named(normalised(sys.argv[1:] if arguments is None else arguments))
     with faults.told():
         found = auto_cli(
             commands, args=given, as_positional=False, prog="python -m minilib", parser_class=Parser,

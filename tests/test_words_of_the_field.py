@@ -62,7 +62,7 @@ PLACES = {
     "tests": ("tests/**/*.py",),
     "lessons": ("notebooks/**/*.ipynb",),
     "book": ("book/**/*.md", "README.md"),
-    "build": ("Makefile", "pyproject.toml", "environment.yml", ".ci/run"),
+    "build": ("Makefile", "pyproject.toml", "environment.yml", ".ci/*", ".devcontainer/*", ".binder/*"),
 }
 
 

@@ -156,7 +156,7 @@ def run_apart(module: str, settings: dict[str, Any], output: Path) -> Document:
         try:
             status = child.wait(limit)
         except (KeyboardInterrupt, subprocess.TimeoutExpired):
-            child.send_signal(signal.SIGINT)
+            child.terminate() if os.name == "nt" else child.send_signal(signal.SIGINT)  # Windows sends none to a child
             status = child.wait(limit and LAST_CALL)
         finally:
             child.kill()  # without effect on a process that has ended

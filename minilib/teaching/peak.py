@@ -13,16 +13,17 @@ import os
 import subprocess
 import sys
 
-# Linux keeps the peak of this very process in VmHWM and can lower it to the present level. The peak in getrusage is
-# second choice: it starts at the peak of the parent, so a small child of a large notebook would show no rise.
+# Linux keeps the peak of this very process in VmHWM and can lower it to the present level. What process_peak reads is
+# second choice: on Unix it starts at the peak of the parent, so a small child of a large notebook would show no rise.
 _PEAK_SOURCE = """
-import json, resource, sys
+import json
 def read_peak():
     try:
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
     except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        from minilib.common import process_peak
+        return process_peak()
 def start_peak():
     try:
         with open("/proc/self/clear_refs", "w") as peak:

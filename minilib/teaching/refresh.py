@@ -81,9 +81,9 @@ def minutes(notebook: NotebookNode) -> tuple[int, int]:
     """Minutes of reading and of exercises, by the rule above."""
     prose = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     folds, code = "\n".join(FOLD.findall(prose)), [c.source for c in notebook.cells if c.cell_type == "code"]
-    reading = _seconds(FOLD.sub("", prose), "\n".join(code))
-    doing = 60 * sum(map(int, BOX.findall(prose))) + _seconds(folds)
-    return tuple(5 * math.ceil(seconds / 300) for seconds in (reading, doing))
+    reading = seconds(FOLD.sub("", prose), "\n".join(code))
+    doing = 60 * sum(map(int, BOX.findall(prose))) + seconds(folds)
+    return tuple(5 * math.ceil(each / 300) for each in (reading, doing))
 
 
 def set_minutes(notebook: NotebookNode) -> None:
@@ -105,7 +105,8 @@ def set_minutes_of_readme(notebooks: list[Path], readme: Path = README) -> None:
     readme.write_text(text)
 
 
-def _seconds(prose: str, code: str = "") -> float:
+def seconds(prose: str, code: str = "") -> float:
+    """Seconds to read Markdown, with its blocks of code, and code, by the rule above."""
     lines = [line for source in (*BLOCK.findall(prose), code) for line in source.splitlines() if line.strip()]
     return 60 * words(prose) / WORDS_A_MINUTE + SECONDS_A_LINE * len(lines)
 

@@ -7,22 +7,20 @@ what the exercise uses, and what those use.
 """
 
 import ast
-import builtins
 import contextlib
 import copy
 import io
 import itertools
-import linecache
 import re
-import symtable
 from dataclasses import dataclass
 
 import nbformat
 import torch
 from support.lesson_rules import NOTEBOOKS, exercises
 
+from minilib.teaching.workshop.exercises import execute, needed
+
 FOLD = "<summary>Solution and why</summary>"
-_NUMBERS = itertools.count()
 
 
 @dataclass
@@ -73,53 +71,14 @@ def run(lesson, exercise, answer, learner=None):
     torch.manual_seed(0)
     printed = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()):
-        _execute("\n".join(ast.unparse(s) for s in needed(statements, answer + "\n" + exercise.check.source)), scope)
-    _execute(answer, scope)
+        execute("\n".join(ast.unparse(s) for s in needed(statements, answer + "\n" + exercise.check.source)), scope)
+    execute(answer, scope)
     if learner is not None:
         scope[exercise.name] = learner
     with contextlib.redirect_stdout(printed):
-        _execute(exercise.check.source, scope)
+        execute(exercise.check.source, scope)
     return printed.getvalue().strip()
-
-
-def needed(statements, source):
-    """Of these statements, in order, the ones that define a name that `source` uses, or that a needed one uses."""
-    wanted, kept = names_of(source)[1], []
-    for statement in reversed(statements):
-        bound, used = names_of(ast.unparse(statement))
-        if (bound | _changed(statement)) & wanted:
-            kept.append(statement)
-            whole = isinstance(statement, ast.Assign | ast.FunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom)
-            wanted = (wanted - bound if whole else wanted) | used
-    return kept[::-1]
-
-
-def names_of(source):
-    """The names that a cell binds, and those that it uses, its functions' own variables left out."""
-    top = symtable.symtable(source, "cell", "exec")
-    bound = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
-    used = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_referenced()}
-    inner = list(top.get_children())
-    while inner:
-        table = inner.pop()
-        inner += table.get_children()
-        used |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
-    return bound, used - set(dir(builtins))
 
 
 def _statements(source):
     return ast.parse(source).body
-
-
-def _changed(statement):
-    """The names of what a statement changes by an index or an attribute."""
-    places = [n for n in ast.walk(statement) if isinstance(n, ast.Subscript | ast.Attribute)]
-    stored = [place.value for place in places if isinstance(place.ctx, ast.Store)]
-    return {child.id for value in stored for child in ast.walk(value) if isinstance(child, ast.Name)}
-
-
-def _execute(source, scope):
-    """Run a cell; its text stays readable for those who ask for the source of a function, as Triton does."""
-    name = f"lesson_cell_{next(_NUMBERS)}"
-    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    exec(compile(source, name, "exec"), scope)

@@ -14,7 +14,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from support.lesson_rules import exercises, tags
-from support.solved_lessons import exercises_of, lessons, needed, run, solved
+from support.solved_lessons import exercises_of, lessons, run, solved
+
+from minilib.teaching.workshop.exercises import needed
 
 LESSONS = {path.stem: nbformat.read(path, as_version=4) for path in lessons()}
 EXERCISES = [(stem, exercise) for stem, lesson in LESSONS.items() for exercise in exercises_of(lesson)]

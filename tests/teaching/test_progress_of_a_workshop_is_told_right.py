@@ -1,0 +1,225 @@
+"""`workshop progress` gives ten made learners the marks they have earned, whatever their notebooks try to do.
+
+One of them hangs and leaves a process behind, one deletes files, one opens a socket, two forge passes, one ends its own
+process, one prints gigabytes and one is no notebook. They are run once, as a teacher would run them; a part of them
+again without the system's namespaces, where only the audit hook holds them.
+"""
+
+import csv
+import json
+import os
+import socket
+import threading
+import time
+
+import psutil
+import pytest
+from support import made_learners
+from support.made_learners import RIGHT, TABLE, before, notebook
+
+from minilib.cli import workshop
+from minilib.teaching.workshop import sandbox
+from minilib.teaching.workshop.exercises import code_cells, exercise_names, function_of
+from minilib.teaching.workshop.progress import Sheet, found, line, write_csv, write_html
+
+SECONDS = 4.0  # of CPU time
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A port of this machine, and what has been sent to it."""
+    heard = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def listen():
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                heard.append(connection)
+
+        threading.Thread(target=listen, daemon=True).start()
+        yield listening.getsockname()[1], heard
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory):
+    kept = tmp_path_factory.mktemp("outside") / "thesis.txt"
+    kept.write_text("three years of work")
+    return kept
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory, server, outside):
+    """What was printed, and the folder with the two files."""
+    folder, output = tmp_path_factory.mktemp("learners"), tmp_path_factory.mktemp("output")
+    made_learners.make(folder, outside=outside, port=server[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("API_KEY", "nobody's business")
+        with pytest.raises(SystemExit, match="1"):  # strict, and not everything has passed
+            workshop.progress(str(folder), str(output), seconds=SECONDS, strict=True)
+    return output
+
+
+@pytest.fixture(scope="module")
+def rows(marked):
+    return list(csv.DictReader((marked / "progress.csv").open()))
+
+
+@pytest.mark.parametrize("learner", TABLE)
+def test_a_learner_gets_the_marks_that_were_earned(rows, learner):
+    mine = [row for row in rows if row["learner"] == learner]
+    assert [row["exercise"] for row in mine] == exercise_names("01")
+    assert [row["status"] for row in mine] == TABLE[learner], [row["line"] for row in mine]
+
+
+def test_ten_learners_and_nobody_else_are_in_the_table(rows):
+    assert {row["learner"] for row in rows} == set(TABLE)
+    assert len(rows) == 4 * len(TABLE)
+
+
+def test_what_was_outside_is_there_and_nothing_was_sent(marked, outside, server):
+    assert outside.read_text() == "three years of work"
+    assert server[1] == []
+
+
+def test_no_process_is_left_behind(marked):
+    left = [p for p in psutil.process_iter() if "time.sleep(600)" in " ".join(_command(p))]
+    assert left == []
+
+
+def _command(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_the_page_says_how_learners_were_held_and_why_a_mark_is_missing(marked):
+    page = (marked / "progress.html").read_text()
+    assert sandbox.protection().told in page
+    assert "no answer within 4 seconds" in page
+    assert "what the check rests on was replaced" in page
+    assert "notes.ipynb" in page  # not looked at
+    assert page.count('scope="row"') == 11  # ten learners, and how many passed
+
+
+@pytest.fixture(scope="module")
+def unheld(tmp_path_factory, server, outside):
+    """The marks of one notebook that deletes, calls out and starts a process, where the system gives no namespaces."""
+    path = tmp_path_factory.mktemp("unheld") / "eve_01.ipynb"
+    deletes = made_learners.DELETES.format(path=str(outside), folder=str(outside.parent))
+    answers = {
+        "recall_at_1": before("recall_at_1", deletes),
+        "log_b_bound": before("log_b_bound", made_learners.CALLS_OUT.format(port=server[0])),
+        "logit_gradient": before("logit_gradient", "import os\nassert 'API_KEY' not in os.environ\nos.system('true')"),
+    }
+    path.write_text(notebook("01", RIGHT | answers))
+    return sandbox.mark_notebook(
+        path, exercise_names("01"), seconds=SECONDS, memory=4e9, held=sandbox.Protection(False, False)
+    )
+
+
+def test_without_namespaces_the_hook_holds_what_python_does(unheld, outside, server):
+    assert unheld["recall_at_1"][0] == "passed"
+    assert outside.read_text() == "three years of work"
+    assert "PermissionError: socket.getaddrinfo is not allowed" in unheld["log_b_bound"][1]
+    assert "PermissionError: os.system is not allowed" in unheld["logit_gradient"][1]
+    assert server[1] == []
+
+
+class Idle:
+    """A process that neither answers nor ends, and the stream of it, which says nothing."""
+
+    pid = os.getpid()
+    stdout = property(lambda self: self)
+
+    def readline(self, size):
+        time.sleep(3600)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "status"), [("MOST_WRITTEN", 10, "disk"), ("SHORTEST", 0, "time-out"), ("memory", 10, "memory")]
+)
+def test_a_notebook_that_takes_too_much_is_ended(name, limit, status, tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("x" * 11)
+    monkeypatch.setattr(sandbox, "STARTING", 0)
+    monkeypatch.setattr(sandbox, "PATIENCE", 0 if name == "SHORTEST" else 1)
+    if name != "memory":
+        monkeypatch.setattr(sandbox, name, limit)
+    (record,) = sandbox._watched(Idle(), tmp_path, "secret", 30, limit if name == "memory" else 1e15)
+    assert record["ending"][0] == status
+
+
+def test_what_holds_the_notebooks_is_said():
+    assert "sockets are refused inside of Python only" in sandbox.Protection(False, False).told
+    assert "cut by a namespace" in sandbox.Protection(True, True).told
+    assert sandbox.Protection(False, False).command("here", ["python"]) == ["python"]
+
+
+# What is found, selected and written
+
+
+def test_only_the_last_definition_and_what_it_uses_is_run():
+    cells = [
+        "raise SystemExit",
+        "import math\nk = 2",
+        "def f():\n    return 0",
+        "def f():\n    return k * math.pi",
+        "k = 3",
+    ]
+    assert function_of(cells, "f")() == pytest.approx(6.2832, abs=1e-3)
+    assert function_of(cells, "g") is None
+
+
+def test_a_cell_that_is_no_python_matters_only_where_it_holds_the_function():
+    assert function_of(["x = = 1", "def f():\n    return 1"], "f")() == 1
+    with pytest.raises(SyntaxError):
+        function_of(["def f(:\n    return 1"], "f")
+
+
+def test_lines_for_the_notebook_are_no_code(tmp_path):
+    sources = ["%%bash\nrm x", ["!rm x\n", "if a:\n", "    %time b\n", "    c"], "d"]
+    cells = [{"cell_type": "code", "source": source} for source in sources] + [{"cell_type": "markdown", "source": "e"}]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
+    assert code_cells(tmp_path / "a.ipynb") == ["", "pass\nif a:\n    pass\n    c", "d"]
+
+
+def test_a_folder_without_notebooks_is_told_how_to_look(tmp_path):
+    with pytest.raises(ValueError, match="has no notebook of a learner: give a folder with NAME/NN_"):
+        found(tmp_path)
+    with pytest.raises(ValueError, match="is no folder"):
+        found(tmp_path / "gone")
+
+
+def test_names_are_read_from_folders_and_files(tmp_path):
+    for name in (
+        "Ada L/a/03_x.ipynb",
+        "bob_b_04.ipynb",
+        "cy-05 again.ipynb",
+        "99_x.ipynb",
+        "dee/44_x.ipynb",
+        "e_99.ipynb",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    notebooks, left = found(tmp_path)
+    assert [(learner, lesson) for learner, lesson, _ in notebooks] == [("Ada L", "03"), ("bob_b", "04"), ("cy", "05")]
+    assert left == ["99_x.ipynb", "dee/44_x.ipynb", "e_99.ipynb"]
+
+
+def test_a_name_is_text_on_the_page_in_the_table_and_on_the_terminal(tmp_path):
+    sheets = [Sheet("<b>=1+1", "03", "=cmd.ipynb", {"merge": ("not yet", "Not yet: \x1b[2J<script>")})]
+    write_html(sheets, [], "held", tmp_path / "page.html")
+    write_csv(sheets, tmp_path / "table.csv")
+    assert "<script>" not in (tmp_path / "page.html").read_text()
+    assert "&lt;b&gt;" in (tmp_path / "page.html").read_text()
+    assert "'=cmd.ipynb" in (tmp_path / "table.csv").read_text()
+    assert "\x1b" not in (tmp_path / "table.csv").read_text() + line(sheets[0])
