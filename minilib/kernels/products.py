@@ -1,16 +1,13 @@
 """Matrix products whose sums are fp32 at least, whatever is multiplied.
 
-A GPU multiplies bf16 and fp16 as they are and sums in fp32 (`out_dtype`). A CPU product would round its result to the
-dtype of its factors, so there they are widened first. Taught in notebooks/10_score_a_long_answer.ipynb.
+A GPU multiplies bf16 and fp16 as they are and sums in fp32 (`out_dtype`). A CPU rounds a product to the dtype of its
+factors: fp16 is widened first, bf16 too but for gradients that ask for it. See notebooks/10_score_a_long_answer.ipynb.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-
-
-def on_gpu(operand: Tensor) -> bool:
-    """Whether products of this tensor can be summed in a wider dtype than its own."""
-    return operand.is_cuda
 
 
 def sums_dtype(*operands: Tensor) -> torch.dtype:
@@ -23,7 +20,7 @@ def operand_dtype(*operands: Tensor) -> torch.dtype:
 
     fp16 is widened: the gradient of a logit may be too small for it.
     """
-    as_they_are = all(on_gpu(x) and x.dtype == torch.bfloat16 for x in operands)
+    as_they_are = all(x.is_cuda and x.dtype == torch.bfloat16 for x in operands)
     return torch.bfloat16 if as_they_are else sums_dtype(*operands)
 
 
@@ -32,11 +29,20 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     return torch.mm(a, b, out=out) if a.dtype == out.dtype else torch.mm(a, b, out_dtype=out.dtype, out=out)
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor, factor: float = 1.0) -> None:
-    """total += factor a b, summed in the dtype of `total`."""
-    if a.dtype == total.dtype:
-        torch.addmm(total, a, b, alpha=factor, out=total)
-    elif on_gpu(a):
-        torch.addmm(total, a, b, out_dtype=total.dtype, alpha=factor, out=total)
-    else:
-        torch.addmm(total, a.to(total.dtype), b.to(total.dtype), alpha=factor, out=total)
+def add_products(
+    grad: Tensor, i: slice, j: slice, rows: Tensor, cols: Tensor, grads: Sequence[Tensor | None], factor: float = 1.0
+) -> None:
+    """grads[0][i] += factor G cols and grads[1][j] += factor G^T rows, each in its own dtype; None costs nothing."""
+    grad = grad.to(rows.dtype)
+    for total, part, a, b in zip(grads, (i, j), (grad, grad.T), (cols, rows)):
+        if total is None:
+            continue
+        wide = total[part]
+        if a.dtype == wide.dtype:
+            torch.addmm(wide, a, b, alpha=factor, out=wide)
+        elif a.is_cuda:
+            torch.addmm(wide, a, b, out_dtype=wide.dtype, alpha=factor, out=wide)
+        elif a.dtype == torch.bfloat16:
+            wide.add_(torch.mm(a, b), alpha=factor)  # the product is rounded to bf16; the sum over tiles stays in fp32
+        else:  # fp16 has not the range for a product
+            torch.addmm(wide, a.to(wide.dtype), b.to(wide.dtype), alpha=factor, out=wide)

@@ -6,10 +6,11 @@
 
 where the names are those of `vocab_tiled`, whose functions have the same arguments and results here. Operands are fp32,
 fp16 or bf16, of one dtype, multiplied as they are; an fp16 scratch holds G scaled to the full range of fp16. `sweep`
-visits the logits twice here. Not yet run on a GPU. Taught in notebooks/10_score_a_long_answer.ipynb.
+visits the logits twice here. Taught in notebooks/10_score_a_long_answer.ipynb.
 """
 
 import math
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from minilib import lse
 from minilib.kernels.contrastive_fused import CHUNK, GAIN
 from minilib.kernels.contrastive_tiled import Grads, blocks
-from minilib.kernels.products import add_product
+from minilib.kernels.products import add_products
 from minilib.kernels.triton_launch import INTERPRETED, NO_PARTNER, choose, launch
 
 PART = 2**14  # rows whose labels are looked up at a time
@@ -37,9 +38,7 @@ def log_sums(hidden: Tensor, weight: Tensor, labels: Tensor, tile_size: int | No
     slices = max(1, min(wanted, math.ceil(len(weight) / tile["BN"])))
     m, s = hidden.new_empty((2, slices, len(hidden)), dtype=torch.float32)
     launch("row_sums", hidden, weight, [m, s], NO_PARTNER, grid=(row_blocks, slices))
-    total = lse.empty((len(hidden),), device=hidden.device)
-    for k in range(slices):
-        total = lse.merge(total, (m[k] * math.log(2), s[k]))  # the kernel uses base 2
+    total = reduce(lse.merge, zip(m * math.log(2), s))  # the kernel uses base 2
     return lse.value(total), torch.cat([_at_label(hidden[i], weight, labels[i]) for i in blocks(len(hidden), PART)])
 
 
@@ -60,10 +59,7 @@ def add_grads(
             grad = scratch[: i.stop - i.start, : j.stop - j.start]
             tensors = [labels[i], sums[i], factors[i], grad]
             launch("row_grads", hidden[i], weight[j], tensors, NO_PARTNER, j.start, grad.stride(0))
-            if grads[0] is not None:
-                add_product(grads[0][i], grad, weight[j], back)  # (rows, d)
-            if grads[1] is not None:
-                add_product(grads[1][j], grad.T, hidden[i], back)  # (entries, d)
+            add_products(grad, i, j, hidden[i], weight[j], grads, back)
 
 
 def sweep(

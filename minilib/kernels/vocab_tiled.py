@@ -27,11 +27,12 @@ from torch import Tensor
 
 from minilib import lse
 from minilib.kernels.contrastive_tiled import Grads, blocks
-from minilib.kernels.products import add_product, on_gpu, operand_dtype, product, sums_dtype
+from minilib.kernels.products import add_products, operand_dtype, product, sums_dtype
 
 TILE, GPU_TILE = 1024, 4096  # rows and entries of a tile: 4 MB in fp32, in the cache next to its operands; few launches
-HELD_ROWS = 384  # rows whose exponentials `sweep` holds: 48 MB in fp32 at V = 32,768
-GPU_HELD_ROWS = 1024  # the same on a GPU: 0.5 GB at V = 128,256; every block of rows reads the weight's gradient again
+# Rows whose exponentials `sweep` holds: 48 MB in fp32 at V = 32,768; 0.5 GB at V = 128,256 on a GPU, where every block
+# of rows reads the weight's gradient again.
+HELD_ROWS, GPU_HELD_ROWS = 384, 1024
 HELD_ENTRIES = 2048  # entries of a tile of `sweep`, which is lower and so may be wider: 3 MB in fp32; a GPU takes all
 
 
@@ -56,8 +57,8 @@ def add_grads(
     """
     for i, j, rows, entries, tile in _visit(hidden, weight, tile_size):
         tile.sub_(sums[i, None]).exp_()  # p
-        _label_minus(tile, labels[i], j, factors[i], factors[i])
-        _add_products(tile, rows, entries, i, j, grads)
+        _label_minus(tile, labels[i], j, factors[i])
+        add_products(tile, i, j, rows, entries, grads)
 
 
 def sweep(
@@ -70,8 +71,8 @@ def sweep(
     """
     dtype, operands = sums_dtype(hidden, weight), operand_dtype(hidden, weight)
     logps = hidden.new_empty(len(hidden), dtype=dtype)
-    size, width = (GPU_HELD_ROWS, len(weight)) if on_gpu(hidden) else (HELD_ROWS, HELD_ENTRIES)
-    size, width = tile_size or size, tile_size or width
+    usual = (GPU_HELD_ROWS, len(weight)) if hidden.is_cuda else (HELD_ROWS, HELD_ENTRIES)
+    size, width = (tile_size, tile_size) if tile_size else usual
     held = hidden.new_empty(min(size, len(hidden)), len(weight), dtype=dtype)
     for i in blocks(len(hidden), size):
         rows, x = hidden[i].to(operands), held[: i.stop - i.start]  # (rows, d), (rows, V)
@@ -87,13 +88,13 @@ def sweep(
         x.scatter_add_(1, labels[i, None], factors[i, None])
         # One long product is faster than many short ones, but a widened copy of the weight is made tile by tile.
         for j, entries in _entries(weight, operands, len(weight) if weight.dtype == operands else width):
-            _add_products(x[:, j], rows, entries, i, j, grads)
+            add_products(x[:, j], i, j, rows, entries, grads)
     return logps
 
 
 def _visit(hidden: Tensor, weight: Tensor, tile_size: int | None) -> Iterator[tuple]:
     """Row slice, entry slice, their operands and the tile of logits, which the next one overwrites."""
-    size, operands = tile_size or (GPU_TILE if on_gpu(hidden) else TILE), operand_dtype(hidden, weight)
+    size, operands = tile_size or (GPU_TILE if hidden.is_cuda else TILE), operand_dtype(hidden, weight)
     buffer = hidden.new_empty(min(size, len(hidden)) * min(size, len(weight)), dtype=sums_dtype(hidden, weight))
     for i in blocks(len(hidden), size):
         rows = hidden[i].to(operands)  # (rows, d)
@@ -120,21 +121,12 @@ def _at_label(tile: Tensor, labels: Tensor, j: slice) -> Tensor:
     return torch.where(inside, tile.gather(1, column[:, None])[:, 0], 0)
 
 
-def _label_minus(tile: Tensor, labels: Tensor, j: slice, at_label: Tensor, factors: Tensor) -> None:
-    """tile <- [v = label] at_label - factors tile, before any product: p - 1 must not be left to two rounded sums."""
+def _label_minus(tile: Tensor, labels: Tensor, j: slice, factors: Tensor) -> None:
+    """tile <- ([v = label] - tile) factors, before any product: p - 1 must not be left to two rounded sums."""
     column, inside = _column(labels, j)
     tile.mul_(-factors[:, None])
-    tile.scatter_add_(1, column[:, None], torch.where(inside, at_label, 0)[:, None])
+    tile.scatter_add_(1, column[:, None], torch.where(inside, factors, 0)[:, None])
 
 
 def _column(labels: Tensor, j: slice) -> tuple[Tensor, Tensor]:
     return (labels - j.start).clamp(0, j.stop - j.start - 1), (labels >= j.start) & (labels < j.stop)
-
-
-def _add_products(grad: Tensor, rows: Tensor, entries: Tensor, i: slice, j: slice, grads: Grads) -> None:
-    hidden_grad, weight_grad = grads
-    grad = grad.to(rows.dtype)
-    if hidden_grad is not None:
-        add_product(hidden_grad[i], grad, entries)  # (rows, d)
-    if weight_grad is not None:
-        add_product(weight_grad[j], grad.T, rows)  # (entries, d)
