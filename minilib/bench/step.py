@@ -7,7 +7,7 @@ where
         threads, or on a CUDA GPU seconds between two events
 
 In this order: the gate on a toy model; a first step of every way, whose losses at full size must agree too; interleaved
-rounds; peak memory. The 8b model has not run on a GPU yet; the same code has been gone through on a stand-in.
+rounds; peak memory. Without peft the adapters are a few lines of our own (`step_models.PlainLora`).
 """
 
 from collections.abc import Sequence
@@ -74,7 +74,8 @@ def measure(settings: dict[str, Any], output: str | None = None, at: Device | No
     document = harness.opened("step", settings, at)
     found, skipped = ways.available(settings["rejected"])
     options = (settings["route"], settings["device"], settings["checkpointing"])
-    document["error"], complaints = ways.gate(*options, with_trl=_has_trl(found))
+    own = {"rejected": settings.get("gate_rejected", ways.GATE_REJECTED), "plain": settings.get("plain", False)}
+    document["error"], complaints = ways.gate(*options, with_trl=_has_trl(found), **own)
     wrong = {w.name: f"{complaints[w.kind]}, so it was not timed." for w in found if w.kind in complaints}
     document["skipped"] = skipped | wrong
     right = {way.name: way for way in found if way.name not in wrong}
@@ -89,6 +90,7 @@ def measure(settings: dict[str, Any], output: str | None = None, at: Device | No
 def make_bench(settings: dict[str, Any], with_trl: bool) -> Bench:
     """The model of these settings with all that its steps need."""
     options = {name: settings[name] for name in ("device", "dtype", "checkpointing", "target")}
+    options["plain"] = settings.get("plain", False)
     return Bench(step_models.build(settings["model"], **options), settings["route"], with_trl)
 
 

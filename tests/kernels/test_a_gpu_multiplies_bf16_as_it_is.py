@@ -1,6 +1,6 @@
 """On a GPU the vocabulary's tiles multiply bf16 operands as they are, with fp32 sums, and never a widened copy.
 
-There is no GPU here: tensors say that they are on one, and a stub takes the place of the products with `out_dtype`, which
+There is no GPU here: tensors say that they are on one, and a stub takes the place of products with `out_dtype`, which
 no CPU has. It computes what such a product gives and remembers what it was given.
 """
 
