@@ -145,7 +145,7 @@ def inf_cl(half: torch.dtype = torch.bfloat16) -> Method:
 
 
 def siglip_kernel(chunk: int = 0, half: torch.dtype = torch.bfloat16) -> Method:
-    """The fused SigLIP loss of siglip-kernel on features of half precision; `chunk` rows at a time, 0 for its choice."""
+    """The fused SigLIP loss of siglip-kernel in half precision; `chunk` rows at a time, 0 for its own choice."""
     harness.require("siglip_kernel", "siglip-kernel is not installed: pip install siglip-kernel.")
     try:
         from siglip_kernel import fused_chunked_bf16_siglip_loss as loss
@@ -178,12 +178,7 @@ PEERS = {
     "inf-cl": inf_cl,
 }
 # In half precision, each on the features that it is given; compiled without a trial, to save time.
-GPU_def blurred(peer: Method) -> Method:
-    """The same, for a peer whose logits are rounded as well."""
-    return halved(peer)._replace(tolerance=BLURRED)
-
-
-PEERS = {
+GPU_PEERS = {
     "compiled dense": lambda: blurred(Method("compiled dense", compiled_step(dense_clip), products=3, matrices=3)),
     **{n: lambda build=build: blurred(build()) for n, build in PEERS.items() if n.startswith(("F.", "open_clip"))},
     "inf-cl": inf_cl,

@@ -4,7 +4,7 @@
     dense                    3 or 2    all logits, log_softmax, gather; 2 with a frozen head, as in the next two rows
     tiled                    4 or 2    token_logps: tiles again in the backward pass, unless taken in the forward visit
     fused                    4 or 3    the same in Triton kernels; only on a CUDA GPU
-    margin sweep             3         logo_loss_from_hidden: loss and gradients from one visit; also without the SFT term
+    margin sweep             3         logo_loss_from_hidden: loss and gradients from one visit; also without SFT
     checkpointed chunks      4         the usual way: chunks of rows, recomputed by torch.utils.checkpoint
 
 Peers: Liger's fused SimPO (its chunks are pairs, so one pair is not cut), torch's linear_cross_entropy (2.13 and newer)
