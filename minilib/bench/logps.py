@@ -72,8 +72,8 @@ def measure(settings: dict[str, Any], output: str | None = None, at: Device | No
     found = [method for method in found if method.name in settings.get("names", (method.name,))]
     matrix = 4 * sizes["tokens"] * sizes["words"]  # bytes of the fp32 logits
     found, large = harness.split(found, lambda method: harness.too_large(matrix * method.matrices, free, "."))
-    seed = settings.get("seed", 0)
-    found, wrong = harness.split(found, lambda method: _complaint(method, dtype, at.name, seed, document["error"]))
+    seed, gate = settings.get("seed", 0), {"seed": settings.get("seed", 0), **settings.get("gate", {})}
+    found, wrong = harness.split(found, lambda method: _complaint(method, dtype, at.name, gate, document["error"]))
     document["skipped"] = missing | large | wrong
     frozen = {method.name: method.frozen for method in found}
 
@@ -102,12 +102,12 @@ def error(method: Method, dtype: torch.dtype = torch.float32, device: str = "cpu
     return correctness.largest(*outcomes)
 
 
-def _complaint(method: Method, dtype: torch.dtype, device: str, seed: int, errors: dict[str, float]) -> str:
+def _complaint(method: Method, dtype: torch.dtype, device: str, gate: dict[str, int], errors: dict[str, float]) -> str:
     """A sentence for a method that is wrong or cannot be run; the error goes to `errors`."""
     if method.loss == "none":
         return ""
     try:
-        errors[method.name] = error(method, dtype, device, seed)
+        errors[method.name] = error(method, dtype, device, **gate)
     except Exception as failure:  # a peer may fail in any way; the run goes on and the report says so
         return f"it failed ({harness.describe(failure)})."
     ours = method.name.startswith(("tiled", "fused", "margin"))  # the others may round their logits, or sum in bf16

@@ -1,0 +1,143 @@
+"""The gate: every fused kernel against fp64 on this GPU, in fp32, fp16 and bf16, at three shapes, on fresh numbers.
+
+    error = largest relative error of the loss and of each gradient, by norm, memory poisoned with NaN before (`correctness`)
+
+The families go through all kernels: InfoNCE (`shifted_sums`, `softmax_grads`), InfoNCE with logits too large for a shift
+(`pair_sums`, `softmax_grads` with pairs), SigLIP (`sigmoid_visit`), log-probabilities (`row_sums`, `row_grads`). Besides,
+every tile that the tuner may choose is compared in bf16: one that the GPU cannot hold is no fault, one that is wrong is.
+
+On a GPU each dtype and family, and each tile, has a process of its own, so that kernels are compiled on all cores and one
+that breaks the GPU's context breaks nothing else; what is compiled stays in Triton's cache for the stops that follow.
+"""
+
+import json
+import math
+import multiprocessing
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from minilib.bench import baselines, correctness, harness, logps
+from minilib.bench import logps_methods as ways
+from minilib.bench.device import DTYPES, Device, named
+from minilib.bench.harness import Method
+
+LARGE = {"scale 200": (200.0, 0.1)}  # beyond every shared shift
+SHAPES = ((4096, 512), (1000, 200), (334, 768))  # pairs and width: whole tiles, ragged ones, a wide one
+HEADS = ((1024, 512, 8192), (300, 200, 1111), (96, 768, 5000))  # tokens, width, entries
+DRY_SHAPES, DRY_HEADS = ((64, 32), (50, 20), (17, 48)), ((32, 32, 96), (30, 20, 70), (16, 48, 130))
+ALLOWED = {"fp32": baselines.SPLIT, "fp16": baselines.ROUNDED, "bf16": baselines.ROUNDED}
+
+
+class Job(NamedTuple):
+    """What one process compares: a family in one dtype, with the usual tiles or with one of the tuner's."""
+
+    family: str
+    dtype: str
+    tile: tuple | None = None
+
+
+def measure(settings: dict[str, Any], output: str, at: Device | None = None) -> dict[str, Any]:
+    """Compare everything; the document has a row for every family, dtype and shape, and a verdict for every dtype."""
+    at = at or named(settings["device"])
+    document = {"benchmark": "gate", "settings": settings, "rows": [], "skipped": {}, "held": {}}
+    dtypes = ["fp32", "fp16"] + ["bf16"] * settings["workers"]
+    jobs = [Job(family, dtype) for dtype in reversed(dtypes) for family in FAMILIES]
+    if settings["workers"]:
+        jobs += [Job(family, "bf16", tile) for tile in _tuned() for family in ("InfoNCE", "SigLIP")]
+    else:
+        document["skipped"]["bf16"] = "Triton's interpreter cannot multiply it."
+    for rows in (
+        _apart(jobs, settings, output) if settings["workers"] else map(partial(compare, settings, at.name), jobs)
+    ):
+        document["rows"] += rows
+        harness.finish(document, output)
+    document["held"] = {name: held(document["rows"], name) for name in dtypes}
+    return harness.finish(document, output)
+
+
+def held(rows: list[dict[str, Any]], dtype: str) -> bool:
+    """Whether every row of this dtype is right; a tile that cannot be compiled or launched is only left out."""
+    mine = [row for row in rows if row["dtype"] == dtype]
+    return bool(mine) and all(row["held"] or (row["tile"] and row["error"] is None) for row in mine)
+
+
+def compare(settings: dict[str, Any], device: str, job: Job) -> list[dict[str, Any]]:
+    """The rows of one job: an error for each shape, None where it could not be run."""
+    pair = (HEADS, DRY_HEADS) if job.family == "log-probabilities" else (SHAPES, DRY_SHAPES)
+    shapes = pair[0 if settings["workers"] else 1]
+    if job.tile:
+        _take_tile(job.tile)
+    rows = []
+    for number, shape in enumerate(shapes[:1] if job.tile else shapes):
+        seed, complaint = settings["seed"] + 100 * number, ""
+        try:
+            error = FAMILIES[job.family](DTYPES[job.dtype], shape, device, seed)
+        except Exception as failure:  # a kernel may fail in any way; the others are compared
+            error, complaint = None, harness.describe(failure)
+        row = {"family": job.family, "dtype": job.dtype, "shape": shape, "tile": job.tile, "error": error}
+        right = error is not None and error <= ALLOWED[job.dtype]  # NaN is within no tolerance
+        rows.append(row | {"allowed": ALLOWED[job.dtype], "held": right, "complaint": complaint})
+    return rows
+
+
+def _apart(jobs: list[Job], settings: dict[str, Any], output: str):
+    """The rows of every job, each compared in a process of its own, all of them at once."""
+    context, started = multiprocessing.get_context("fork"), []
+    for number, job in enumerate(jobs):
+        file = Path(f"{output}.{number}")
+        process = context.Process(target=_write, args=(settings, job, file))
+        process.start()
+        started.append((job, file, process))
+    for job, file, process in started:
+        process.join()
+        lost = {"family": job.family, "dtype": job.dtype, "shape": None, "tile": job.tile, "error": None, "held": False}
+        complaint = f"its process ended with status {process.exitcode}"
+        yield json.loads(file.read_text()) if file.exists() else [lost | {"allowed": None, "complaint": complaint}]
+        file.unlink(missing_ok=True)
+
+
+def _write(settings: dict[str, Any], job: Job, file: Path) -> None:
+    file.write_text(json.dumps(compare(settings, "cuda", job)))
+
+
+def _clip(dtype: torch.dtype, shape: tuple[int, int], device: str, seed: int, cases=correctness.CASES) -> float:
+    return _worst(Method("InfoNCE", baselines.clip_step("fused"), 4, 0, dtype=dtype), shape, device, seed, cases)
+
+
+def _siglip(dtype: torch.dtype, shape: tuple[int, int], device: str, seed: int) -> float:
+    method = Method("SigLIP", baselines.siglip_step("fused"), 3, 0, loss="siglip", dtype=dtype)
+    return _worst(method, shape, device, seed, correctness.CASES)
+
+
+def _worst(method: Method, shape: tuple[int, int], device: str, seed: int, cases) -> float:
+    verdict = correctness.judge(method, *shape, device=device, seed=seed, cases=cases)
+    if verdict.complaint:
+        raise RuntimeError(verdict.complaint)
+    return max(math.inf if math.isnan(error) else error for error in verdict.errors.values())
+
+
+def _head(dtype: torch.dtype, shape: tuple[int, int, int], device: str, seed: int) -> float:
+    sizes = dict(zip(("tokens", "dim", "words"), shape))
+    fused = [method for method in ways.ours("cuda") if method.name.startswith("fused")]  # trained, and frozen
+    return max(logps.error(method, dtype, device, seed, **sizes) for method in fused)
+
+
+def _tuned() -> list[tuple]:
+    from minilib.kernels.triton_launch import TUNED
+
+    return TUNED
+
+
+def _take_tile(tile: tuple) -> None:
+    """Every kernel of this process takes one tile, as if the tuner had chosen it."""
+    from minilib.kernels import triton_launch, triton_tiles
+
+    options = triton_launch.config(*tile).all_kwargs()
+    triton_launch.choose = lambda name, itemsize, logits: (getattr(triton_tiles, name), options)
+
+
+FAMILIES = {"InfoNCE": _clip, "InfoNCE, large logits": partial(_clip, cases=LARGE), "SigLIP": _siglip}
+FAMILIES["log-probabilities"] = _head

@@ -1,0 +1,177 @@
+"""python -m minilib bench gpu: every stop of the plan that fits into the time, each in a process of its own.
+
+What a stop breaks, a context of the GPU, its memory or its own end, it breaks for itself alone: it is ended after its
+time, what it had written by then is kept, and the next one begins. After every stop the whole run stands in one JSON and
+one Markdown file. Processes are forked from this one, which has imported torch and never touches the GPU, so that none
+waits for imports; they share Triton's cache of compiled kernels and of tuned tiles.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minilib.bench import contrastive, harness, logps, step  # noqa: F401, so that no process has to import them
+from minilib.bench.gpu import page, plan
+from minilib.bench.gpu.plan import STOPS, Stop
+from minilib.common import write_text
+
+BUDGET, DRY_BUDGET = 480.0, 600.0
+WHEELS = Path("runs/wheels")
+
+
+def bench_gpu(
+    budget: float | None = None, dry: bool = False, wheels: Path | None = None, only: Sequence[str] = (),
+    output: Path = Path("runs/bench/gpu.json"),
+) -> dict[str, Any]:  # fmt: skip
+    """Measure on a CUDA GPU, the most valuable figures first, within a budget of seconds; return the document.
+
+    Args:
+        budget: seconds for everything; stops that would not fit are left out and named. By default 480.
+        dry: walk the whole plan on a CPU at toy sizes, to see that everything is reached; its figures mean nothing.
+        wheels: folder with wheels of inf-cl, siglip-kernel, liger-kernel and cut-cross-entropy, the peers; by default
+            runs/wheels, if it is there. They are unpacked next to the results and not installed.
+        only: names of stops, such as gate or infonce; by default all of them.
+        output: JSON file to write, its folder is made; the Markdown file next to it has the same name.
+
+    Raises:
+        ValueError: one sentence, when an argument does not fit or there is no GPU.
+    """
+    started, output = time.monotonic(), Path(output)
+    budget = (DRY_BUDGET if dry else BUDGET) if budget is None else budget
+    stops = _chosen(budget, dry, only)
+    added = _add_wheels(WHEELS if wheels is None and WHEELS.is_dir() else wheels, output.parent / "gpu_peers")
+    document = {"benchmark": "gpu", "complete": False, "dry": dry, "budget": budget, "wheels": added, "stops": []}
+    document["seed"] = random.SystemRandom().randrange(2**30)  # numbers that no run has seen
+    for stop in stops:
+        document["stops"].append({"name": stop.name, "what": stop.what, "predicted": stop.seconds, "how": stop.how})
+    for stop, entry in zip(stops, document["stops"]):
+        entry |= {"status": "running"}
+        _flush(document, output)
+        left = budget - plan.RESERVE - (time.monotonic() - started)
+        entry |= _reach(stop, document, left, output)
+        print(f"{stop.name}: {entry['status']}. {entry['told']}".strip(), flush=True)
+        _flush(document, output)
+    document |= {"complete": True, "seconds": time.monotonic() - started}
+    _flush(document, output)
+    print(f"\nWritten to {output} and {output.with_suffix('.md')}")
+    return document
+
+
+def _chosen(budget: float, dry: bool, only: Sequence[str]) -> list[Stop]:
+    """The stops of this run, after a look at the arguments."""
+    known = {stop.name: stop for stop in STOPS}
+    for name in only:
+        if name not in known:
+            raise ValueError(f"only names {name!r}: choose from {', '.join(known)}.")
+    if not 0 < budget < math.inf:
+        raise ValueError(f"budget is {budget}: give a positive number of seconds, such as 480.")
+    # The driver's library answers this without a context, which a forked process could not use.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    if not dry and torch.cuda.device_count() == 0:
+        raise ValueError("torch finds no CUDA GPU here: --dry walks through the plan on a CPU.")
+    return [stop for stop in STOPS if not only or stop.name in only]
+
+
+def _reach(stop: Stop, document: dict[str, Any], left: float, output: Path) -> dict[str, Any]:
+    """What became of a stop: its status, a sentence, its seconds and its own document, as far as it got."""
+    if reason := plan.too_late(stop, left):
+        return {"status": "left out", "told": f"It was not begun: {reason}", "seconds": 0.0, "result": None}
+    settings = plan.settings_of(stop, document["seed"], document["dry"])
+    if stop.name == "profile":
+        settings["of"] = page.furthest(document)
+    part, begun = output.with_suffix(f".{stop.name.replace(' ', '_')}.part"), time.monotonic()
+    for old in (part, part.with_suffix(".log")):
+        old.unlink(missing_ok=True)
+    complaint = _run_apart(stop.module, settings, part, plan.limit(stop, left), output.parent / "gpu_cache")
+    result = json.loads(part.read_text()) if part.exists() else None
+    part.unlink(missing_ok=True)
+    took = time.monotonic() - begun
+    told = f"It took {took:.0f} s, predicted {stop.seconds:.0f} s." if not complaint else complaint
+    return {"status": "failed" if complaint else "done", "told": told, "seconds": took, "result": result}
+
+
+def _run_apart(module: str, settings: dict[str, Any], part: Path, seconds: float, cache: Path) -> str | None:
+    """Run `module.measure` in a process of its own for so long at most; a sentence when it did not end well."""
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    log = part.with_suffix(".log")
+    process = context.Process(target=_measure, args=(module, settings, str(part), str(log), str(cache.absolute())))
+    process.start()
+    try:
+        process.join(seconds)
+        status = process.exitcode
+    finally:  # it and all that it has started, in any case
+        for end in (lambda: os.killpg(process.pid, signal.SIGKILL), process.kill):
+            try:
+                end()
+            except (ProcessLookupError, PermissionError, AttributeError):
+                continue
+        process.join()
+    if status == 0:
+        log.unlink(missing_ok=True)
+        return None
+    if status is None:
+        return f"It was ended after {seconds:.0f} s; what it had written by then is kept."
+    last = (log.read_text(errors="replace").strip().splitlines() or [""])[-1] if log.exists() else ""
+    return f"It ended with status {status}: {last[:300] or 'no message'} ({log.name} has the rest)."
+
+
+def _measure(module: str, settings: dict[str, Any], part: str, log: str, cache: str) -> None:
+    """What the process of a stop does; its output goes to its log, and errors end it with their last line there."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C reaches the run alone, which ends this group
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+    os.environ |= {"TRITON_CACHE_DIR": f"{cache}/triton", "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor"}
+    os.environ |= {"TRITON_CACHE_AUTOTUNING": "1", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    if settings["device"] != "cuda":
+        os.environ["TRITON_INTERPRET"] = "1"
+    importlib.import_module(module).measure(settings, part)
+    sys.stdout.flush()
+
+
+def _add_wheels(folder: Path | None, target: Path) -> list[str]:
+    """Unpack the wheels of a folder and put them last on the path, so that nothing installed is hidden."""
+    if folder is None:
+        return []
+    files = sorted(Path(folder).glob("*.whl"))
+    if not files:
+        raise ValueError(f"wheels is {folder}, which holds none: pip download --no-deps puts them there.")
+    for file in files:
+        with zipfile.ZipFile(file) as wheel:
+            wheel.extractall(target)
+    if str(target.absolute()) not in sys.path:
+        sys.path.append(str(target.absolute()))
+    importlib.invalidate_caches()
+    return [file.name for file in files]
+
+
+def _flush(document: dict[str, Any], output: Path) -> None:
+    """Both files as of now, each whole at any moment."""
+    document = finite(document)
+    write_text(output, json.dumps(document, indent=1, allow_nan=False))
+    write_text(output.with_suffix(".md"), page.of_run(document))
+
+
+def finite(value: Any) -> Any:
+    """The same with None for every number that is not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
