@@ -5,9 +5,10 @@
     gate        every fused kernel against fp64, and every tile that the tuner may choose
     parts       the small stops: what the GPU reaches at all, rings over NCCL, a profile
     page        the run as Markdown, the page of the book, and the kinds of GPU on which `auto` is fused
+    bars        what is promised, scaled to the GPU's own rate, next to what the stops have measured
 
-The other stops are those of `minilib.bench`: `contrastive`, `logps` and `step`, asked for a few methods at a time. Needs
-torch, triton, transformers and what these bring along; a peer takes part where its wheel is at hand.
+The other stops are those of `minilib.bench`: `contrastive`, `logps` and `step`, asked for a few methods at a time.
+Needs torch, triton, transformers and what these bring along; a peer takes part where its wheel is at hand.
 """
 
 from minilib.bench.gpu.run import bench_gpu

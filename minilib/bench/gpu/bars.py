@@ -1,137 +1,61 @@
-"""The bars of a run on a GPU: what is promised for an H200, scaled to what this GPU reaches, next to what was measured.
+"""The bars of a run on a GPU: those of `targets`, scaled to what this GPU reaches, next to what its stops measured.
 
-    must, stretch   seconds x 788 TFLOP/s, the rate they were set for / measured rate of torch.mm in bf16; others as set
-    share of floor  seconds of the fewest matmuls at the measured rate / measured seconds
+    at most, at best   seconds x 788 TFLOP/s, for which they were set / measured rate of torch.mm in bf16; others as set
+    share of floor     seconds of the fewest matmuls at the measured rate / measured seconds
 
 What a run has not measured is None, and so is every verdict about it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-from minilib.bench.targets import LOGPS_GPU_SIZE
+from minilib.bench import targets
 
 SET_FOR = 788e12  # operations per second of torch.mm in bf16 on the H200 for which the bars were set
-FUSED, SIGMOID, SWEEP, ALONE = "fused bf16", "fused SigLIP bf16", "margin sweep", "margin sweep, no SFT term"
-PAIRS = 2 * 65_536**2 * 512  # operations of a matmul
-HEAD = 2 * LOGPS_GPU_SIZE["tokens"] * LOGPS_GPU_SIZE["dim"] * LOGPS_GPU_SIZE["words"]
+STEP = 1 / 2.3  # seconds of a LOGO step with a shared prompt to those with full sequences, M = 2
+NOTHING = {"unit": "gpu", "settings": targets.LOGPS_GPU_SIZE, "gpu": {}, "ratio": {}}
 Run = dict[str, Any]
 
 
-class Bar(NamedTuple):
-    """A figure that shall be at most `must`, and at best `stretch`; `floor` are operations that cannot be saved."""
-
-    claim: str
-    form: str  # of its figures, as `report.build` knows them
-    must: float
-    stretch: float | None
-    figure: Callable[[Run], float | None]
-    floor: float | None = None
-    stop: str | None = None  # what `bench gpu` profiles, where this bar is furthest from its floor
+def result_of(run: Run, name: str) -> Run:
+    """The document of a stop; an empty one where it was not reached."""
+    return next((stop.get("result") for stop in run["stops"] if stop["name"] == name), None) or {}
 
 
-def judged(run: Run) -> list[dict[str, Any]]:
-    """Every bar as a row: claim, must, stretch, measured, held, and its share of the floor."""
-    rate, rows = rate_of(run), []
-    for bar in BARS:
-        scale = SET_FOR / rate if bar.floor and rate else 1.0
-        measured, limits = bar.figure(run), [None if x is None else x * scale for x in (bar.must, bar.stretch)]
-        share = bar.floor / rate / measured if bar.floor and rate and measured else None
-        row = {"claim": bar.claim, "form": bar.form, "must": limits[0], "stretch": limits[1], "stop": bar.stop}
-        rows.append(row | {"measured": measured, "held": measured and measured <= limits[0], "share": share})
-    return rows
+def judged(run: Run) -> list[Run]:
+    """Every bar as a row: claim, kind, limit, best, measured, held, and its share of the floor."""
+    documents = [stop.get("result") or {} for stop in run["stops"]]
+    together = {"unit": "gpu", "settings": {"dim": targets.DIM}}
+    for name in ("timings", "memory", "equality"):
+        found = (document.get(name) for document in documents if document.get("benchmark") == "contrastive")
+        together[name] = [row for rows in found for row in rows]
+    rate = rate_of(run)
+    rows = targets.contrastive(together) + targets.logps(NOTHING | result_of(run, "head"))
+    shared = (NOTHING | result_of(run, "logo"))["ratio"].get("shared, M = 2")
+    rows.append(
+        targets.judged("LOGO step of 8B, shared / concatenated, M = 2", STEP, shared and shared["median"], kind="ratio")
+    )
+    return [_scaled(row, rate) if row["kind"] == "seconds" and rate else row for row in rows]
 
 
 def rate_of(run: Run) -> float | None:
     """Operations per second of torch.mm in bf16."""
-    rows = (_result(run, "machine") or {}).get("rows", [])
+    rows = result_of(run, "machine").get("rows", [])
     return next((row["rate"] for row in rows if row["name"] == "torch.mm bf16"), None)
 
 
-def _result(run: Run, name: str) -> Run | None:
-    return next((stop.get("result") for stop in run["stops"] if stop["name"] == name), None)
+def furthest(run: Run) -> str:
+    """The stop whose bar is furthest from its floor: what is worth a profile."""
+    known = [row for row in judged(run) if row.get("stop") and row.get("share")]
+    return min(known, key=lambda row: row["share"])["stop"] if known else "infonce"
 
 
-def _timings(run: Run) -> Iterator[Run]:
-    for stop in run["stops"]:
-        yield from (stop.get("result") or {}).get("timings", [])
-
-
-def _seconds(batch: int, dim: int, method: str) -> Callable[[Run], float | None]:
-    def figure(run: Run) -> float | None:
-        of_size = (t["summary"] for t in _timings(run) if (t["batch"], t["dim"]) == (batch, dim))
-        return next((summary[method]["gpu"]["median"] for summary in of_size if method in summary), None)
-
-    return figure
-
-
-def _over(batch: int, dim: int, method: str, base: str) -> Callable[[Run], float | None]:
-    """The median ratio of seconds to those of `base`, taken round by round."""
-
-    def figure(run: Run) -> float | None:
-        for timing in _timings(run):
-            rounds = [r for r in timing["rounds"] if (timing["batch"], timing["dim"]) == (batch, dim)]
-            ratios = sorted(r[method]["gpu"] / r[base]["gpu"] for r in rounds if {method, base} <= r.keys())
-            if ratios:
-                return ratios[len(ratios) // 2]
-        return None
-
-    return figure
-
-
-def _peak(method: str, field: str, dim: int, batch: int | None = None) -> Callable[[Run], float | None]:
-    """The largest peak of a method over the batches that were measured, or at one of them."""
-
-    def figure(run: Run) -> float | None:
-        rows = [
-            row
-            for stop in run["stops"]
-            for row in (stop.get("result") or {}).get("memory", [])
-            if isinstance(row, dict)
-        ]
-        rows = [
-            row
-            for row in rows
-            if (row["method"], row["dim"]) == (method, dim) and row["batch"] == (batch or row["batch"])
-        ]
-        return max((row[field] for row in rows), default=None)
-
-    return figure
-
-
-def _head(method: str, base: str | None = None) -> Callable[[Run], float | None]:
-    def figure(run: Run) -> float | None:
-        found = (_result(run, "head") or {}).get("gpu", {})
-        if method not in found or (base and base not in found):
-            return None
-        return found[method]["median"] / (found[base]["median"] if base else 1)
-
-    return figure
-
-
-def _head_memory(run: Run) -> float | None:
-    peak = (_result(run, "head") or {}).get("memory", {}).get(ALONE)
-    gradients = 4 * LOGPS_GPU_SIZE["dim"] * (LOGPS_GPU_SIZE["tokens"] + LOGPS_GPU_SIZE["words"])
-    return None if peak is None else peak - gradients
-
-
-def _step(run: Run) -> float | None:
-    ratio = (_result(run, "logo") or {}).get("ratio", {}).get("shared, M = 2")
-    return ratio and ratio["median"]
-
-
-BARS = (
-    Bar("InfoNCE bf16, b = 65,536, d = 512", "unit ms", 0.036, 0.028, _seconds(65_536, 512, FUSED), 4 * PAIRS, "infonce"),
-    Bar("SigLIP bf16, b = 65,536, d = 512", "unit ms", 0.028, 0.022, _seconds(65_536, 512, SIGMOID), 3 * PAIRS, "siglip"),
-    Bar("memory besides inputs and fp32 gradients, b up to 1M", "bytes", 0.7e9, 0.3e9, _peak(FUSED, "besides", 512)),
-    Bar("one million pairs, d = 512", "unit ms", 9.5, 7.5, _seconds(1_048_576, 512, FUSED), 4 * PAIRS * 256),
-    Bar("InfoNCE, time / inf-cl", ".3f", 1 / 8, 1 / 15, _over(65_536, 512, FUSED, "inf-cl")),
-    Bar("margin sweep, T = 8,192, H = 4,096, V = 128,256", "unit ms", 0.052, 0.042, _head(SWEEP), 3 * HEAD, "head"),
-    Bar("margin sweep / three bare matmuls", ".2f", 1.25, None, _head(SWEEP, "three bare matmuls")),
-    Bar("margin sweep without SFT, memory besides fp32 gradients", "bytes", 2.0**30, None, _head_memory),
-    Bar("SigLIP, d = 768, time / siglip-kernel", ".2f", 1.0, None, _over(65_536, 768, SIGMOID, "siglip-kernel")),
-    Bar("SigLIP, d = 768, extra peak", "bytes", 0.64e9, None, _peak(SIGMOID, "peak", 768, 65_536)),
-    Bar("LOGO step of 8B, shared / concatenated, M = 2", ".2f", 1 / 2.3, None, _step),
-)  # fmt: skip
+def _scaled(row: Run, rate: float) -> Run:
+    limits = {name: row[name] * SET_FOR / rate for name in ("limit", "best") if row.get(name)}
+    if row["measured"] is None:
+        return row | limits
+    size = targets.LOGPS_GPU_SIZE
+    sizes = (row["batch"], row["batch"], row["dim"]) if row.get("batch") else tuple(size.values())
+    seconds = row["floor"] * 2 * sizes[0] * sizes[1] * sizes[2] / rate
+    return row | limits | {"held": row["measured"] <= limits["limit"], "share": seconds / row["measured"]}

@@ -1,13 +1,13 @@
 """The gate: every fused kernel against fp64 on this GPU, in fp32, fp16 and bf16, at three shapes, on fresh numbers.
 
-    error = largest relative error of the loss and of each gradient, by norm, memory poisoned with NaN before (`correctness`)
+    error = largest relative error of the loss and of each gradient, by norm; memory holds NaN before (`correctness`)
 
-The families go through all kernels: InfoNCE (`shifted_sums`, `softmax_grads`), InfoNCE with logits too large for a shift
-(`pair_sums`, `softmax_grads` with pairs), SigLIP (`sigmoid_visit`), log-probabilities (`row_sums`, `row_grads`). Besides,
-every tile that the tuner may choose is compared in bf16: one that the GPU cannot hold is no fault, one that is wrong is.
+The families go through all kernels: InfoNCE (`shifted_sums`, `softmax_grads`), InfoNCE with logits too large for a
+shift (`pair_sums`, `softmax_grads` with pairs), SigLIP (`sigmoid_visit`), log-probabilities (`row_sums`, `row_grads`).
+Every tile that the tuner may choose is compared in bf16, too: one that the GPU cannot hold is no fault, a wrong one is.
 
-On a GPU each dtype and family, and each tile, has a process of its own, so that kernels are compiled on all cores and one
-that breaks the GPU's context breaks nothing else; what is compiled stays in Triton's cache for the stops that follow.
+On a GPU each dtype and family, and each tile, has a process of its own: kernels are compiled on all cores, and one that
+breaks the GPU's context breaks nothing else. What is compiled stays in Triton's cache for the stops that follow.
 """
 
 import json
@@ -43,15 +43,13 @@ def measure(settings: dict[str, Any], output: str, at: Device | None = None) -> 
     """Compare everything; the document has a row for every family, dtype and shape, and a verdict for every dtype."""
     at = at or named(settings["device"])
     document = {"benchmark": "gate", "settings": settings, "rows": [], "skipped": {}, "held": {}}
-    dtypes = ["fp32", "fp16"] + ["bf16"] * settings["workers"]
+    dtypes = ["fp32", "fp16", *["bf16"] * settings["apart"]]
     jobs = [Job(family, dtype) for dtype in reversed(dtypes) for family in FAMILIES]
-    if settings["workers"]:
+    if settings["apart"]:
         jobs += [Job(family, "bf16", tile) for tile in _tuned() for family in ("InfoNCE", "SigLIP")]
     else:
         document["skipped"]["bf16"] = "Triton's interpreter cannot multiply it."
-    for rows in (
-        _apart(jobs, settings, output) if settings["workers"] else map(partial(compare, settings, at.name), jobs)
-    ):
+    for rows in _apart(jobs, settings, output) if settings["apart"] else map(partial(compare, settings, at.name), jobs):
         document["rows"] += rows
         harness.finish(document, output)
     document["held"] = {name: held(document["rows"], name) for name in dtypes}
@@ -67,7 +65,7 @@ def held(rows: list[dict[str, Any]], dtype: str) -> bool:
 def compare(settings: dict[str, Any], device: str, job: Job) -> list[dict[str, Any]]:
     """The rows of one job: an error for each shape, None where it could not be run."""
     pair = (HEADS, DRY_HEADS) if job.family == "log-probabilities" else (SHAPES, DRY_SHAPES)
-    shapes = pair[0 if settings["workers"] else 1]
+    shapes = pair[0 if settings["apart"] else 1]
     if job.tile:
         _take_tile(job.tile)
     rows = []

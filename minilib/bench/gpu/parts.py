@@ -87,7 +87,7 @@ def _contrastive(step: Callable, settings: dict[str, Any], device: str) -> Calla
 
 
 def _head(settings: dict[str, Any], device: str) -> Callable[[], Any]:
-    sizes = {name: settings[name] for name in ("tokens", "dim", "words")}
+    sizes = {"tokens": settings["tokens"], "dim": settings["width"], "words": settings["words"]}
     options = {"dtype": DTYPES[settings["half"]], "device": device, "seed": settings["seed"]}
     inputs = ways.make_inputs(**sizes, **options)
     sweep = next(method for method in ways.ours("cuda") if method.name == "margin sweep")

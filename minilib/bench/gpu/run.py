@@ -1,9 +1,9 @@
 """python -m minilib bench gpu: every stop of the plan that fits into the time, each in a process of its own.
 
 What a stop breaks, a context of the GPU, its memory or its own end, it breaks for itself alone: it is ended after its
-time, what it had written by then is kept, and the next one begins. After every stop the whole run stands in one JSON and
-one Markdown file. Processes are forked from this one, which has imported torch and never touches the GPU, so that none
-waits for imports; they share Triton's cache of compiled kernels and of tuned tiles.
+time, what it had written by then is kept, and the next one begins. After every stop the whole run stands in one JSON
+and one Markdown file. Processes are forked from this one, which has imported torch and never touches the GPU, so that
+none waits for imports; they share Triton's cache of compiled kernels and of tuned tiles.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from minilib.bench import contrastive, harness, logps, step  # noqa: F401, so that no process has to import them
-from minilib.bench.gpu import page, plan
+from minilib.bench.gpu import bars, page, plan
 from minilib.bench.gpu.plan import STOPS, Stop
 from minilib.common import write_text
 
@@ -92,7 +92,7 @@ def _reach(stop: Stop, document: dict[str, Any], left: float, output: Path) -> d
         return {"status": "left out", "told": f"It was not begun: {reason}", "seconds": 0.0, "result": None}
     settings = plan.settings_of(stop, document["seed"], document["dry"])
     if stop.name == "profile":
-        settings["of"] = page.furthest(document)
+        settings["of"] = bars.furthest(document)
     part, begun = output.with_suffix(f".{stop.name.replace(' ', '_')}.part"), time.monotonic()
     for old in (part, part.with_suffix(".log")):
         old.unlink(missing_ok=True)
@@ -100,7 +100,7 @@ def _reach(stop: Stop, document: dict[str, Any], left: float, output: Path) -> d
     result = json.loads(part.read_text()) if part.exists() else None
     part.unlink(missing_ok=True)
     took = time.monotonic() - begun
-    told = f"It took {took:.0f} s, predicted {stop.seconds:.0f} s." if not complaint else complaint
+    told = complaint or f"It took {took:.0f} s, predicted {stop.seconds:.0f} s."
     return {"status": "failed" if complaint else "done", "told": told, "seconds": took, "result": result}
 
 
