@@ -71,7 +71,7 @@ def bench_step(
 def measure(settings: dict[str, Any], output: str | None = None, at: Device | None = None) -> dict[str, Any]:
     """Compare, time and weigh the ways `at` a device, by default that of the settings; the document as JSON has it."""
     at = at or named(settings["device"])
-    document = harness.opened("step", settings, at)
+    document = harness.opened("step", settings, at) | {"adapters": step_models.adapters(settings.get("plain", False))}
     found, skipped = ways.available(settings["rejected"])
     options = (settings["route"], settings["device"], settings["checkpointing"])
     own = {"rejected": settings.get("gate_rejected", ways.GATE_REJECTED), "plain": settings.get("plain", False)}

@@ -11,7 +11,6 @@ ones cost. The 8b model is checkpointed and takes the shared prompt through Flex
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from typing import NamedTuple
 
@@ -67,7 +66,7 @@ def build(
 ):  # fmt: skip
     """The model under LoRA, made on its device and ready to train; `target` is the length that it is told of.
 
-    `plain` takes the few lines of `PlainLora` in place of peft, as a machine without peft does in any case.
+    `plain` takes the few lines of `PlainLora` in place of peft, as a machine without peft does (`adapters`).
     """
     if model == "tiny":
         from minilib.models.tiny_lm import tiny_lm
@@ -77,10 +76,19 @@ def build(
         base = random_llama(SHAPES[model], target, device, dtype)
     torch.manual_seed(0)
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # new names for old switches
-        adapted = _with_plain_lora(base) if plain or not importlib.util.find_spec("peft") else _with_peft(base)
+        adapted = _with_peft(base) if adapters(plain) == "peft" else _with_plain_lora(base)
         if checkpointing:
             adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return adapted.train()
+
+
+def adapters(plain: bool = False) -> str:
+    """Whose LoRA the steps have: "peft", or "our own" where that is asked for or peft cannot be imported."""
+    try:
+        import peft  # noqa: F401
+    except Exception:  # it may be missing, or meet another transformers than its own
+        plain = True
+    return "our own" if plain else "peft"
 
 
 class PlainLora(nn.Module):

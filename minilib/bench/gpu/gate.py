@@ -13,6 +13,7 @@ breaks the GPU's context breaks nothing else. What is compiled stays in Triton's
 import json
 import math
 import multiprocessing
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +42,8 @@ class Job(NamedTuple):
 
 def measure(settings: dict[str, Any], output: str, at: Device | None = None) -> dict[str, Any]:
     """Compare everything; the document has a row for every family, dtype and shape, and a verdict for every dtype."""
-    at = at or named(settings["device"])
+    # A process that has touched the GPU cannot be forked, so this one does not where others do its work.
+    device = "cuda" if settings["apart"] else (at or named(settings["device"])).name
     document = {"benchmark": "gate", "settings": settings, "rows": [], "skipped": {}, "held": {}}
     dtypes = ["fp32", "fp16", *["bf16"] * settings["apart"]]
     jobs = [Job(family, dtype) for dtype in reversed(dtypes) for family in FAMILIES]
@@ -49,7 +51,8 @@ def measure(settings: dict[str, Any], output: str, at: Device | None = None) -> 
         jobs += [Job(family, "bf16", tile) for tile in _tuned() for family in ("InfoNCE", "SigLIP")]
     else:
         document["skipped"]["bf16"] = "Triton's interpreter cannot multiply it."
-    for rows in _apart(jobs, settings, output) if settings["apart"] else map(partial(compare, settings, at.name), jobs):
+    here = partial(compare, settings, device)
+    for rows in _apart(jobs, here, output) if settings["apart"] else map(here, jobs):
         document["rows"] += rows
         harness.finish(document, output)
     document["held"] = {name: held(document["rows"], name) for name in dtypes}
@@ -81,12 +84,12 @@ def compare(settings: dict[str, Any], device: str, job: Job) -> list[dict[str, A
     return rows
 
 
-def _apart(jobs: list[Job], settings: dict[str, Any], output: str):
+def _apart(jobs: list[Job], here: Callable[[Job], list], output: str) -> Iterator[list[dict[str, Any]]]:
     """The rows of every job, each compared in a process of its own, all of them at once."""
     context, started = multiprocessing.get_context("fork"), []
     for number, job in enumerate(jobs):
         file = Path(f"{output}.{number}")
-        process = context.Process(target=_write, args=(settings, job, file))
+        process = context.Process(target=_write, args=(here, job, file))
         process.start()
         started.append((job, file, process))
     for job, file, process in started:
@@ -97,8 +100,8 @@ def _apart(jobs: list[Job], settings: dict[str, Any], output: str):
         file.unlink(missing_ok=True)
 
 
-def _write(settings: dict[str, Any], job: Job, file: Path) -> None:
-    file.write_text(json.dumps(compare(settings, "cuda", job)))
+def _write(here: Callable[[Job], list], job: Job, file: Path) -> None:
+    file.write_text(json.dumps(here(job)))
 
 
 def _clip(dtype: torch.dtype, shape: tuple[int, int], device: str, seed: int, cases=correctness.CASES) -> float:

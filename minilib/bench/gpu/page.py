@@ -22,7 +22,7 @@ from minilib.kernels import HELD_ON
 ROOT = Path(__file__).parents[3]
 TORCH_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 BEGIN, END = "<!-- on a GPU -->", "<!-- end -->"
-NOT_YET = "not measured yet"
+NOT_YET, FIGURES = "not measured yet", "[figures](book/results/on_a_gpu.md)"
 NOT_RUN = "exact in Triton's interpreter and compile for sm_90, but have not run on a GPU yet, so `auto` picks tiled."
 
 
@@ -63,7 +63,7 @@ def told(readme: str, gpus: Run) -> str:
     if not found or not closed:
         raise ValueError(f"README.md has no {BEGIN} followed by {END}: put both around the sentence about GPUs.")
     where = " and ".join(f"{gpu} ({', '.join(row['dtypes'])})" for gpu, row in gpus.items())
-    proven = f"exact against fp64 on {where}:\n`auto` picks them there, tiled elsewhere ([figures](book/results/on_a_gpu.md))."
+    proven = f"exact against fp64 on {where}:\n`auto` picks them there, and tiled elsewhere ({FIGURES})."
     return f"{before}{BEGIN}\n{proven if gpus else NOT_RUN}\n{END}{after}"
 
 
@@ -82,7 +82,7 @@ def of_book(records: dict[str, Run], notes: str = "") -> str:
 
 def of_run(run: Run) -> str:
     """One run, as far as it has come: what each stop cost, the bars, and every stop's figures."""
-    return report.whole("gpu_run", run | {"bars": judged(run)})
+    return report.whole("gpu_run", run | {"bars": judged({"stops": []} if run["dry"] else run)})
 
 
 def _cell(row: Run) -> str:

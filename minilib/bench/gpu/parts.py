@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from minilib.bench import baselines, harness, ring
@@ -22,12 +23,14 @@ TIMES, SHOWN = 5, 12  # samples of a rate; kernels of a profile
 
 def measure(settings: dict[str, Any], output: str, at: Device | None = None) -> dict[str, Any]:
     """Run the part that the settings name; the document has what it found."""
-    at = at or named(settings["device"])
-    document = harness.opened(settings["part"], settings, at) | {"rows": []}
+    document = {"benchmark": settings["part"], "settings": settings, "rows": [], "skipped": {}}
+    if settings["part"] != "ring":  # its ranks are forked, which a process that has touched the GPU cannot be
+        at = at or named(settings["device"])
+        document["machine"] = at.describe()
     for found in PARTS[settings["part"]](settings, at):
         document["rows"].append(found)
         harness.finish(document, output)
-    return harness.finish(document, output)
+    return document
 
 
 def machine(settings: dict[str, Any], at: Device):
@@ -41,9 +44,9 @@ def machine(settings: dict[str, Any], at: Device):
     yield {"name": "copy", "dtype": None, "rate": bytes_moved / _median(at, lambda _: target.copy_(source))}
 
 
-def rings(settings: dict[str, Any], at: Device):
+def rings(settings: dict[str, Any], _: None):
     """A row for one rank and one for two: what `minilib.bench.ring` measures, or the sentence that says why not."""
-    device = "cuda" if at.name == "cuda" else "cpu"
+    device = "cuda" if settings["device"] == "cuda" else "cpu"
     asked = settings | {"device": device, "start": "fork", "alone": True}
     for count in (1, 2):
         name = f"{'NCCL' if device == 'cuda' else 'gloo'}, {count} rank{'s' * (count > 1)}"
@@ -64,8 +67,12 @@ def kernels(settings: dict[str, Any], at: Device):
         call()
         if at.name == "cuda":
             torch.cuda.synchronize()
-    field = "self_device_time_total" if at.name == "cuda" else "self_cpu_time_total"
-    events = sorted(found.key_averages(), key=lambda event: -getattr(event, field))
+    field, kind = (
+        ("self_device_time_total", DeviceType.CUDA) if at.name == "cuda" else ("self_cpu_time_total", DeviceType.CPU)
+    )
+    # An operation of torch has the time of its kernels, too: those alone are counted on a GPU.
+    events = [event for event in found.key_averages() if event.device_type == kind]
+    events.sort(key=lambda event: -getattr(event, field))
     total = sum(getattr(event, field) for event in events) or 1
     for event in events[:SHOWN]:
         spent = getattr(event, field)

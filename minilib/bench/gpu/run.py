@@ -3,7 +3,7 @@
 What a stop breaks, a context of the GPU, its memory or its own end, it breaks for itself alone: it is ended after its
 time, what it had written by then is kept, and the next one begins. After every stop the whole run stands in one JSON
 and one Markdown file. Processes are forked from this one, which has imported torch and never touches the GPU, so that
-none waits for imports; they share Triton's cache of compiled kernels and of tuned tiles.
+none waits for imports; they share Triton's cache of compiled kernels.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from minilib.common import write_text
 
 BUDGET, DRY_BUDGET = 480.0, 600.0
 WHEELS = Path("runs/wheels")
+START = "fork" if sys.platform == "linux" else "spawn"
 
 
 def bench_gpu(
@@ -59,12 +60,13 @@ def bench_gpu(
     for stop in stops:
         document["stops"].append({"name": stop.name, "what": stop.what, "predicted": stop.seconds, "how": stop.how})
     for stop, entry in zip(stops, document["stops"]):
-        entry |= {"status": "running"}
+        entry |= {"status": "running", "told": "", "result": None}
         _flush(document, output)
-        left = budget - plan.RESERVE - (time.monotonic() - started)
-        entry |= _reach(stop, document, left, output)
-        print(f"{stop.name}: {entry['status']}. {entry['told']}".strip(), flush=True)
-        _flush(document, output)
+        try:
+            _reach(stop, entry, document, budget - plan.RESERVE - (time.monotonic() - started), output)
+        finally:  # after Ctrl-C as well
+            _flush(document, output)
+        print(f"{stop.name}: {entry['status']}. {entry['told']}", flush=True)
     document |= {"complete": True, "seconds": time.monotonic() - started}
     _flush(document, output)
     print(f"\nWritten to {output} and {output.with_suffix('.md')}")
@@ -79,36 +81,49 @@ def _chosen(budget: float, dry: bool, only: Sequence[str]) -> list[Stop]:
             raise ValueError(f"only names {name!r}: choose from {', '.join(known)}.")
     if not 0 < budget < math.inf:
         raise ValueError(f"budget is {budget}: give a positive number of seconds, such as 480.")
-    # The driver's library answers this without a context, which a forked process could not use.
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    if not dry and torch.cuda.device_count() == 0:
-        raise ValueError("torch finds no CUDA GPU here: --dry walks through the plan on a CPU.")
+    if not dry:  # asked by another process, since one that has asked can no longer be forked
+        look = multiprocessing.get_context(START).Process(target=_exit_where_no_gpu_is)
+        look.start()
+        look.join()
+        if look.exitcode:
+            raise ValueError("torch finds no CUDA GPU here: --dry walks through the plan on a CPU.")
     return [stop for stop in STOPS if not only or stop.name in only]
 
 
-def _reach(stop: Stop, document: dict[str, Any], left: float, output: Path) -> dict[str, Any]:
-    """What became of a stop: its status, a sentence, its seconds and its own document, as far as it got."""
+def _exit_where_no_gpu_is() -> None:
+    sys.exit(not torch.cuda.is_available())
+
+
+def _reach(stop: Stop, entry: dict[str, Any], document: dict[str, Any], left: float, output: Path) -> None:
+    """Run a stop; its entry gets a status, a sentence, its seconds and its own document, as far as it came."""
     if reason := plan.too_late(stop, left):
-        return {"status": "left out", "told": f"It was not begun: {reason}", "seconds": 0.0, "result": None}
+        entry |= {"status": "left out", "told": f"It was not begun: {reason}", "seconds": 0.0}
+        return
     settings = plan.settings_of(stop, document["seed"], document["dry"])
     if stop.name == "profile":
         settings["of"] = bars.furthest(document)
     part, begun = output.with_suffix(f".{stop.name.replace(' ', '_')}.part"), time.monotonic()
     for old in (part, part.with_suffix(".log")):
         old.unlink(missing_ok=True)
-    complaint = _run_apart(stop.module, settings, part, plan.limit(stop, left), output.parent / "gpu_cache")
-    result = json.loads(part.read_text()) if part.exists() else None
-    part.unlink(missing_ok=True)
-    took = time.monotonic() - begun
-    told = complaint or f"It took {took:.0f} s, predicted {stop.seconds:.0f} s."
-    return {"status": "failed" if complaint else "done", "told": told, "seconds": took, "result": result}
+    entry |= {"status": "interrupted", "told": "What it had written by then is kept."}
+    try:
+        complaint = _run_apart(stop.module, settings, part, plan.limit(stop, left), output.parent / "gpu_cache")
+        told = complaint or f"It took {time.monotonic() - begun:.0f} s, predicted {stop.seconds:.0f} s."
+        entry |= {"status": "failed" if complaint else "done", "told": told}
+    finally:
+        entry |= {
+            "seconds": time.monotonic() - begun,
+            "result": json.loads(part.read_text()) if part.exists() else None,
+        }
+        part.unlink(missing_ok=True)
 
 
 def _run_apart(module: str, settings: dict[str, Any], part: Path, seconds: float, cache: Path) -> str | None:
     """Run `module.measure` in a process of its own for so long at most; a sentence when it did not end well."""
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     log = part.with_suffix(".log")
-    process = context.Process(target=_measure, args=(module, settings, str(part), str(log), str(cache.absolute())))
+    process = multiprocessing.get_context(START).Process(
+        target=_measure, args=(module, settings, str(part), str(log), str(cache.absolute()))
+    )
     process.start()
     try:
         process.join(seconds)
@@ -138,7 +153,7 @@ def _measure(module: str, settings: dict[str, Any], part: str, log: str, cache: 
         os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
     os.environ |= {"TRITON_CACHE_DIR": f"{cache}/triton", "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor"}
-    os.environ |= {"TRITON_CACHE_AUTOTUNING": "1", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"  # dense matrices must not break up memory
     if settings["device"] != "cuda":
         os.environ["TRITON_INTERPRET"] = "1"
     importlib.import_module(module).measure(settings, part)
