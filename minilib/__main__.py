@@ -24,7 +24,7 @@ from minilib import __version__
 from minilib.bench import bench_contrastive, bench_logps, bench_prefix, bench_step
 from minilib.bench.ablation import bench_alignment, bench_preference
 from minilib.bench.batches import bench_batches
-from minilib.bench.gpu import bench_gpu
+from minilib.bench.gpu.run import bench_gpu
 from minilib.bench.real_alignment.own_answers import bench_answers
 from minilib.bench.scorers import bench_scorers
 from minilib.cli.clip import clip

@@ -10,7 +10,3 @@
 The other stops are those of `minilib.bench`: `contrastive`, `logps` and `step`, asked for a few methods at a time.
 Needs torch, triton, transformers and what these bring along; a peer takes part where its wheel is at hand.
 """
-
-from minilib.bench.gpu.run import bench_gpu
-
-__all__ = ["bench_gpu"]

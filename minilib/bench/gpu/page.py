@@ -64,7 +64,7 @@ def told(readme: str, gpus: Run) -> str:
         raise ValueError(f"README.md has no {BEGIN} followed by {END}: put both around the sentence about GPUs.")
     where = " and ".join(f"{gpu} ({', '.join(row['dtypes'])})" for gpu, row in gpus.items())
     proven = f"exact against fp64 on {where}:\n`auto` picks them there, and tiled elsewhere ({FIGURES})."
-    return f"{before}{BEGIN}\n{proven if gpus else NOT_RUN}\n{END}{after}"
+    return f"{before}{BEGIN}\n{proven if gpus else NOT_RUN} {END}{after}"
 
 
 def of_book(records: dict[str, Run], notes: str = "") -> str:
