@@ -73,7 +73,7 @@ def of_book(records: dict[str, Run], notes: str = "") -> str:
     rows = [row | {"measured": None} for row in judged({"stops": []})]
     for column, run in (columns or {"measured": {"stops": []}}).items():
         for row, own in zip(rows, report.formed(judged(run))):
-            row[column] = _cell(own)
+            row[f"run {column}"] = _cell(own)
     document = {"columns": list(columns) or ["measured"], "bars": rows, "notes": notes.strip(), "last": None}
     for name, run in list(records.items())[-1:]:
         document |= {"name": name, "last": run | {"bars": judged(run)}}
