@@ -107,8 +107,8 @@ def setup(way: Way, settings: dict[str, Any]) -> str:
 
 def at_size(settings: dict[str, Any]) -> bool:
     """Whether a run had the size that the targets of its model are set for."""
-    own = step_models.SIZES[settings["model"]]
-    return all(settings[name] == getattr(own, name) for name in ("prompt", "answer", "target"))
+    own = step_models.SIZES.get(settings["model"])
+    return own is not None and all(settings[name] == getattr(own, name) for name in ("prompt", "answer", "target"))
 
 
 def _has_trl(found) -> bool:

@@ -223,13 +223,16 @@ def test_both_command_lines_know_the_same_flags(monkeypatch):
 
 
 BARE = """
-import importlib.abc, runpy, sys
-MISSING = {"jsonargparse", "peft", "datasets", "sklearn", "psutil", "PIL", "matplotlib", "accelerate", "pandas"}
-class Missing(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in MISSING:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Missing())
+import runpy, sys
+MISSING = {"jsonargparse", "peft", "datasets", "sklearn", "psutil", "PIL", "matplotlib", "accelerate", "pandas", "trl"}
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, *rest):
+        return None if name.partition(".")[0] in MISSING else self.finder.find_spec(name, *rest)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+sys.meta_path[:] = map(Without, sys.meta_path)
 sys.argv = ["minilib", "bench", "gpu", "--dry", "--only", "machine", "logo", "--output", sys.argv[1]]
 runpy.run_module("minilib", run_name="__main__", alter_sys=True)
 """
@@ -242,7 +245,7 @@ def test_it_starts_where_little_more_than_torch_and_transformers_is_installed(tm
     result = subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     found = read(output)
-    assert [stop["status"] for stop in found["stops"]] == ["done", "done"], found
+    assert [stop["told"] for stop in found["stops"] if stop["status"] != "done"] == []
     assert found["stops"][1]["result"]["adapters"] == "our own"
 
 

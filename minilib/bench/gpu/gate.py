@@ -104,16 +104,9 @@ def _write(here: Callable[[Job], list], job: Job, file: Path) -> None:
     file.write_text(json.dumps(here(job)))
 
 
-def _clip(dtype: torch.dtype, shape: tuple[int, int], device: str, seed: int, cases=correctness.CASES) -> float:
-    return _worst(Method("InfoNCE", baselines.clip_step("fused"), 4, 0, dtype=dtype), shape, device, seed, cases)
-
-
-def _siglip(dtype: torch.dtype, shape: tuple[int, int], device: str, seed: int) -> float:
-    method = Method("SigLIP", baselines.siglip_step("fused"), 3, 0, loss="siglip", dtype=dtype)
-    return _worst(method, shape, device, seed, correctness.CASES)
-
-
-def _worst(method: Method, shape: tuple[int, int], device: str, seed: int, cases) -> float:
+def _pairs(loss: str, cases: dict, dtype: torch.dtype, shape: tuple[int, int], device: str, seed: int) -> float:
+    step = {"clip": baselines.clip_step, "siglip": baselines.siglip_step}[loss]("fused")
+    method = Method(loss, step, 4, 0, loss=loss, dtype=dtype)
     verdict = correctness.judge(method, *shape, device=device, seed=seed, cases=cases)
     if verdict.complaint:
         raise RuntimeError(verdict.complaint)
@@ -140,5 +133,9 @@ def _take_tile(tile: tuple) -> None:
     triton_launch.choose = lambda name, itemsize, logits: (getattr(triton_tiles, name), options)
 
 
-FAMILIES = {"InfoNCE": _clip, "InfoNCE, large logits": partial(_clip, cases=LARGE), "SigLIP": _siglip}
-FAMILIES["log-probabilities"] = _head
+FAMILIES = {
+    "InfoNCE": partial(_pairs, "clip", correctness.CASES),
+    "InfoNCE, large logits": partial(_pairs, "clip", LARGE),
+    "SigLIP": partial(_pairs, "siglip", correctness.CASES),
+    "log-probabilities": _head,
+}

@@ -7,6 +7,7 @@ profile   the kernels of one call by their time, under torch.profiler
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,14 +80,6 @@ def kernels(settings: dict[str, Any], at: Device):
         yield {"name": event.key[:80], "calls": event.count, "seconds": spent / 1e6, "share": spent / total}
 
 
-def _infonce(settings: dict[str, Any], device: str) -> Callable[[], Any]:
-    return _contrastive(baselines.clip_step("fused"), settings, device)
-
-
-def _siglip(settings: dict[str, Any], device: str) -> Callable[[], Any]:
-    return _contrastive(baselines.siglip_step("fused"), settings, device)
-
-
 def _contrastive(step: Callable, settings: dict[str, Any], device: str) -> Callable[[], Any]:
     options = {"dtype": DTYPES[settings["half"]], "device": device, "seed": settings["seed"]}
     inputs = baselines.make_inputs(settings["batch"], settings["dim"], 14.3, **options)
@@ -106,5 +99,9 @@ def _median(at: Device, call: Callable[[Any], Any]) -> float:
     return statistics.median(at.clock(lambda: call(None)).spent for _ in range(TIMES))
 
 
-STEPS = {"infonce": _infonce, "siglip": _siglip, "head": _head}
+STEPS = {
+    "infonce": partial(_contrastive, baselines.clip_step("fused")),
+    "siglip": partial(_contrastive, baselines.siglip_step("fused")),
+    "head": _head,
+}
 PARTS = {"machine": machine, "ring": rings, "profile": kernels}
