@@ -31,6 +31,7 @@ from minilib.common import write_text
 
 BUDGET, DRY_BUDGET = 480.0, 600.0
 WHEELS = Path("runs/wheels")
+WORK = Path("runs/gpu")  # what is compiled and unpacked: thousands of files that nobody wants next to the results
 START = "fork" if sys.platform == "linux" else "spawn"
 
 
@@ -44,7 +45,7 @@ def bench_gpu(
         budget: seconds for everything; stops that would not fit are left out and named. By default 480.
         dry: walk the whole plan on a CPU at toy sizes, to see that everything is reached; its figures mean nothing.
         wheels: folder with wheels of inf-cl, siglip-kernel, liger-kernel and cut-cross-entropy, the peers; by default
-            runs/wheels, if it is there. They are unpacked next to the results and not installed.
+            runs/wheels, if it is there. They are unpacked into runs/gpu and not installed.
         only: names of stops, such as gate or infonce; by default all of them.
         output: JSON file to write, its folder is made; the Markdown file next to it has the same name.
 
@@ -54,7 +55,7 @@ def bench_gpu(
     started, output = time.monotonic(), Path(output)
     budget = (DRY_BUDGET if dry else BUDGET) if budget is None else budget
     stops = _chosen(budget, dry, only)
-    added = _add_wheels(WHEELS if wheels is None and WHEELS.is_dir() else wheels, output.parent / "gpu_peers")
+    added = _add_wheels(WHEELS if wheels is None and WHEELS.is_dir() else wheels, WORK / "peers")
     document = {"benchmark": "gpu", "complete": False, "dry": dry, "budget": budget, "wheels": added, "stops": []}
     document["seed"] = random.SystemRandom().randrange(2**30)  # numbers that no run has seen
     for stop in stops:
@@ -107,7 +108,7 @@ def _reach(stop: Stop, entry: dict[str, Any], document: dict[str, Any], left: fl
         old.unlink(missing_ok=True)
     entry |= {"status": "interrupted", "told": "What it had written by then is kept."}
     try:
-        complaint = _run_apart(stop.module, settings, part, plan.limit(stop, left), output.parent / "gpu_cache")
+        complaint = _run_apart(stop.module, settings, part, plan.limit(stop, left), WORK / "cache")
         told = complaint or f"It took {time.monotonic() - begun:.0f} s, predicted {stop.seconds:.0f} s."
         entry |= {"status": "failed" if complaint else "done", "told": told}
     finally:
