@@ -121,7 +121,7 @@ def _time(document: dict[str, Any], right: dict[str, Way], at: Device) -> int:
     bench = make_bench(settings, with_trl=_has_trl(right.values()))
 
     def draw(number: int):
-        row = make_row(settings, bench, seed=number)
+        row = make_row(settings, bench, seed=settings.get("seed", 0) + number)
         return lambda name: bench.batch(right[name], row)
 
     def wrong() -> dict[str, str]:  # all losses of the warm-up are there: those that differ at full size go no further
