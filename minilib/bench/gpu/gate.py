@@ -29,6 +29,7 @@ LARGE = {"scale 200": (200.0, 0.1)}  # beyond every shared shift; rounding doubl
 SHAPES = ((4096, 512), (1000, 200), (334, 768))  # pairs and width: whole tiles, ragged ones, a wide one
 HEADS = ((1024, 512, 8192), (300, 200, 1111), (96, 768, 5000))  # tokens, width, entries
 DRY_SHAPES, DRY_HEADS = ((64, 32), (50, 20), (17, 48)), ((32, 32, 96), (30, 20, 70), (16, 48, 130))
+SKIPPED = ("OutOfResources", "PTXASError", "CompileTimeAssertionFailure")  # errors at which Triton's tuner goes on
 ALLOWED = {"fp32": baselines.SPLIT, "fp16": baselines.ROUNDED, "bf16": baselines.ROUNDED}
 
 
@@ -60,9 +61,10 @@ def measure(settings: dict[str, Any], output: str, at: Device | None = None) -> 
 
 
 def held(rows: list[dict[str, Any]], dtype: str) -> bool:
-    """Whether every row of this dtype is right; a tile that cannot be compiled or launched is only left out."""
+    """Whether every row of this dtype is right; a tile that the tuner cannot compile or launch is one that it skips."""
     mine = [row for row in rows if row["dtype"] == dtype]
-    return bool(mine) and all(row["held"] or (row["tile"] and row["error"] is None) for row in mine)
+    skipped = [bool(row["tile"]) and any(name in row["complaint"] for name in SKIPPED) for row in mine]
+    return bool(mine) and all(row["held"] or skip for row, skip in zip(mine, skipped))
 
 
 def compare(settings: dict[str, Any], device: str, job: Job) -> list[dict[str, Any]]:
