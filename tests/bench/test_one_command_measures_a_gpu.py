@@ -117,7 +117,7 @@ def test_a_stop_that_raises_dies_or_hangs_does_not_stop_the_others(tmp_path, mon
     found = {stop["name"]: stop for stop in read(output)["stops"]}
     assert [stop["status"] for stop in found.values()] == ["failed", "failed", "failed", "done"]
     assert "CUDA out of memory. Tried to allocate 68 GiB" in found["raise"]["told"]
-    assert f"status {-signal.SIGABRT}" in found["die"]["told"]
+    assert f"status {-signal.SIGKILL}" in found["die"]["told"]
     assert "ended after 1 s" in found["hang"]["told"]
     assert found["raise"]["result"] is None
     # What a stop had written before its end is kept, and a number that is none is nothing.
