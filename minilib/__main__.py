@@ -3,7 +3,8 @@
 Flags are made from the function's signature, or from the dataclass of its settings, and help from the docstring
 (jsonargparse), with dashes or underscores; any set of flags may come from a YAML file instead: `python -m minilib clip
 --config mine.yaml`, such as the config.yaml of an earlier run. Under torchrun every rank runs the same command, and
-each prints its own error. What ends a command, and with which exit status: `minilib.cli.faults`.
+each prints its own error. What ends a command, and with which exit status: `minilib.cli.faults`. `bench gpu` reads its
+own command line, since a machine that is lent for its GPU may have no jsonargparse.
 """
 
 import sys
@@ -12,6 +13,10 @@ from minilib.cli import faults
 
 if __name__ == "__main__":
     faults.leave_early()  # the imports below take seconds
+    if sys.argv[1:3] == ["bench", "gpu"]:
+        from minilib.bench.gpu.__main__ import main as gpu
+
+        sys.exit(gpu(sys.argv[3:]))
 
 from jsonargparse import auto_cli
 
@@ -19,6 +24,7 @@ from minilib import __version__
 from minilib.bench import bench_contrastive, bench_logps, bench_prefix, bench_step
 from minilib.bench.ablation import bench_alignment, bench_preference
 from minilib.bench.batches import bench_batches
+from minilib.bench.gpu.run import bench_gpu
 from minilib.bench.real_alignment.own_answers import bench_answers
 from minilib.bench.scorers import bench_scorers
 from minilib.cli.clip import clip
@@ -37,6 +43,7 @@ BENCH = {
     "answers": bench_answers,
     "batches": bench_batches,
     "contrastive": bench_contrastive,
+    "gpu": bench_gpu,
     "logps": bench_logps,
     "preference": bench_preference,
     "prefix": bench_prefix,

@@ -10,8 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 LISTED = 10  # rows that an error names
 PROBE = 2**20  # bytes that are written to find out why a write has failed
 
@@ -82,6 +80,8 @@ def different_setting(found: Mapping, wanted: Mapping) -> tuple[str, Any, Any] |
 def process_peak() -> int:
     """The most resident memory that this process has held so far, in bytes."""
     if sys.platform == "win32":
+        import psutil
+
         return psutil.Process().memory_info().peak_wset
     import resource  # only Unix has it
 

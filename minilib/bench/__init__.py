@@ -1,8 +1,8 @@
 """Side-by-side measurements, one file per claim: our losses and steps next to named peers, in one run.
 
 The commands `python -m minilib bench contrastive | logps | prefix | step` are functions here, `alignment` and
-`preference` in `ablation`, `answers` in `real_alignment`, `batches` in `batches`, `scorers` in `scorers`; the other
-files are what they share.
+`preference` in `ablation`, `answers` in `real_alignment`, `batches` in `batches`, `scorers` in `scorers`, `gpu` in
+`gpu`; the other files are what they share.
 """
 
 from minilib.bench.contrastive import bench_contrastive

@@ -10,6 +10,9 @@ where
 
 Its two backward kernels per direction each compute the logits again: 1 + 4 matmuls per direction, 10 in all. It works
 on blocks of 256 features, and its backward pass reads past the end of a batch that is not a multiple of 64.
+
+`siglip-kernel` takes the logarithm of the scale, and SigLIP in chunks of rows, whose size it chooses by the GPU or is
+told: 1,024 is what its authors name as the one with the least memory.
 """
 
 import importlib.util
@@ -23,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minilib.bench import harness
-from minilib.bench.baselines import ROUNDED, Inputs, backward, dense_clip
+from minilib.bench.baselines import BLURRED, ROUNDED, Inputs, backward, dense_clip
 from minilib.bench.harness import Method, UnavailableError, first_line
 
 COMPILE_SECONDS = 240.0  # the time that a trial compilation may take
@@ -141,9 +144,29 @@ def inf_cl(half: torch.dtype = torch.bfloat16) -> Method:
     return halved(Method("inf-cl", step, products=10, matrices=0, multiple=INF_CL_BLOCK), half)
 
 
+def siglip_kernel(chunk: int = 0, half: torch.dtype = torch.bfloat16) -> Method:
+    """The fused SigLIP loss of siglip-kernel in half precision; `chunk` rows at a time, 0 for its own choice."""
+    harness.require("siglip_kernel", "siglip-kernel is not installed: pip install siglip-kernel.")
+    try:
+        from siglip_kernel import fused_chunked_bf16_siglip_loss as loss
+    except Exception as error:  # a package that meets another triton than its own may fail in any way
+        raise UnavailableError(f"siglip-kernel cannot be imported ({first_line(error)}).") from None
+
+    def step(x: Inputs) -> Tensor:  # its loss has the dtype of the features, so it is summed up no finer
+        return backward(loss(x.img, x.txt, x.scale.log(), x.bias, chunk))
+
+    name = f"siglip-kernel{f', chunks of {chunk:,}' if chunk else ''}"
+    return halved(Method(name, step, products=3, matrices=0.2, loss="siglip"), half)._replace(tolerance=BLURRED)
+
+
 def halved(peer: Method, half: torch.dtype = torch.bfloat16) -> Method:
     """The same peer on features of half precision, its errors allowed to be those of such features."""
     return peer._replace(dtype=half, tolerance=ROUNDED)
+
+
+def blurred(peer: Method) -> Method:
+    """The same, for a peer whose logits are rounded as well."""
+    return halved(peer)._replace(tolerance=BLURRED)
 
 
 PEERS = {
@@ -156,7 +179,9 @@ PEERS = {
 }
 # In half precision, each on the features that it is given; compiled without a trial, to save time.
 GPU_PEERS = {
-    "compiled dense": lambda: halved(Method("compiled dense", compiled_step(dense_clip), products=3, matrices=3)),
-    **{n: lambda build=build: halved(build()) for n, build in PEERS.items() if n.startswith(("F.", "open_clip"))},
+    "compiled dense": lambda: blurred(Method("compiled dense", compiled_step(dense_clip), products=3, matrices=3)),
+    **{n: lambda build=build: blurred(build()) for n, build in PEERS.items() if n.startswith(("F.", "open_clip"))},
     "inf-cl": inf_cl,
+    "siglip-kernel": siglip_kernel,
+    "siglip-kernel, chunks of 1,024": lambda: siglip_kernel(1024),
 }

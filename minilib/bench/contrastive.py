@@ -3,7 +3,7 @@
 A fresh process compares every method with fp64 (`correctness`), times interleaved rounds (`contrastive_cells`),
 measures peak extra memory, forms rings of processes (`ring`) and judges the targets. The document, a plain dict with
 every raw sample, is written after each step, so that Ctrl-C leaves what was measured so far. With a CUDA GPU everything
-is measured there, in less than ten minutes; else on the CPU.
+is measured there, else on the CPU; `gpu` runs it there in parts, each as long as its time allows.
 
 What the figures mean is taught in notebooks/04_tile_the_loss.ipynb.
 """
@@ -11,7 +11,6 @@ What the figures mean is taught in notebooks/04_tile_the_loss.ipynb.
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from tqdm import tqdm
 from minilib.bench import baselines, correctness, harness, report, ring, targets
 from minilib.bench import baselines_peers as peers
 from minilib.bench import contrastive_cells as timing
-from minilib.bench.device import Device, available_bytes, chosen, named
+from minilib.bench.device import DTYPES, Device, available_bytes, chosen, named
 from minilib.bench.harness import Method
 from minilib.teaching.memory import measure_peak
 
-BATCHES = [4096, 8192, 16384]
+BATCHES = {"cpu": [4096, 8192, 16384], "cuda": [16_384, 65_536]}
 GATE_BATCH = {"cpu": 1024, "cuda": 4096}
 MEMORY_BATCHES, QUICK_MEMORY_BATCHES = [8192, 16384, 32768], [512]
 MEMORY_METHODS = ("dense", "default", "tiled", "open_clip ClipLoss")
@@ -51,11 +50,9 @@ def bench_contrastive(
     """Measure time, memory and exactness of contrastive losses side by side; return the document written as JSON.
 
     Args:
-        batches: batch sizes to time; by default 4,096 to 16,384 on a CPU, 16,384 to 1,048,576 and several widths on a
-            GPU.
+        batches: batch sizes to time; by default 4,096 to 16,384 on a CPU, 16,384 and 65,536 on a GPU.
         dim: width of the features, and of the comparison with fp64.
-        rounds: timed calls of each method at each batch, after one more that warms it up; by default 5 on a CPU, and
-            on a GPU as many as its time allows, up to 20.
+        rounds: timed calls of each method at each batch, after one more that warms it up; by default 5.
         scale: logit scale of the timed calls.
         threads: threads to compute with; by default one for each usable core.
         device: "cpu", "cuda", or "auto" for the GPU if there is one.
@@ -70,8 +67,7 @@ def bench_contrastive(
         ValueError: one sentence, when an argument does not fit. RuntimeError: when the measuring process broke.
     """
     gpu = (device := chosen(device)) == "cuda"
-    defaults = {"batches": None, "rounds": timing.GPU_ROUNDS} if gpu else {"batches": BATCHES, "rounds": 5}
-    defaults |= {"device": device, "seconds": timing.GPU_SECONDS if gpu else None, "ranks": list(ranks)}
+    defaults = {"batches": BATCHES[device], "rounds": 5, "device": device, "ranks": list(ranks)}
     defaults |= {"gate_batch": GATE_BATCH[device], "others": others, **RING}
     asked = {"batches": None if batches is None else list(batches), "dim": dim, "rounds": rounds, "scale": scale}
     settings = harness.settings_of(defaults, asked | {"threads": threads}, QUICK if quick else None)
@@ -83,11 +79,11 @@ def bench_contrastive(
 
 def measure(settings: dict[str, Any], output: str | None = None, at: Device | None = None) -> dict[str, Any]:
     """Run every step in this process; `settings` as `bench_contrastive` makes them, `at` is where, by default there."""
-    budget, at = timing.Budget(settings["seconds"]), at or named(settings["device"])
+    at = at or named(settings["device"])
     document = {"complete": False} | harness.opened("contrastive", settings, at)
     document |= {"equality": [], "timings": [], "memory": [], "ring": [], "bars": []}
     try:
-        for section in _sections(document, at, budget):
+        for section in _sections(document, at):
             harness.finish(document, output, section and f"\n{section}")
         document["complete"] = True
     except KeyboardInterrupt:
@@ -98,13 +94,13 @@ def measure(settings: dict[str, Any], output: str | None = None, at: Device | No
     return harness.finish(document, output, f"\n{section}\n\nWritten to {output}")
 
 
-def _sections(document: dict[str, Any], at: Device, budget: timing.Budget) -> Iterator[str]:
+def _sections(document: dict[str, Any], at: Device) -> Iterator[str]:
     """Measure step by step; yields what there is to print whenever the document has grown, and "" between."""
     yield report.section("machine", document)
     found = _judge(document, at)
     yield report.section("equality", document, report.plain)
     yield report.section("skipped", document)
-    yield from _time(document, found, at, budget)
+    yield from _time(document, found, at)
     yield from _measure_memory(document, found, at)
     yield report.section("memory", document, report.plain)
     yield from _measure_ring(document)
@@ -141,30 +137,31 @@ def _validate(settings: dict[str, Any]) -> None:
 def _judge(document: dict[str, Any], at: Device) -> list[Method]:
     """The methods that run here and are right; the document tells of the others."""
     settings, skipped, gpu = document["settings"], document["skipped"], at.unit == "gpu"
-    found = baselines.gpu_methods() if gpu else baselines.ours()
+    half = DTYPES[settings.get("half", "bf16")]
+    found = baselines.gpu_methods(half) if gpu else baselines.ours()
     skipped |= {} if gpu else {"fused methods": NO_GPU}
     if settings["others"]:
-        others, missing = peers.available(device="cuda" if gpu else "cpu")
+        others, missing = peers.available(settings.get("names"), "cuda" if gpu else "cpu")
         found, _ = [*found, *others], skipped.update(missing)
+    found = [method for method in found if method.name in settings.get("names", (method.name,))]
     found, narrow = harness.split(found, lambda method: timing.narrow(method, settings["dim"]))
     skipped |= narrow
     found.sort(key=lambda method: method.loss)  # InfoNCE before SigLIP
-    judge = partial(correctness.judge, batch=settings["gate_batch"], dim=settings["dim"], device=at.name)
-    verdicts = [judge(method) for method in tqdm(found, desc="equality", unit="method", leave=False, disable=None)]
+    size = {"batch": settings["gate_batch"], "dim": settings["dim"], "seed": settings.get("seed", 0)}
+    free = [method for method in found if method.name in settings.get("ungated", ())]  # compiled from what is judged
+    judged = [method for method in found if method not in free]
+    bar = tqdm(judged, desc="equality", unit="method", leave=False, disable=None)
+    verdicts = [correctness.judge(method, device=at.name, **size) for method in bar]
     document["equality"] = [verdict._asdict() for verdict in verdicts]
     wrong = "its loss or gradients differ from fp64, so it was not timed."
     skipped |= {verdict.method: wrong for verdict in verdicts if not verdict.equal}
-    return [method for method, verdict in zip(found, verdicts) if verdict.equal]
+    return [method for method, verdict in zip(judged, verdicts) if verdict.equal] + free
 
 
-def _time(document: dict[str, Any], found: list[Method], at: Device, budget: timing.Budget) -> Iterator[str]:
-    todo = timing.cells(document["settings"])
-    for number, cell in enumerate(todo):
-        if reason := budget.begin(cell, todo[number + 1 :]):
-            yield _skip(document, f"b = {cell.batch:,}, d = {cell.dim}", reason)
-            continue
+def _time(document: dict[str, Any], found: list[Method], at: Device) -> Iterator[str]:
+    for cell in timing.cells(document["settings"]):
         before, rows = document["timings"], document["memory"]
-        for result in timing.time_cell(found, cell, document["settings"], at, budget):
+        for result in timing.time_cell(found, cell, document["settings"], at):
             # Each round's result takes the place of the one before, so that the file is complete up to here.
             document |= {"timings": [*before, result], "memory": [*rows, *timing.peaks(result, found)]}
             yield ""

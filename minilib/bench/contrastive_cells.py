@@ -1,20 +1,15 @@
-"""The time of contrastive losses, cell by cell: a cell is one batch at one width, with its share of the time.
+"""The time of contrastive losses, cell by cell: a cell is one batch at one width.
 
-    deadline of cell k = now + (end - now) share_k / sum of the shares from k on
     rate   = matmuls 2 b^2 d / t        share, floor = its own, the fewest matmuls 2 b^2 d / (t rate of torch.mm)
 
 where
     t          seconds that one call spends, see `harness`
     torch.mm   in the dtype of the method's features, measured as one more method of each round (`device`)
 
-Every cell has one round at least. Another one starts while it fits before the deadline, judged by the last one's time;
-the first `FEWEST` may go beyond it, since tuning can use up the share of a cell, but never beyond the end of the run. A
-cell that could not even have its first calls in the time left is skipped with a sentence. On a CPU there is no limit.
+A cell that is measured once warms up at a smaller batch, at which kernels are compiled and tuned.
 """
 
-import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,65 +19,30 @@ from minilib.bench import baselines, harness, targets
 from minilib.bench.device import NAMES, Device
 from minilib.bench.harness import Method, Round
 
-GPU_SECONDS = 510.0  # for the whole run on a GPU, so that starting and writing stay within ten minutes
-GPU_ROUNDS, FEWEST = 20, 3
 LARGEST_FOR_ALL = 65_536  # beyond it the fused methods are alone
 LONG_RUN = ("fused bf16", "fused bf16, forward", "fused SigLIP bf16")
-WIDE_RUN = (*LONG_RUN, "dense", "open_clip ClipLoss", "inf-cl")
 DENSE = {"clip": "dense", "siglip": "dense SigLIP"}
 
 
 class Cell(NamedTuple):
-    """One batch at one width: the methods in it (None for all), its share of the time, the least that it is worth."""
+    """One batch at one width, and the methods in it, None for all."""
 
     batch: int
     dim: int
-    names: tuple[str, ...] | None = None
-    share: float = 1.0
-    least: float = 0.0  # seconds
+    names: Sequence[str] | None = None
+    warm: int | None = None  # the batch of the untimed call where it is another one; then one round is timed
 
     def chosen(self, found: list[Method]) -> list[Method]:
         """Those of `found` that this cell is for."""
         return [method for method in found if self.names is None or method.name in self.names]
 
 
-GPU_PLAN = (  # in the order of importance
-    Cell(65_536, 512, None, share=200, least=30),  # compiles and tunes the kernels of its width
-    Cell(1_048_576, 512, LONG_RUN, share=100, least=50),
-    Cell(16_384, 512, None, share=40, least=15),
-    Cell(262_144, 512, LONG_RUN, share=30, least=10),
-    Cell(65_536, 768, WIDE_RUN, share=60, least=40),  # these two tune for a width of their own
-    Cell(65_536, 1_024, WIDE_RUN, share=60, least=40),
-)
-
-
 def cells(settings: dict[str, Any]) -> list[Cell]:
-    """The cells of a run: the GPU's own plan where no batches were asked for."""
-    if settings["batches"] is None:
-        return list(GPU_PLAN)
+    """The cells of a run: those that it names, or its batches at its width."""
+    if "cells" in settings:
+        return [Cell(*cell) for cell in settings["cells"]]
     alone = LONG_RUN if settings["device"] != "cpu" else None
     return [Cell(b, settings["dim"], alone if b > LARGEST_FOR_ALL else None) for b in settings["batches"]]
-
-
-class Budget:
-    """The time of a run: `seconds` from now on; None for no limit."""
-
-    def __init__(self, seconds: float | None, now: Callable[[], float] = time.monotonic):
-        self._now, self._end = now, math.inf if seconds is None else now() + seconds
-        self._deadline = self._end
-
-    def begin(self, cell: Cell, later: list[Cell]) -> str | None:
-        """Set the deadline of `cell`, which the cells `later` share the time with; a sentence if it must be skipped."""
-        left = self._end - self._now()
-        if left < cell.least:
-            return f"{left:.0f} s were left and it needs about {cell.least:.0f} s: measure it in a run of its own."
-        share = cell.share / sum(c.share for c in [cell, *later])
-        self._deadline = self._end if math.isinf(self._end) else self._now() + left * share
-        return None
-
-    def allows(self, seconds: float, done: int) -> bool:
-        """Whether another round of `seconds` fits when `done` rounds of this cell are done."""
-        return self._now() + seconds <= (self._end if done < FEWEST else self._deadline)
 
 
 def narrow(method: Method, dim: int) -> str:
@@ -97,9 +57,7 @@ def large(method: Method, batch: int, dim: int, free: int) -> str:
     return harness.too_large(need, free, ": choose a smaller batch.")
 
 
-def time_cell(
-    found: list[Method], cell: Cell, settings: dict[str, Any], device: Device, budget: Budget
-) -> Iterator[dict[str, Any]]:
+def time_cell(found: list[Method], cell: Cell, settings: dict[str, Any], device: Device) -> Iterator[dict[str, Any]]:
     """Time the methods that fit; yields the timing of this cell so far, summary included, after every round."""
     free, (batch, dim) = device.free_bytes(), cell[:2]
     fitting, skipped = harness.split(cell.chosen(found), lambda m: narrow(m, dim) or large(m, batch, dim, free))
@@ -110,12 +68,14 @@ def time_cell(
 
     def draw(number: int) -> Callable[[str], baselines.Inputs | None]:
         # The same numbers for all methods of one dtype, new leaves for each; torch.mm has matrices of its own.
-        make = partial(baselines.make_inputs, batch, dim, settings["scale"], seed=number, device=device.name)
+        size, seed = cell.warm if cell.warm and not number else batch, settings.get("seed", 0) + number
+        make = partial(baselines.make_inputs, size, dim, settings["scale"], seed=seed, device=device.name)
         numbers = {dtype: make(dtype=dtype) for dtype in operations}
         return lambda name: baselines.fresh(numbers[dtypes[name]]) if name in dtypes else None
 
     timing, done = {"batch": batch, "dim": dim, "skipped": skipped}, []
-    for this in harness.interleave(steps, draw, settings["rounds"], device.clock, f"b = {batch:,}", budget.allows):
+    rounds = 1 if cell.warm else settings["rounds"]
+    for this in harness.interleave(steps, draw, rounds, device.clock, f"b = {batch:,}"):
         timing["skipped"] |= this.failed
         if "first_call" in timing:
             done.append(this)

@@ -9,10 +9,15 @@ Four cases of a contrastive loss: scale 14.3 and 100, matching pairs correlated 
 where a positive's probability nears 1, fp32 losses that subtract it from a matrix of logits lose digits in 1 - p (the
 tiled one does not). Gradients of scale and bias are sums that may cancel to nearly nothing; features of half precision
 leave an error in proportion to the terms, so there |g64| is at least |img| |dimg| / s.
+
+Memory that nobody has written to holds NaN meanwhile (`poisoned`), so that a method cannot be right by what a former
+call has left.
 """
 
 import math
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -35,17 +40,33 @@ class Verdict(NamedTuple):
     complaint: str
 
 
-def judge(method: Method, batch: int, dim: int, device: str = "cpu") -> Verdict:
+def judge(
+    method: Method, batch: int, dim: int, device: str = "cpu", seed: int = 0, cases: dict[str, tuple] = CASES
+) -> Verdict:
     """Compare one contrastive method with fp64 on every case, at a batch small enough for a dense matrix."""
     errors, complaint = {}, ""
-    for case, (scale, correlation) in CASES.items():
-        inputs = make_inputs(batch, dim, scale, correlation=correlation, dtype=method.dtype, device=device)
+    for number, (case, (scale, correlation)) in enumerate(cases.items()):
+        given = {"correlation": correlation, "dtype": method.dtype, "device": device, "seed": seed + number}
+        inputs = make_inputs(batch, dim, scale, **given)
         try:
-            errors[case] = _error(method, inputs)
+            with poisoned():
+                errors[case] = _error(method, inputs)
         except Exception as error:  # whatever a method raises, it has not shown that it is right
             errors[case], complaint = math.nan, describe(error)
     equal = all(error <= method.tolerance for error in errors.values())  # NaN is within no tolerance
     return Verdict(method.name, errors, method.tolerance, equal, complaint)
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Within this block memory that torch hands out uninitialised is filled with NaN."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    with warnings.catch_warnings(action="ignore"):  # of operations whose order of sums may vary
+        torch.use_deterministic_algorithms(True, warn_only=True)  # torch fills memory in this mode only
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def largest(mine: Iterable[Tensor], truth: Iterable[Tensor]) -> float:

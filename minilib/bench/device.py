@@ -5,7 +5,8 @@
     rate    torch.mm: on a CPU on tiles that stay in cache, on a GPU of `SIDE` x `SIDE` matrices in the features' dtype
 
 Before each call on a GPU a buffer much larger than the L2 cache is overwritten, so that no method finds its inputs
-there. fp32 matrices are multiplied in fp32, not TF32. The GPU's part has not run on one yet; a stand-in has.
+there. fp32 matrices are multiplied in fp32, not TF32. The device "dry" is the CPU with a GPU's methods and units: a run
+there shows that everything is reached, and its figures mean nothing.
 """
 
 import platform
@@ -16,7 +17,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from torch import Tensor
 from torch.utils import benchmark
@@ -24,15 +24,20 @@ from torch.utils import benchmark
 from minilib.bench import harness
 from minilib.bench.harness import Clock, Sample
 from minilib.kernels.contrastive_tiled import TILE_COLS, TILE_ROWS
-from minilib.models.loading import best_device
+
+try:
+    import psutil
+except ModuleNotFoundError:  # a machine with a GPU may have little but torch
+    psutil = None
 
 LIBRARIES = ("torch", "numpy", "open_clip_torch", "sentence-transformers", "transformers", "triton", "inf-cl")
-LIBRARIES += ("peft", "trl", "liger-kernel", "cut-cross-entropy")
+LIBRARIES += ("peft", "trl", "liger-kernel", "cut-cross-entropy", "siglip-kernel")
 MOST_TILES = 256  # about a CPU second of matmuls at d = 512
 FLUSH_BYTES = 256 * 2**20  # five times the L2 cache of an H200
 SIDE = 8192
 GPU_OPERATIONS = 2 * SIDE**3
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+DTYPES = {name: dtype for dtype, name in NAMES.items()}
 
 
 class Device(NamedTuple):
@@ -55,13 +60,19 @@ def chosen(device: str) -> str:
         raise ValueError(f"device is {device!r}: choose one of 'auto', 'cpu', 'cuda'.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda' and torch finds no CUDA GPU here: choose 'cpu', or 'auto'.")
-    return best_device() if device == "auto" else device
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    return found if device == "auto" else device
 
 
 def named(device: str) -> Device:
-    """This machine's CPU, or its current CUDA device."""
+    """This machine's CPU, its current CUDA device, or for "dry" the CPU in a GPU's place."""
     if device == "cpu":
         return Device("cpu", "cpu", harness.clock, available_bytes, product_step)
+    if device == "dry":
+        words = {"name": "none, a dry run", "memory_bytes": 0, "capability": "0.0", "multiprocessors": 0, "cuda": None}
+        return Device(
+            "cpu", "gpu", lambda call: harness.clock(call)._replace(peak=0), available_bytes, product_step, words
+        )
     gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
     words = {"name": gpu.name, "memory_bytes": gpu.total_memory, "capability": f"{gpu.major}.{gpu.minor}"}
     words |= {"multiprocessors": gpu.multi_processor_count, "cuda": torch.version.cuda}
@@ -79,10 +90,10 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": names[0] if names else platform.processor() or "unknown",
         "vectors": torch.backends.cpu.get_cpu_capability(),
-        "cores": psutil.cpu_count(logical=False),
+        "cores": psutil and psutil.cpu_count(logical=False),
         "usable_cores": harness.usable_cores(),
         "threads": torch.get_num_threads(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": psutil.virtual_memory().total if psutil else 0,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "libraries": versions,
@@ -103,7 +114,7 @@ def product_step(batch: int, dim: int, dtype: torch.dtype = torch.float32) -> tu
 
 
 def available_bytes() -> int:  # without swapping
-    return psutil.virtual_memory().available
+    return psutil.virtual_memory().available if psutil else 2**33
 
 
 def _gpu_clock(call: Callable[[], Any]) -> Sample:

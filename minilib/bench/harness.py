@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -32,7 +31,6 @@ from tqdm import tqdm
 from minilib.common import write_text
 from minilib.teaching.memory import measure_peak
 
-PATIENCE, LAST_CALL = 60.0, 15.0  # seconds by which a run may miss its time, and then to write its file
 Document = dict[str, Any]
 
 
@@ -142,7 +140,7 @@ def quiet_environment(threads: int) -> dict[str, str]:
 def run_apart(module: str, settings: dict[str, Any], output: Path) -> Document:
     """Run `module.measure(settings, output)` in a fresh, quiet process; return the document that it wrote to `output`.
 
-    It is told to end after `settings["seconds"]`, if they are there. RuntimeError of one sentence when it fails.
+    RuntimeError of one sentence when it fails.
     """
     with tempfile.TemporaryDirectory() as cache:  # compiled code of earlier runs would hide the time to compile
         environment = os.environ | quiet_environment(settings["threads"])
@@ -152,12 +150,11 @@ def run_apart(module: str, settings: dict[str, Any], output: Path) -> Document:
         command = [sys.executable, "-m", "minilib.bench", module, json.dumps(settings), str(output)]
         # A session of its own: Ctrl-C reaches this process only, which passes it on exactly once.
         child = subprocess.Popen(command, env=environment, start_new_session=True)
-        limit = settings.get("seconds") and settings["seconds"] + PATIENCE
         try:
-            status = child.wait(limit)
-        except (KeyboardInterrupt, subprocess.TimeoutExpired):
+            status = child.wait()
+        except KeyboardInterrupt:
             child.terminate() if os.name == "nt" else child.send_signal(signal.SIGINT)  # Windows sends none to a child
-            status = child.wait(limit and LAST_CALL)
+            status = child.wait()
         finally:
             child.kill()  # without effect on a process that has ended
     if status == 2:
@@ -205,23 +202,14 @@ def one_round(steps: Steps, inputs: Callable[[str], Any], number: int, bar: tqdm
     return Round(samples, max(0.0, _busy_seconds() - busy - own), own, failed)
 
 
-def interleave(
-    steps: Steps, draw: Draw, count: int, clock: Clock = clock, title: str = "",
-    allows: Callable[[float, int], bool] = lambda seconds, done: True,
-) -> Iterator[Round]:  # fmt: skip
-    """The warm-up, then up to `count` rounds; what fails is taken out of `steps`, and so may the caller do.
-
-    `allows(seconds, done)` says whether another round may follow the last one, which took so many seconds.
-    """
+def interleave(steps: Steps, draw: Draw, count: int, clock: Clock = clock, title: str = "") -> Iterator[Round]:
+    """The warm-up, then `count` rounds; what fails is taken out of `steps`, and so may the caller do."""
     with tqdm(total=len(steps) * (count + 1), desc=title, unit="call", leave=False, disable=None) as bar:
         for number in range(count + 1):
-            started = time.perf_counter()
             this = one_round(steps, draw(number), number, bar, clock)
             for name in this.failed:
                 del steps[name]  # it would fail again and cost the time of the others
             yield this
-            if number and not allows(time.perf_counter() - started, number):
-                return
 
 
 def run_bench(
@@ -293,5 +281,9 @@ def first_line(error: BaseException) -> str:
 
 def _busy_seconds() -> float:
     # CPU seconds that the whole machine has worked since it started; guests are in `user` already.
+    if importlib.util.find_spec("psutil") is None:  # a machine with a GPU may have little but torch
+        return 0.0
+    import psutil
+
     times = psutil.cpu_times()
     return sum(times) - times.idle - sum(getattr(times, kind, 0.0) for kind in ("iowait", "guest", "guest_nice"))

@@ -3,12 +3,13 @@
     name                     matmuls   how
     dense                    3 or 2    all logits, log_softmax, gather; 2 with a frozen head, as in the next two rows
     tiled                    4 or 2    token_logps: tiles again in the backward pass, unless taken in the forward visit
-    fused                    4 or 3    the same in Triton kernels; only on a CUDA GPU, and not run on one yet
-    margin sweep             3         logo_loss_from_hidden: loss and gradients from one visit
+    fused                    4 or 3    the same in Triton kernels; only on a CUDA GPU
+    margin sweep             3         logo_loss_from_hidden: loss and gradients from one visit; also without SFT
     checkpointed chunks      4         the usual way: chunks of rows, recomputed by torch.utils.checkpoint
 
 Peers: Liger's fused SimPO (its chunks are pairs, so one pair is not cut), torch's linear_cross_entropy (2.13 and newer)
-and on a GPU cut-cross-entropy without its filter. The pair is as long as the rows, half of them for each answer.
+and on a GPU cut-cross-entropy without its filter. Three bare matmuls there, which make no loss, are what the head
+cannot be faster than. The pair is as long as the rows, half of them for each answer.
 """
 
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from minilib.losses.preference import logo_loss
 
 LOSS = {"beta": 2.5, "gamma": 0.25, "sft_weight": 0.1}  # LOGO's values for Mistral
 CHUNK_ROWS = 512
+ALONE, BARE = "margin sweep, no SFT term", "three bare matmuls"
 
 
 class Inputs(NamedTuple):
@@ -74,16 +76,22 @@ def ours(device: str = "cpu") -> list[Method]:
         _method("dense", dense, 3, 4),
         *(_method(name, loss, 4, 0) for name, loss in folded.items()),
         _method("margin sweep", _sweep, 3, 0),
+        *([_method(ALONE, lambda x: _sweep(x, 0.0), 3, 0), Method(BARE, _bare, 3, 1, loss="none")] if gpu else []),
         _method("checkpointed chunks", _checkpointed, 4, 0.3),
         _method("dense, frozen head", dense, 2, 4, frozen=True),
         *(_method(f"{name}, frozen head", loss, frozen[name], 0, frozen=True) for name, loss in folded.items()),
     ]
 
 
-def pair_loss(logps: Tensor) -> Tensor:
+def judge_of(method: Method) -> Method:
+    """The dense way to the loss of this method."""
+    return ours()[0] if method.name != ALONE else _method("dense", lambda x: pair_loss(_dense(*x), 0.0), 3, 4)
+
+
+def pair_loss(logps: Tensor, sft_weight: float = LOSS["sft_weight"]) -> Tensor:
     """The loss from the log-probabilities of the chosen answer's tokens and then the rejected one's."""
     chosen, rejected = logps.view(2, 1, -1).mean(2)
-    return logo_loss(chosen, rejected, **LOSS)
+    return logo_loss(chosen, rejected, **LOSS | {"sft_weight": sft_weight})
 
 
 def _method(
@@ -92,9 +100,16 @@ def _method(
     return Method(name, lambda x: backward(loss(x)), products, matrices, missing=("weight",) * frozen)
 
 
-def _sweep(x: Inputs) -> Tensor:
+def _sweep(x: Inputs, sft_weight: float = LOSS["sft_weight"]) -> Tensor:
     answer = torch.arange(2, device=x.labels.device).repeat_interleave(len(x.labels) // 2)
-    return logo_loss_from_hidden(*x, answer, num_rejected=1, **LOSS)[0]
+    return logo_loss_from_hidden(*x, answer, num_rejected=1, **LOSS | {"sft_weight": sft_weight})[0]
+
+
+@torch.no_grad()
+def _bare(x: Inputs) -> Tensor:
+    logits = x.hidden @ x.weight.T  # (n, V)
+    x.hidden.grad, x.weight.grad = logits @ x.weight, logits.T @ x.hidden
+    return logits[0, 0]
 
 
 def _checkpointed(x: Inputs) -> Tensor:

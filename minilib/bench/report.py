@@ -68,7 +68,7 @@ def build(table: Table, header: str, line: str, rows: Iterable[Row]) -> str:
 def section(name: str, document: Row, table: Table = markdown, *more: Any) -> str:
     """The macro `name` of report.jinja, told of the document; `more` are its other arguments."""
     tell = {"table": partial(build, table), "methods": _methods, "timed": _timed, "share": _share_of_others}
-    tell |= {"per_element": _per_element, "forms": _forms}
+    tell |= {"per_element": _per_element, "forms": formed}
     text = getattr(_environment().get_template("report.jinja").make_module(tell), name)(document, *more)
     return re.sub(r"\n{3,}", "\n\n", str(text)).strip()  # sections that are empty leave no gap
 
@@ -88,7 +88,7 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _forms(bars: list[Row]) -> list[Row]:
+def formed(bars: list[Row]) -> list[Row]:
     """Targets of the contrastive losses, each with the form of its figures."""
     return [bar | {"form": FORMS.get(bar["kind"], ".3f" if bar["limit"] < 0.2 else ".2f")} for bar in bars]
 

@@ -57,7 +57,7 @@ def measure_ring(ranks: Sequence[int], settings: dict[str, Any]) -> Iterator[dic
 def run_ranks(count: int, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """What every rank of a ring of `count` fresh processes measured; the first that fails ends the others."""
     with tempfile.TemporaryDirectory() as folder:
-        options = {"join": False, "start_method": "spawn"}
+        options = {"join": False, "start_method": settings.get("start", "spawn")}
         ranks = multiprocessing.start_processes(_write_rank, (count, folder, settings), count, **options)
         started = time.monotonic()
         try:
@@ -93,20 +93,20 @@ def _write_rank(rank: int, ranks: int, folder: str, settings: dict[str, Any]) ->
     torch.set_num_threads(1)
     gpu = settings["device"] == "cuda"
     if gpu:
-        torch.cuda.set_device(rank)
+        torch.cuda.set_device(rank % torch.cuda.device_count())
     meeting = {"store": dist.FileStore(f"{folder}/store", ranks), "rank": rank, "world_size": ranks}
     dist.init_process_group("nccl" if gpu else "gloo", timeout=SILENCE, **meeting)
     try:
         options = {"dim": settings["dim"], "scale": settings["scale"], "device": settings["device"]}
         own = _own_rows(make_inputs(settings["ring_batch"], **options), rank, ranks)
-        small = make_inputs(settings["ring_gate_batch"], **options)
-        found = {"error": _error(rank, ranks, small), "sent": _sent(fresh(own), ranks), "wall": [], "cpu": []}
-        _step(fresh(own), ranks)
+        small, alone = make_inputs(settings["ring_gate_batch"], **options), settings.get("alone", False)
+        found = {"error": _error(rank, ranks, small, alone), "sent": _sent(fresh(own), ranks), "wall": [], "cpu": []}
+        _step(fresh(own), ranks, alone)
         for _ in range(settings["ring_steps"]):
             x = fresh(own)
             dist.barrier()  # begun together: a rank that came early would wait inside the step
             wall, cpu = benchmark.timer(), time.process_time()  # torch's timer, which waits for a GPU
-            _step(x, ranks)
+            _step(x, ranks, alone)
             found["wall"].append(benchmark.timer() - wall)
             found["cpu"].append(time.process_time() - cpu)
         Path(folder, f"{rank}.json").write_text(json.dumps(found))
@@ -119,7 +119,13 @@ def _own_rows(whole: Inputs, rank: int, ranks: int) -> Inputs:
     return fresh(Inputs(img, txt, whole.scale, whole.bias))
 
 
-def _step(x: Inputs, ranks: int) -> Tensor:
+def _step(x: Inputs, ranks: int, alone: bool = False) -> Tensor:
+    """A step of one process or of a ring; with `alone` a single rank is a ring too, and sends to nobody."""
+    if alone and ranks == 1:
+        from minilib.distributed.ring_comm import RingComm
+        from minilib.losses.contrastive_ring import ring_clip_loss
+
+        return backward(ring_clip_loss(RingComm(dist.group.WORLD), [x.img], [x.txt], x.scale).sum())
     # No tiles kept: a ring is compared with one process at the same matmuls and the same memory.
     return backward(clip_loss(*x[:3], group=dist.group.WORLD if ranks > 1 else None, cache_bytes=0))
 
@@ -136,12 +142,12 @@ def _sent(x: Inputs, ranks: int) -> dict[str, int]:
     return trace.sent(dist.get_rank())
 
 
-def _error(rank: int, ranks: int, whole: Inputs) -> float:
+def _error(rank: int, ranks: int, whole: Inputs, alone: bool) -> float:
     """Largest relative error of the averaged loss, of the gradients of the own rows and of the averaged scale's."""
     truth = Inputs(*(tensor.detach().double().requires_grad_() for tensor in whole))
     loss64 = backward(clip_loss(*truth[:3], backend="dense"))
     x = _own_rows(whole, rank, ranks)
-    averages = torch.stack([_step(x, ranks), x.scale.grad])
+    averages = torch.stack([_step(x, ranks, alone), x.scale.grad])
     dist.all_reduce(averages)
     loss, scale_grad = averages.double() / ranks
     errors = [relative(loss, loss64), relative(scale_grad, truth.scale.grad)]

@@ -7,7 +7,7 @@ where
         threads, or on a CUDA GPU seconds between two events
 
 In this order: the gate on a toy model; a first step of every way, whose losses at full size must agree too; interleaved
-rounds; peak memory. The 8b model has not run on a GPU yet; the same code has been gone through on a stand-in.
+rounds; peak memory. Without peft the adapters are a few lines of our own (`step_models.PlainLora`).
 """
 
 from collections.abc import Sequence
@@ -71,10 +71,11 @@ def bench_step(
 def measure(settings: dict[str, Any], output: str | None = None, at: Device | None = None) -> dict[str, Any]:
     """Compare, time and weigh the ways `at` a device, by default that of the settings; the document as JSON has it."""
     at = at or named(settings["device"])
-    document = harness.opened("step", settings, at)
+    document = harness.opened("step", settings, at) | {"adapters": step_models.adapters(settings.get("plain", False))}
     found, skipped = ways.available(settings["rejected"])
     options = (settings["route"], settings["device"], settings["checkpointing"])
-    document["error"], complaints = ways.gate(*options, with_trl=_has_trl(found))
+    own = {"rejected": settings.get("gate_rejected", ways.GATE_REJECTED), "plain": settings.get("plain", False)}
+    document["error"], complaints = ways.gate(*options, with_trl=_has_trl(found), **own)
     wrong = {w.name: f"{complaints[w.kind]}, so it was not timed." for w in found if w.kind in complaints}
     document["skipped"] = skipped | wrong
     right = {way.name: way for way in found if way.name not in wrong}
@@ -89,6 +90,7 @@ def measure(settings: dict[str, Any], output: str | None = None, at: Device | No
 def make_bench(settings: dict[str, Any], with_trl: bool) -> Bench:
     """The model of these settings with all that its steps need."""
     options = {name: settings[name] for name in ("device", "dtype", "checkpointing", "target")}
+    options["plain"] = settings.get("plain", False)
     return Bench(step_models.build(settings["model"], **options), settings["route"], with_trl)
 
 
@@ -105,8 +107,8 @@ def setup(way: Way, settings: dict[str, Any]) -> str:
 
 def at_size(settings: dict[str, Any]) -> bool:
     """Whether a run had the size that the targets of its model are set for."""
-    own = step_models.SIZES[settings["model"]]
-    return all(settings[name] == getattr(own, name) for name in ("prompt", "answer", "target"))
+    own = step_models.SIZES.get(settings["model"])
+    return own is not None and all(settings[name] == getattr(own, name) for name in ("prompt", "answer", "target"))
 
 
 def _has_trl(found) -> bool:
@@ -119,7 +121,7 @@ def _time(document: dict[str, Any], right: dict[str, Way], at: Device) -> int:
     bench = make_bench(settings, with_trl=_has_trl(right.values()))
 
     def draw(number: int):
-        row = make_row(settings, bench, seed=number)
+        row = make_row(settings, bench, seed=settings.get("seed", 0) + number)
         return lambda name: bench.batch(right[name], row)
 
     def wrong() -> dict[str, str]:  # all losses of the warm-up are there: those that differ at full size go no further

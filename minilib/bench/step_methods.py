@@ -103,7 +103,7 @@ class Bench:
     def loss(self, method: Way, batch) -> Tensor:
         """The loss with its graph."""
         attention = "flex_attention" if self.flex and method.kind == SHARED else "sdpa"
-        self.model.get_base_model().set_attn_implementation(attention)
+        getattr(self.model, "get_base_model", lambda: self.model)().set_attn_implementation(attention)
         if method.kind == TRL:
             return self.trainer.compute_loss(self.model, batch)
         return self.objectives[method.kind](self.model, batch)[0]
@@ -122,15 +122,18 @@ class Bench:
         return [loss.detach(), *torch.autograd.grad(loss, self.trained)]
 
 
-def gate(route: str, device: str, checkpointing: bool, with_trl: bool) -> tuple[dict[str, float], dict[str, str]]:
+def gate(
+    route: str, device: str, checkpointing: bool, with_trl: bool, rejected: Sequence[int] = GATE_REJECTED, plain=False
+) -> tuple[dict[str, float], dict[str, str]]:
     """The largest relative error of loss and gradients of each method against the concatenated way, by norm.
 
     With it goes a sentence, without its end, for every way that is wrong or cannot be run.
     """
-    bench = Bench(step_models.build("toy", device=device, checkpointing=checkpointing), route, with_trl)
-    row = make_row(bench.vocab, **GATE, count=1 + max(GATE_REJECTED), uneven=True)
+    model = step_models.build("toy", device=device, checkpointing=checkpointing, plain=plain)
+    bench = Bench(model, route, with_trl)
+    row = make_row(bench.vocab, **GATE, count=1 + max(rejected), uneven=True)
     errors, complaints = {}, {}
-    for method in [*(Way(SHARED, count) for count in GATE_REJECTED), *[Way(TRL, 1)] * with_trl]:
+    for method in [*(Way(SHARED, count) for count in rejected), *[Way(TRL, 1)] * with_trl]:
         judge, plain = Way(CONCATENATED, method.rejected), method.kind == TRL
         try:
             error = correctness.largest(*(bench.outcome(m, bench.batch(m, row, plain)) for m in (method, judge)))

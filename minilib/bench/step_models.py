@@ -15,6 +15,9 @@ import warnings
 from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
+
+from minilib.trainers.lora import ATTENTION
 
 RANK = 32  # of LoRA
 LEAST_GPU = 70e9  # bytes of a GPU on which "auto" takes the 8b model
@@ -57,22 +60,68 @@ def chosen(model: str) -> str:
     return model
 
 
-def build(model: str, *, device: str = "cpu", dtype: str = "float32", checkpointing: bool = False, target: int = 0):
-    """The model under LoRA, made on its device and ready to train; `target` is the length that it is told of."""
-    from peft import get_peft_model
+def build(
+    model: str, *, device: str = "cpu", dtype: str = "float32", checkpointing: bool = False, target: int = 0,
+    plain: bool = False,
+):  # fmt: skip
+    """The model under LoRA, made on its device and ready to train; `target` is the length that it is told of.
 
-    from minilib.models.tiny_lm import tiny_lm
-    from minilib.trainers.lora import lora_config
+    `plain` takes the few lines of `PlainLora` in place of peft, as a machine without peft does (`adapters`).
+    """
+    if model == "tiny":
+        from minilib.models.tiny_lm import tiny_lm
 
-    base = tiny_lm()[0].to(device) if model == "tiny" else random_llama(SHAPES[model], target, device, dtype)
-    config = lora_config(rank=RANK)
-    config.init_lora_weights = False  # zeros at the start would hide half of the gradients from the gate
+        base = tiny_lm()[0].to(device)
+    else:
+        base = random_llama(SHAPES[model], target, device, dtype)
     torch.manual_seed(0)
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # new names for old switches
-        adapted = get_peft_model(base, config)
+        adapted = _with_peft(base) if adapters(plain) == "peft" else _with_plain_lora(base)
         if checkpointing:
             adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return adapted.train()
+
+
+def adapters(plain: bool = False) -> str:
+    """Whose LoRA the steps have: "peft", or "our own" where that is asked for or peft cannot be imported."""
+    try:
+        import peft  # noqa: F401
+    except Exception:  # it may be missing, or meet another transformers than its own
+        plain = True
+    return "our own" if plain else "peft"
+
+
+class PlainLora(nn.Module):
+    """W x + (alpha / r) B A x around a frozen W, A and B in fp32 as peft has them, both random (see `_with_peft`)."""
+
+    def __init__(self, base: nn.Linear, rank: int = RANK, alpha: float = 16):
+        super().__init__()
+        self.base, self.factor = base, alpha / rank
+        new = {"dtype": torch.float32, "device": base.weight.device}
+        self.a = nn.Parameter(torch.randn(rank, base.in_features, **new) / base.in_features**0.5)  # (r, in)
+        self.b = nn.Parameter(torch.randn(base.out_features, rank, **new) / rank**0.5)  # (out, r)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + (self.factor * (x.to(self.a.dtype) @ self.a.T @ self.b.T)).to(x.dtype)
+
+
+def _with_plain_lora(base):
+    base.requires_grad_(False)
+    for module in list(base.modules()):
+        for name in ATTENTION:
+            if isinstance(getattr(module, name, None), nn.Linear):
+                setattr(module, name, PlainLora(getattr(module, name)))
+    return base
+
+
+def _with_peft(base):
+    from peft import get_peft_model
+
+    from minilib.trainers.lora import lora_config
+
+    config = lora_config(rank=RANK)
+    config.init_lora_weights = False  # zeros at the start would hide half of the gradients from the gate
+    return get_peft_model(base, config)
 
 
 def random_llama(shape: tuple[int, ...], positions: int, device: str = "cpu", dtype: str = "float32"):

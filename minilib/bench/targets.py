@@ -5,7 +5,7 @@ rounds, ratios taken within a round; memory is the peak next to what lay there b
 
     contrastive   ratios and memory at d = 512 on two CPU cores; seconds, memory and an error on one H200
     logps         ratios of time and memory to the dense way; on an H200 seconds of the margin sweep, whose three
-                  matmuls take 10.9 ms each at the rate reached in other measurements (788 TFLOP/s)
+                  matmuls take 10.9 ms each at the rate that it reached (788 TFLOP/s), and what it is to bare matmuls
     prefix        the cached prompt / full sequences as one batch
     step          shared / concatenated at M = 2, peak at M = 8 / at M = 1; for 8b what an H200 leaves free
 """
@@ -32,6 +32,10 @@ class Target(NamedTuple):
     part: str | None = None
     loss: str = "clip"
     stretch: bool = False
+    dim: int = DIM
+    best: float | None = None  # the stretch target of the same figure
+    floor: int | None = None  # the fewest matmuls
+    stop: str | None = None  # what `gpu` profiles where this figure is furthest from its floor
 
     @property
     def claim(self) -> str:
@@ -42,7 +46,8 @@ class Target(NamedTuple):
             "seconds": f"{self.method}, forward and backward",
             "error": f"{self.method}: error against fp64, scale 14.3 and 100",
         }[self.kind]
-        return f"b = {self.batch:,}: {words}" if self.batch else words
+        size = f"b = {self.batch:,}{f', d = {self.dim}' if self.dim != DIM else ''}: " if self.batch else ""
+        return size + words
 
 
 _LISTED = yaml.safe_load(Path(__file__).with_name("targets.yaml").read_text())
@@ -51,7 +56,8 @@ FROZEN = "dense, frozen head"
 LOGPS = {("tiled", "dense"): 0.90, ("margin sweep", "dense"): 0.75, ("tiled, frozen head", FROZEN): 0.75}
 LOGPS_MEMORY = 1 / 15  # of dense, for every method of ours
 LOGPS_GPU_SIZE = {"tokens": 8192, "dim": 4096, "words": 128_256}
-LOGPS_GPU = {"must": 0.052, "stretch": 0.042}  # seconds of the margin sweep, which three matmuls keep above 0.033
+LOGPS_GPU = {"limit": 0.052, "best": 0.042, "floor": 3}  # seconds of the margin sweep; three matmuls take 0.033
+LOGPS_BARE, LOGPS_BYTES = 1.25, 2.0**30  # its time to that of bare matmuls; its memory besides fp32 gradients
 PREFIX = 0.50
 
 
@@ -77,15 +83,26 @@ def contrastive(document: dict[str, Any]) -> list[dict[str, Any]]:
 def logps(document: dict[str, Any]) -> list[dict[str, Any]]:
     """The targets of the log-probabilities: ratios on a CPU, seconds at one size on a GPU."""
     if document.get("unit") == "gpu":
-        at_size = all(document["settings"][name] == value for name, value in LOGPS_GPU_SIZE.items())
-        spent = _median(document["gpu"], "margin sweep") if at_size else None
-        return [judged(f"margin sweep, seconds ({kind})", limit, spent) for kind, limit in LOGPS_GPU.items()]
+        return _logps_gpu(document)
     found = []
     for (name, base), limit in LOGPS.items():
         mine, dense = (document["memory"].get(way) for way in (name, base))
         found.append(judged(f"{name} / {base}, time", limit, _median(document["ratio"], name)))
         found.append(judged(f"{name} / {base}, extra memory", LOGPS_MEMORY, mine / dense if mine and dense else None))
     return found
+
+
+def _logps_gpu(document: dict[str, Any]) -> list[dict[str, Any]]:
+    at_size, found = document["settings"].items() >= LOGPS_GPU_SIZE.items(), document["gpu"]
+    spent, bare = (_median(found, name) if at_size else None for name in ("margin sweep", "three bare matmuls"))
+    peak = document.get("memory", {}).get("margin sweep, no SFT term") if at_size else None
+    besides = peak and peak - 4 * LOGPS_GPU_SIZE["dim"] * (LOGPS_GPU_SIZE["tokens"] + LOGPS_GPU_SIZE["words"])
+    sweep, ratio = "margin sweep, T = 8,192, H = 4,096, V = 128,256", spent / bare if spent and bare else None
+    return [
+        judged(sweep, measured=spent, kind="seconds", stop="head", **LOGPS_GPU),
+        judged("margin sweep / three bare matmuls, time", LOGPS_BARE, ratio, kind="ratio"),
+        judged("margin sweep without SFT, memory besides fp32 gradients", LOGPS_BYTES, besides, kind="bytes"),
+    ]
 
 
 def step(document: dict[str, Any], at_size: bool) -> list[dict[str, Any]]:
@@ -115,10 +132,10 @@ def _measured(document: dict[str, Any], target: Target, unit: str) -> float | No
         # max() overlooks NaN, the error of a method that could not be run.
         return max((math.inf if math.isnan(e) else e for e in errors[0]), default=None) if errors else None
     if target.kind == "bytes":
-        wanted = (target.method, target.batch, DIM)
+        wanted = (target.method, target.batch, target.dim)
         rows = [row for row in document["memory"] if (row["method"], row["batch"], row["dim"]) == wanted]
         return rows[0].get(target.part) if rows else None
-    timing = _timing(document, target.batch)
+    timing = _timing(document, target.batch, target.dim, target.method, target.base if unit == "gpu" else None)
     row = timing["summary"].get(target.method, {})
     if target.base == FASTEST:
         base = _fastest(timing)
@@ -134,9 +151,11 @@ def _fastest(timing: dict[str, Any]) -> str | None:
     return min(peers, key=lambda name: rows[name]["cpu"]["median"]) if "compiled dense" in peers else None
 
 
-def _timing(document: dict[str, Any], batch: int | None) -> dict[str, Any]:
+def _timing(document: dict[str, Any], batch: int | None, dim: int = DIM, *names: str | None) -> dict[str, Any]:
+    """The timing of this size, on a GPU the one in which all these methods took part, where there are several."""
     for timing in document["timings"]:
-        if (timing["batch"], timing.get("dim", document["settings"].get("dim"))) == (batch, DIM):
+        size = timing["batch"], timing.get("dim", document["settings"].get("dim"))
+        if size == (batch, dim) and (document.get("unit") != "gpu" or {*names} - {None} <= timing["summary"].keys()):
             return timing
     return {"summary": {}}
 

@@ -1,12 +1,14 @@
 """python -m minilib doctor: what this machine can run, which backend `auto` picks, and why."""
 
 import importlib.util
+import json
 from importlib import metadata
 
 import psutil
 import torch
 
 from minilib.cli.launch import comm_backend
+from minilib.kernels import HELD_ON, gate_of
 from minilib.losses.validation import BACKENDS, resolve_backend
 from minilib.models.loading import best_device
 from minilib.teaching.machine import machine_lines
@@ -30,13 +32,24 @@ def diagnosis() -> list[str]:
     return [
         *machine_lines(),
         f"triton    {_triton()}",
-        f"backends  {', '.join(BACKENDS[1:])}; auto picks {resolve_backend('auto')}: same value and gradients as "
+        f"backends  {', '.join(BACKENDS[1:])}; auto picks {_auto()}: same value and gradients as "
         "dense, never more than one tile of the similarity matrix",
         f"ring      {_ring()}",
         f"logo      {_logo()}",
         f"batches   dense fills the free memory at about {dense:,} pairs (4 fp32 matrices); tiled needs b x d numbers",
         *(f"extra     {_extra(name)}" for name in EXTRAS),
     ]
+
+
+def _auto() -> str:
+    """What "auto" stands for here; on a GPU also why."""
+    if not torch.cuda.is_available():
+        return resolve_backend("auto")
+    gpu = torch.cuda.get_device_name()
+    if found := gate_of(gpu):
+        dtypes = " and ".join(found["dtypes"])
+        return f"fused in {dtypes} and else tiled on this {gpu}, where the gate held (book/results/{found['record']})"
+    return f"tiled, as no gate of the fused kernels has held on a {gpu} yet (python -m minilib bench gpu runs it)"
 
 
 def _ring() -> str:
@@ -63,7 +76,9 @@ def _logo() -> str:
 def _triton() -> str:
     if not importlib.util.find_spec("triton"):
         return "not installed: the fused backend needs it (pip install triton)"
-    return "installed: the fused backend is proven in the interpreter (TRITON_INTERPRET=1), not yet run on a GPU"
+    gpus = ", ".join(json.loads(HELD_ON.read_text()))
+    proven = f"and on {gpus}" if gpus else "not yet run on a GPU"
+    return f"installed: the fused backend is proven in the interpreter (TRITON_INTERPRET=1), {proven}"
 
 
 def _extra(name: str) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from minilib import lse
 from minilib.kernels.contrastive_tiled import HEADROOM, Grads, blocks, largest_norm
+from minilib.kernels.products import add_products
 from minilib.kernels.triton_launch import GRID, NO_PARTNER, SMALLEST_TILE, launch
 
 CHUNK = 8192  # side of the gradient scratch: 128 output tiles for each library product at d = 512, one wave on an H100
@@ -76,7 +77,7 @@ def shifted_grads(
     for i, j, grad, partner in _chunks(img, txt, tile_size, paired):
         tensors = [*numbers, row_terms[i], col_terms[j], grad]
         launch("softmax_grads", img[i], txt[j], tensors, partner, grad.stride(0), PAIRS=False)
-        _add_products(grad, i, j, img, txt, grads, gain)
+        add_products(grad, i, j, img[i], txt[j], grads, 1 / gain)
 
 
 def pair_grads(
@@ -89,7 +90,7 @@ def pair_grads(
     for i, j, grad, partner in _chunks(img, txt, tile_size, paired):
         tensors = [*numbers, row_terms[i], col_terms[j], grad]
         launch("softmax_grads", img[i], txt[j], tensors, partner, grad.stride(0), PAIRS=True)
-        _add_products(grad, i, j, img, txt, grads, gain)
+        add_products(grad, i, j, img[i], txt[j], grads, 1 / gain)
 
 
 def sigmoid_visit(
@@ -106,7 +107,7 @@ def sigmoid_visit(
         tensors = [*numbers, *slots, grad]
         launch("sigmoid_visit", img[i], txt[j], tensors, partner, grad.stride(0), GAIN=gain if wanted else 0.0)
         sums += slots.sum(1, dtype=torch.float64)
-        _add_products(grad, i, j, img, txt, grads, gain)
+        add_products(grad, i, j, img[i], txt[j], grads, 1 / gain)
     loss, slope = sums.float()
     return loss, slope
 
@@ -120,24 +121,6 @@ def _chunks(img: Tensor, txt: Tensor, chunk: int | None, paired: bool) -> Iterat
         for j in blocks(len(txt), chunk):
             partner = i.start - j.start if paired else NO_PARTNER
             yield i, j, scratch[: i.stop - i.start, : j.stop - j.start], partner
-
-
-def _add_products(grad, i, j, img, txt, grads, gain) -> None:
-    img_grad, txt_grad = grads
-    if img_grad is not None:
-        _add_product(img_grad[i], grad, txt[j], 1 / gain)  # (rows, d)
-    if txt_grad is not None:
-        _add_product(txt_grad[j], grad.T, img[i], 1 / gain)  # (cols, d)
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor, factor: float) -> None:
-    """total += factor a b, accumulated in the fp32 of `total`."""
-    if a.dtype == total.dtype:
-        torch.addmm(total, a, b, alpha=factor, out=total)
-    elif a.is_cuda:
-        torch.addmm(total, a, b, out_dtype=total.dtype, alpha=factor, out=total)
-    else:  # a CPU product would round its result to the dtype of its factors
-        torch.addmm(total, a.to(total.dtype), b.to(total.dtype), alpha=factor, out=total)
 
 
 def _table(count: int, features: Tensor, fill: float = 0.0) -> Tensor:

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from minilib import lse
 from minilib.kernels.cpu_threads import Tiles, share_tiles
+from minilib.kernels.products import add_products
 
 Grads = tuple[Tensor | None, Tensor | None]  # of both operands, to add to; None where nobody wants one
 TILE_ROWS, TILE_COLS = 512, 1024  # a tile of 2 MB in fp32 stays in a core's cache next to its operands
@@ -134,7 +135,7 @@ def shifted_grads(
         for i, j, tile in visit(img, txt, scale, tile_size, tiles, cached, paired):
             tile = _view(cached[i.start, j.start], i, j) if tile is None else _shifted_exp(tile, shift)
             grad = torch.add(row_weights[i, None], col_weights[j], out=_view(buffer, i, j))  # (rows, cols)
-            _add_products(grad.mul_(tile), i, j, *low, grads)
+            add_products(grad.mul_(tile), i, j, low[0][i], low[1][j], grads)
 
     share_tiles(fold, row_blocks, col_blocks, img.device)
 
@@ -167,7 +168,7 @@ def pair_grads(
         for i, j, tile in visit(img, txt, scale, tile_size, tiles, paired=paired):
             grad = torch.sub(tile, row_lse[i, None], out=_view(buffer, i, j)).exp_()
             grad += tile.sub_(col_lse[j]).exp_()
-            _add_products(grad, i, j, *low, grads)
+            add_products(grad, i, j, low[0][i], low[1][j], grads)
 
     share_tiles(fold, *tile_grid(len(img), len(txt), tile_size), img.device)
 
@@ -189,7 +190,7 @@ def sigmoid_visit(
             loss += F.softplus(tile, threshold=50).sum()
             grad = tile.sigmoid_()
             slope += grad.sum()
-            _add_products(grad, i, j, img, txt, grads)
+            add_products(grad, i, j, img[i], txt[j], grads)
         return sums
 
     loss, slope = sum(share_tiles(fold, *tile_grid(len(img), len(txt), tile_size), img.device))
@@ -210,22 +211,6 @@ def cache_buffers(
 def _places(cache: list[Tensor] | None, rows: list[slice], cols: list[slice]) -> dict[tuple[int, int], Tensor]:
     """The buffers of `cache` by where their tiles start: the first tiles of the visit have one."""
     return {(i.start, j.start): buffer for (i, j), buffer in zip(itertools.product(rows, cols), cache or [])}
-
-
-def _add_products(grad: Tensor, i: slice, j: slice, img: Tensor, txt: Tensor, grads: Grads) -> None:
-    img_grad, txt_grad = grads
-    grad = grad.to(img.dtype)
-    if img_grad is not None:
-        _add_product(img_grad[i], grad, txt[j])  # (rows, d)
-    if txt_grad is not None:
-        _add_product(txt_grad[j], grad.T, img[i])  # (cols, d)
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    if a.dtype == total.dtype:
-        torch.addmm(total, a, b, out=total)
-    else:
-        total += torch.mm(a, b)  # the CPU returns bf16 from a bf16 product; the sum over tiles stays in fp32
 
 
 def _shifted_exp(tile: Tensor, shift: float) -> Tensor:

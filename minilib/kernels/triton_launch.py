@@ -20,8 +20,10 @@ NO_PARTNER = 2**30  # a column that no row reaches
 # Rows, columns, warps, pipeline stages, most registers per thread. With at most 128 registers and half of the shared
 # memory, two programs share a multiprocessor: one multiplies while the other takes its exponentials.
 FIXED = {2: (128, 128, 8, 3, None), 4: (128, 64, 8, 3, None)}  # by bytes per element of the features
-CAPPED = {"shifted_sums": (128, 128, 8, 3, 128)}  # 170 registers left alone, 128 without spilling
-TUNED = [*FIXED.values(), *CAPPED.values(), (128, 128, 4, 3, None), (128, 256, 8, 3, None), (256, 128, 8, 3, None)]
+CAP = (128, 128, 8, 3, 128)  # up to 170 registers left alone, 128 without spilling
+CAPPED = dict.fromkeys(("shifted_sums", "row_sums", "row_grads"), CAP)
+TUNED = [*FIXED.values(), CAP, (128, 128, 4, 3, None), (128, 256, 8, 3, None), (256, 128, 8, 3, None)]
+NEVER_TUNED = ("pair_sums", "row_sums", "row_grads")
 SMALLEST_TILE = 64
 INTERPRETED_TILE = {"BM": 64, "BN": 64}
 
@@ -58,7 +60,7 @@ def choose(name: str, itemsize: int, logits: int):
     kernel = getattr(triton_tiles, name)
     if INTERPRETED:
         return kernel, INTERPRETED_TILE
-    if name != "pair_sums" and logits >= WORTH_TUNING and not torch.are_deterministic_algorithms_enabled():
+    if name not in NEVER_TUNED and logits >= WORTH_TUNING and not torch.are_deterministic_algorithms_enabled():
         return tuned(name), {}
     tile = CAPPED.get(name, FIXED[2]) if itemsize == 2 else FIXED[4]
     return kernel, config(*tile).all_kwargs()

@@ -13,7 +13,8 @@ where
 
 Two ways to the gradient of sum_t c_t logp_t: `add_grads` visits every tile a second time, for any c, 1 product forward
 and 3 backward; `sweep` holds the exponentials of a few rows until their normaliser is known and takes the gradients at
-once, for a c that is known beforehand, 3 products in all and 2 with a frozen weight.
+once, for a c that is known beforehand, 3 products in all and 2 with a frozen weight. On a GPU bf16 is multiplied as it
+is, p - [v = y] rounded to bf16 after the label is subtracted (`products`).
 
 Departure from the paper: LOGO's released code writes all logits down, for every position of three full sequences.
 Taught in notebooks/10_score_a_long_answer.ipynb.
@@ -26,30 +27,24 @@ from torch import Tensor
 
 from minilib import lse
 from minilib.kernels.contrastive_tiled import Grads, blocks
+from minilib.kernels.products import add_products, operand_dtype, product, sums_dtype
 
-TILE = 1024  # rows and entries of a tile: 4 MB in fp32, in the cache next to its operands
-HELD_ROWS = 384  # rows whose exponentials `sweep` holds: 48 MB in fp32 at V = 32,768
-HELD_ENTRIES = 2048  # entries of a tile of `sweep`, which is lower and so may be wider: 3 MB in fp32
-
-
-def sums_dtype(*operands: Tensor) -> torch.dtype:
-    """The dtype of every sum: fp32, or fp64 when an operand has it."""
-    return torch.float64 if any(x.dtype == torch.float64 for x in operands) else torch.float32
+TILE, GPU_TILE = 1024, 4096  # rows and entries of a tile: 4 MB in fp32, in the cache next to its operands; few launches
+# Rows whose exponentials `sweep` holds: 48 MB in fp32 at V = 32,768; 0.5 GB at V = 128,256 on a GPU, where every block
+# of rows reads the weight's gradient again.
+HELD_ROWS, GPU_HELD_ROWS = 384, 1024
+HELD_ENTRIES = 2048  # entries of a tile of `sweep`, which is lower and so may be wider: 3 MB in fp32; a GPU takes all
 
 
 def log_sums(hidden: Tensor, weight: Tensor, labels: Tensor, tile_size: int | None = None) -> tuple[Tensor, Tensor]:
     """Log-sum-exp of every row of logits and the logit of its label, both (n,): running states, one product."""
     dtype = sums_dtype(hidden, weight)
-    sums, picked = hidden.new_empty(len(hidden), dtype=dtype), hidden.new_zeros(len(hidden), dtype=dtype)
-    buffer = _buffer(hidden, weight, tile_size)
-    for i in blocks(len(hidden), tile_size or TILE):
-        rows, pair = hidden[i].to(dtype), lse.empty((i.stop - i.start,), dtype=dtype, device=hidden.device)
-        for j, entries in _entries(weight, dtype, tile_size):
-            tile = _product(rows, entries, buffer)  # (rows, entries)
-            picked[i] += _at_label(tile, labels[i], j)
-            pair = lse.merge(pair, _exponentials(tile))
-        sums[i] = lse.value(pair)
-    return sums, picked
+    picked = hidden.new_zeros(len(hidden), dtype=dtype)
+    state = lse.empty(picked.shape, dtype=dtype, device=picked.device)
+    for i, j, _, _, tile in _visit(hidden, weight, tile_size):
+        picked[i] += _at_label(tile, labels[i], j)
+        state.m[i], state.s[i] = lse.merge((state.m[i], state.s[i]), _exponentials(tile))
+    return lse.value(state), picked
 
 
 def add_grads(
@@ -60,14 +55,10 @@ def add_grads(
 
     Three products: the tile again, then one for each gradient; a gradient that is None costs nothing.
     """
-    dtype = sums_dtype(hidden, weight)
-    buffer = _buffer(hidden, weight, tile_size)
-    for i in blocks(len(hidden), tile_size or TILE):
-        rows = hidden[i].to(dtype)
-        for j, entries in _entries(weight, dtype, tile_size):
-            tile = _product(rows, entries, buffer).sub_(sums[i, None]).exp_()  # p
-            _label_minus(tile, labels[i], j, factors[i], factors[i])
-            _add_products(tile, rows, entries, i, j, grads)
+    for i, j, rows, entries, tile in _visit(hidden, weight, tile_size):
+        tile.sub_(sums[i, None]).exp_()  # p
+        _label_minus(tile, labels[i], j, factors[i])
+        add_products(tile, i, j, rows, entries, grads)
 
 
 def sweep(
@@ -78,42 +69,43 @@ def sweep(
     A tile keeps its own maximum, exp(x - m_j), and is turned into probabilities by exp(m_j - l), one number for each
     row: one exponential per logit.
     """
-    dtype = sums_dtype(hidden, weight)
+    dtype, operands = sums_dtype(hidden, weight), operand_dtype(hidden, weight)
     logps = hidden.new_empty(len(hidden), dtype=dtype)
-    size, width = tile_size or HELD_ROWS, tile_size or HELD_ENTRIES
+    usual = (GPU_HELD_ROWS, len(weight)) if hidden.is_cuda else (HELD_ROWS, HELD_ENTRIES)
+    size, width = (tile_size, tile_size) if tile_size else usual
     held = hidden.new_empty(min(size, len(hidden)), len(weight), dtype=dtype)
     for i in blocks(len(hidden), size):
-        rows, x = hidden[i].to(dtype), held[: i.stop - i.start]  # (rows, d), (rows, V)
-        parts = [_exponentials(torch.mm(rows, entries.T, out=x[:, j])) for j, entries in _entries(weight, dtype, width)]
+        rows, x = hidden[i].to(operands), held[: i.stop - i.start]  # (rows, d), (rows, V)
+        parts = [_exponentials(product(rows, entries.T, x[:, j])) for j, entries in _entries(weight, operands, width)]
         # All tiles of these rows are merged at once: exponentials of single columns would cost as much as a tile's.
         m, s = (torch.stack(numbers) for numbers in zip(*parts))  # (tiles, rows) each
         total = torch.logsumexp(m + s.log(), 0)
-        logps[i] = (rows * weight[labels[i]].to(dtype)).sum(1) - total
+        logps[i] = (rows.to(dtype) * weight[labels[i]].to(dtype)).sum(1) - total
         scales = -factors[i] * torch.exp(m - total)
         for scale, j in zip(scales, blocks(len(weight), width)):
             x[:, j].mul_(scale[:, None])
         # Before any product: p - 1 must not be left to two rounded sums.
         x.scatter_add_(1, labels[i, None], factors[i, None])
         # One long product is faster than many short ones, but a widened copy of the weight is made tile by tile.
-        for j, entries in _entries(weight, dtype, len(weight) if weight.dtype == dtype else width):
-            _add_products(x[:, j], rows, entries, i, j, grads)
+        for j, entries in _entries(weight, operands, len(weight) if weight.dtype == operands else width):
+            add_products(x[:, j], i, j, rows, entries, grads)
     return logps
 
 
-def _entries(weight: Tensor, dtype: torch.dtype, tile_size: int | None) -> Iterator[tuple[slice, Tensor]]:
-    for j in blocks(len(weight), tile_size or TILE):
+def _visit(hidden: Tensor, weight: Tensor, tile_size: int | None) -> Iterator[tuple]:
+    """Row slice, entry slice, their operands and the tile of logits, which the next one overwrites."""
+    size, operands = tile_size or (GPU_TILE if hidden.is_cuda else TILE), operand_dtype(hidden, weight)
+    buffer = hidden.new_empty(min(size, len(hidden)) * min(size, len(weight)), dtype=sums_dtype(hidden, weight))
+    for i in blocks(len(hidden), size):
+        rows = hidden[i].to(operands)  # (rows, d)
+        for j, entries in _entries(weight, operands, size):
+            tile = buffer[: len(rows) * len(entries)].view(len(rows), len(entries))
+            yield i, j, rows, entries, product(rows, entries.T, tile)
+
+
+def _entries(weight: Tensor, dtype: torch.dtype, size: int) -> Iterator[tuple[slice, Tensor]]:
+    for j in blocks(len(weight), size):
         yield j, weight[j].to(dtype)  # (entries, d): never a whole widened copy of the weight
-
-
-def _buffer(hidden: Tensor, weight: Tensor, tile_size: int | None) -> Tensor:
-    size = tile_size or TILE
-    count = min(size, len(hidden)) * min(size, len(weight))
-    return hidden.new_empty(count, dtype=sums_dtype(hidden, weight))
-
-
-def _product(rows: Tensor, entries: Tensor, buffer: Tensor) -> Tensor:
-    tile = buffer[: len(rows) * len(entries)].view(len(rows), len(entries))
-    return torch.mm(rows, entries.T, out=tile)
 
 
 def _exponentials(tile: Tensor) -> lse.LSEState:
@@ -129,20 +121,12 @@ def _at_label(tile: Tensor, labels: Tensor, j: slice) -> Tensor:
     return torch.where(inside, tile.gather(1, column[:, None])[:, 0], 0)
 
 
-def _label_minus(tile: Tensor, labels: Tensor, j: slice, at_label: Tensor, factors: Tensor) -> None:
-    """tile <- [v = label] at_label - factors tile, before any product: p - 1 must not be left to two rounded sums."""
+def _label_minus(tile: Tensor, labels: Tensor, j: slice, factors: Tensor) -> None:
+    """tile <- ([v = label] - tile) factors, before any product: p - 1 must not be left to two rounded sums."""
     column, inside = _column(labels, j)
     tile.mul_(-factors[:, None])
-    tile.scatter_add_(1, column[:, None], torch.where(inside, at_label, 0)[:, None])
+    tile.scatter_add_(1, column[:, None], torch.where(inside, factors, 0)[:, None])
 
 
 def _column(labels: Tensor, j: slice) -> tuple[Tensor, Tensor]:
     return (labels - j.start).clamp(0, j.stop - j.start - 1), (labels >= j.start) & (labels < j.stop)
-
-
-def _add_products(grad: Tensor, rows: Tensor, entries: Tensor, i: slice, j: slice, grads: Grads) -> None:
-    hidden_grad, weight_grad = grads
-    if hidden_grad is not None:
-        torch.addmm(hidden_grad[i], grad, entries, out=hidden_grad[i])  # (rows, d)
-    if weight_grad is not None:
-        torch.addmm(weight_grad[j], grad.T, rows, out=weight_grad[j])  # (entries, d)

@@ -11,8 +11,9 @@ where
     r_i, c_i   log-sum-exp of row i and of column i (Inf-CL, section 2.2); r'_i, c'_i the same without the diagonal
 
 Backends: `dense` writes X down and is the reference; `tiled` never holds more than a tile of it; `fused` keeps the tile
-in the registers of a GPU (not yet run on one); `ring` passes blocks around the ranks of a process group
-(`minilib.losses.contrastive_ring`), each working with one of those two; `auto` chooses.
+in the registers of a GPU; `ring` passes blocks around the ranks of a process group
+(`minilib.losses.contrastive_ring`), each working with one of those two; `auto` is tiled, and fused on the kinds of GPU
+where the kernels have proven right (`minilib.kernels`).
 
 Tiled and fused compute the second form of the InfoNCE loss: "negatives minus positive" keeps both the loss and the
 gradient p_ii - 1 = -sigmoid(r'_i - X_ii) exact where p_ii nears 1.
@@ -30,7 +31,7 @@ from torch import Tensor
 from minilib.distributed.ranks import spans_ranks
 from minilib.kernels import contrastive_kernels, contrastive_tiled
 from minilib.losses.feature_grads import as_multiplied, empty_grads, finish, first_order_only, row_dots
-from minilib.losses.validation import check_contrastive, scalar
+from minilib.losses.validation import check_contrastive, check_finite, scalar
 
 AUTO_CACHE = 256 * 2**20  # bytes of tiles that "auto" keeps on a CPU; a GPU gets none until it is measured there
 
@@ -45,6 +46,7 @@ def clip_loss(
     group=None,
     cache_bytes: float | str = "auto",
     grad_dtype: torch.dtype | None = None,
+    check: bool = True,
 ) -> Tensor:
     """Symmetric InfoNCE loss of b matching pairs (Inf-CL, section 2.2, averaged over both directions).
 
@@ -62,6 +64,7 @@ def clip_loss(
             its recompute; `math.inf` keeps all (b^2 elements). "auto" is 256 MiB on a CPU and 0 elsewhere.
         grad_dtype: `torch.bfloat16` takes the tiled backend's two gradient products (and cached tiles) in bf16 with
             fp32 sums: faster where the hardware multiplies bf16; relative gradient error about 3e-3.
+        check: whether to look for NaN and infinity first, for which the host waits for a GPU once; a ring always looks.
 
     Returns:
         The loss, a scalar in fp32 (fp64 for fp64 features), the dtype of all sums. In a group of n ranks with b pairs
@@ -77,6 +80,8 @@ def clip_loss(
     backend = check_contrastive(image_features, text_features, backend, tile_size, group, cache_bytes, grad_dtype)
     img, txt = (as_multiplied(side, backend) for side in (image_features, text_features))
     scale = scalar("logit_scale", logit_scale, img)
+    if check:
+        check_finite(image_features=img, text_features=txt, logit_scale=scale)
     with torch.autocast(img.device.type, enabled=False):
         if backend == "dense":
             return _dense_clip(img, txt, scale)
@@ -94,6 +99,7 @@ def siglip_loss(
     backend: str = "auto",
     tile_size: int | None = None,
     group=None,
+    check: bool = True,
 ) -> Tensor:
     """Pairwise sigmoid loss of b matching pairs, as open_clip's SigLipLoss: every pair is a yes-or-no question.
 
@@ -107,6 +113,8 @@ def siglip_loss(
     backend = check_contrastive(image_features, text_features, backend, tile_size, group)
     img, txt = (as_multiplied(side, backend) for side in (image_features, text_features))
     scale, bias = scalar("logit_scale", logit_scale, img), scalar("logit_bias", logit_bias, img)
+    if check:
+        check_finite(image_features=img, text_features=txt, logit_scale=scale, logit_bias=bias)
     with torch.autocast(img.device.type, enabled=False):
         if backend == "dense":
             return _dense_siglip(img, txt, scale, bias)

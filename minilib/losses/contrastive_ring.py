@@ -35,7 +35,7 @@ from minilib.distributed.ranks import check_agreement
 from minilib.distributed.ring_comm import Comm, LocalRing, RingComm
 from minilib.kernels import contrastive_kernels, contrastive_tiled
 from minilib.losses.feature_grads import as_multiplied, empty_grads, finish, first_order_only, row_dots
-from minilib.losses.validation import BACKENDS, DTYPES, check_ring, scalar
+from minilib.losses.validation import BACKENDS, DTYPES, check_finite, check_ring, scalar
 
 LOSSES, WANTED = ("clip_loss", "siglip_loss"), ("not wanted", "wanted")
 TERMS = {  # what must be the same on every rank: a number, or the place of a word in these
@@ -263,6 +263,8 @@ def _apply(ring, functions, images, texts, scale, bias, backend, tile_size, cach
         chosen = check_ring(ring, images, texts, backend, tile_size, cache_bytes, grad_dtype)
         scale = scalar("logit_scale", scale, images[0])
         bias = None if bias is None else scalar("logit_bias", bias, images[0])
+        for img, txt in zip(images, texts):
+            check_finite(image_features=img, text_features=txt, logit_scale=scale, logit_bias=bias)
     except (ValueError, TypeError):
         if isinstance(ring, RingComm):  # the other ranks would wait for this one otherwise
             with suppress(ConnectionError):

@@ -9,7 +9,7 @@ where
     a, |a|     an answer and its number of tokens
 
 Backends: `dense` writes the (n, V) logits down and is the reference; `tiled` holds a tile of them; `fused` keeps it in
-the registers of a GPU (not yet run on one); `auto` chooses. Loss and gradients cost, in products of n x V x d:
+the registers of a GPU; `auto` chooses. Loss and gradients cost, in products of n x V x d:
 
     weight trained    4    tiles again in the backward pass: before it, no token's upstream gradient is known
     weight frozen     2    d logp_t / d h_t belongs to token t alone: taken in the forward visit, scaled later (LoRA)

@@ -1,6 +1,7 @@
 """What the losses ask of their inputs: every error is one sentence that names the argument, what came and the fix.
 
-Features are searched for NaN and infinity, because a contrastive loss mixes every row into every gradient.
+Features are searched for NaN and infinity, because a contrastive loss mixes every row into every gradient. That is the
+one check of a contrastive loss that waits for the device, once for all inputs (`check_finite`).
 Log-probabilities may be NaN: trainers with loss scaling look for it in the gradients.
 """
 
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from minilib.kernels import held
 
 BACKENDS = ("auto", "dense", "tiled", "fused", "ring")
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -25,10 +28,11 @@ def check_choice(name: str, value, known: Collection[str]) -> None:
         raise ValueError(f"{name} {value!r} is unknown: choose one of {', '.join(map(repr, known))}.")
 
 
-def resolve_backend(backend: str, known: tuple[str, ...] = BACKENDS) -> str:
-    """What one process works with under a name; "auto" is tiled until the fused kernels have run on a GPU."""
+def resolve_backend(backend: str, known: tuple[str, ...] = BACKENDS, operand: Tensor | None = None) -> str:
+    """What one process works with under a name; "auto" is fused where the kernels have proven right for `operand`."""
     check_choice("backend", backend, known)
-    return "tiled" if backend in ("auto", "ring") else backend
+    proven = backend == "auto" and operand is not None and held(operand)
+    return "fused" if proven else "tiled" if backend in ("auto", "ring") else backend
 
 
 def is_whole(value, least: int | None = 1) -> bool:
@@ -92,10 +96,8 @@ def check_fused(name: str, operand: Tensor) -> None:
     if INTERPRETED and operand.dtype == torch.bfloat16:
         raise TypeError(f"{name} is torch.bfloat16: Triton's interpreter cannot multiply bf16, give fp32 or fp16.")
     if not INTERPRETED and operand.device.type != "cuda":
-        fix = (
-            "set TRITON_INTERPRET=1 before Python starts to run the kernels in Triton's interpreter, or choose 'tiled'"
-        )
-        raise ValueError(f"{name} is on {operand.device} and backend 'fused' needs a CUDA GPU: {fix}.")
+        fix = "set TRITON_INTERPRET=1 before Python starts to run the kernels in Triton's interpreter, or choose "
+        raise ValueError(f"{name} is on {operand.device} and backend 'fused' needs a CUDA GPU: {fix}'tiled'.")
 
 
 # Contrastive losses
@@ -112,10 +114,9 @@ def check_contrastive(img, txt, backend, tile_size, group, cache_bytes="auto", g
     check_alike(names, "has width", (img.shape[1], txt.shape[1]), "project both to one width")
     check_alike(names, "is", (f"on {img.device}", f"on {txt.device}"), "move one of them")
     check_alike(names, "is", (img.dtype, txt.dtype), "cast one to the other's dtype", TypeError)
-    _check_finite("image_features", img.detach())
-    _check_finite("text_features", txt.detach())
     _check_options(backend, tile_size, group, cache_bytes, grad_dtype)
-    backend = resolve_backend(backend)
+    only_tiled = cache_bytes not in ("auto", 0) or grad_dtype is not None
+    backend = resolve_backend(backend, operand=None if only_tiled else img)
     if backend == "fused":
         check_fused("image_features", img)
     return backend
@@ -140,8 +141,8 @@ def _check_options(backend, tile_size, group, cache_bytes, grad_dtype) -> None:
 def check_ring(ring, images, texts, backend, tile_size, cache_bytes="auto", grad_dtype=None) -> str:
     """Check shards and options for a `LocalRing` or a `RingComm`; return the backend of each rank."""
     if not len(images) == len(texts) == ring.local_ranks:
-        came = f"images holds {len(images)} shards and texts {len(texts)}"
-        raise ValueError(f"{came}: give those of {ring.local_ranks} ranks.")
+        shards = f"images holds {len(images)} shards and texts {len(texts)}"
+        raise ValueError(f"{shards}: give those of {ring.local_ranks} ranks.")
     several = f"and group has {ring.world_size} ranks"
     if ring.world_size > 1 and backend == "dense":
         fix = "the dense loss sees the pairs of one process only, choose 'auto'"
@@ -174,19 +175,24 @@ def scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
     value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=dtype)
     if value.numel() != 1 or value.is_complex():
         raise ValueError(f"{name} has shape {tuple(value.shape)}: give one real number or a tensor of one element.")
-    if not math.isfinite(number := value.item()):
-        raise not_finite_error(f"{name} is {number}: give a finite number (the exponential of the learned log scale).")
     return value.reshape(()).to(device=like.device, dtype=dtype)
 
 
-def _check_finite(name: str, features: Tensor) -> None:
-    if torch.isfinite(features.sum(1)).all():  # a row with NaN or infinity has such a sum: no (b, d) temporary
+def check_finite(**inputs: Tensor | None) -> None:
+    """Features (b, d) and numbers must be finite, by their names; the host waits for the device once for all."""
+    given = {name: x.detach() for name, x in inputs.items() if x is not None}
+    # A row with NaN or infinity has such a sum: no (b, d) temporary.
+    if torch.stack([x.sum(-1).isfinite().all() for x in given.values()]).all():
         return
     # Only now the slow look: a sum may overflow though every number is finite.
-    bad = (~torch.isfinite(features).all(1)).nonzero()[:, 0]
-    if len(bad):
-        came = f"{name} has NaN or infinity in row {int(bad[0])} ({len(bad)} such rows)"
-        raise not_finite_error(f"{came}: fix the encoder that made it.")
+    for name, x in given.items():
+        bad = (~torch.atleast_2d(x).isfinite()).any(1).nonzero()[:, 0]
+        if len(bad) and x.ndim == 0:
+            fix = "give a finite number (the exponential of the learned log scale)"
+            raise not_finite_error(f"{name} is {x.item()}: {fix}.")
+        if len(bad):
+            came = f"{name} has NaN or infinity in row {int(bad[0])} ({len(bad)} such rows)"
+            raise not_finite_error(f"{came}: fix the encoder that made it.")
 
 
 # Log-probabilities
@@ -194,7 +200,7 @@ def _check_finite(name: str, features: Tensor) -> None:
 
 def check_logps(hidden, weight, labels, backend, chunk_size) -> str:
     """Check hidden states, head and labels; return the backend that "auto" stands for."""
-    backend = resolve_backend(backend, BACKENDS[:-1])
+    check_choice("backend", backend, BACKENDS[:-1])
     check_tile("chunk_size", chunk_size)
     check_matrix("hidden", hidden, "(n, d), one row per token")
     check_matrix("weight", weight, "(V, d), one row per vocabulary entry")
@@ -205,6 +211,9 @@ def check_logps(hidden, weight, labels, backend, chunk_size) -> str:
     _check_labels(labels, len(hidden), len(weight))
     for name, tensor in (("weight", weight), ("labels", labels)):
         check_alike(("hidden", name), "is", (f"on {hidden.device}", f"on {tensor.device}"), "move one of them")
+    # A frozen head costs the tiled backend two products and the fused one three.
+    fits = hidden.dtype == weight.dtype and weight.requires_grad
+    backend = resolve_backend(backend, operand=hidden if fits else None)
     if backend == "fused":
         check_alike(both, "is", (hidden.dtype, weight.dtype), "cast one of them, or choose 'tiled'", TypeError)
         check_fused("hidden", hidden)

@@ -19,7 +19,7 @@ from minilib.bench import baselines, contrastive, correctness, device, harness, 
 from minilib.bench import baselines_peers as peers
 from minilib.bench import contrastive_cells as plan
 from minilib.bench.contrastive import measure
-from minilib.bench.contrastive_cells import Budget, Cell
+from minilib.bench.contrastive_cells import Cell
 from minilib.bench.device import Device
 from minilib.bench.harness import Method, Sample
 
@@ -29,7 +29,7 @@ HALF = torch.float16
 PEAK = 12_345_678
 GPU = {"name": "stand-in", "memory_bytes": 10**11, "capability": "9.0", "multiprocessors": 132, "cuda": "13"}
 SETTINGS = {"batches": [48], "dim": 32, "rounds": 2, "scale": 14.3, "threads": 1, "gate_batch": 64, "others": False}
-SETTINGS |= {"memory_batches": [], "device": "cpu", "seconds": None, "ranks": []}
+SETTINGS |= {"memory_batches": [], "device": "cpu", "ranks": [], "half": "fp16"}
 
 
 def clock_with_peak(call):
@@ -50,7 +50,7 @@ def known(name):
 @pytest.fixture
 def half_methods(monkeypatch):
     ours = list(OURS)
-    monkeypatch.setattr(baselines, "gpu_methods", lambda: ours)
+    monkeypatch.setattr(baselines, "gpu_methods", lambda half: ours)
     return ours
 
 
@@ -141,96 +141,24 @@ def test_a_width_that_the_authors_kernels_do_not_take_is_said_and_not_called_wro
     assert "multiples of 256 and d is 640" in refused["inf-cl"]
 
 
-# The time of a run
+# The cells of a run
 
 
-class Watch:
-    """A clock that tests set by hand."""
-
-    def __init__(self):
-        self.time = 1000.0
-
-    def __call__(self):
-        return self.time
+def test_a_cell_that_is_measured_once_warms_up_at_its_smaller_batch(half_methods):
+    sizes = []
+    half_methods[:] = [Method("sizes", lambda x: sizes.append(len(x.img)), 3, 0, dtype=HALF)]
+    (timing,) = plan.time_cell(half_methods, Cell(64, 8, None, 16), SETTINGS | {"rounds": 5}, stand_in())
+    assert sizes == [16, 64]
+    assert len(timing["rounds"]) == 1
 
 
-def test_every_cell_gets_its_share_of_what_is_left():
-    watch, first, second = Watch(), Cell(1, 1, share=3), Cell(2, 1, share=1)
-    budget = Budget(100, watch)
-    assert budget.begin(first, [second]) is None
-    assert budget.allows(75, done=3)
-    assert not budget.allows(75.1, done=3)
-    watch.time += 20  # done early: the second cell gets all of the rest
-    assert budget.begin(second, []) is None
-    assert budget.allows(80, done=3)
-    assert not budget.allows(80.1, done=3)
-
-
-def test_the_first_rounds_may_go_beyond_a_cells_share_but_not_beyond_the_end():
-    watch = Watch()
-    budget = Budget(100, watch)
-    budget.begin(Cell(1, 1, share=1), [Cell(2, 1, share=9)])
-    watch.time += 50  # the share of 10 s is long gone
-    assert budget.allows(50, done=plan.FEWEST - 1)
-    assert not budget.allows(50, done=plan.FEWEST)
-    assert not budget.allows(50.1, done=1)
-
-
-def test_a_cell_that_no_longer_fits_is_skipped_with_a_sentence():
-    watch = Watch()
-    budget = Budget(100, watch)
-    watch.time += 61
-    assert budget.begin(Cell(1, 1, least=39), []) is None
-    sentence = budget.begin(Cell(1, 1, least=40), [])
-    assert "39 s were left and it needs about 40 s" in sentence
-    assert sentence.endswith(".")
-
-
-def test_without_a_limit_every_round_is_allowed():
-    budget = Budget(None, Watch())
-    assert budget.begin(Cell(1, 1, least=10**9), [Cell(2, 1)]) is None
-    assert budget.allows(10**9, done=10**9)
-
-
-@pytest.mark.parametrize(("allowed", "rounds"), [(0, 1), (1, 2), (9, 5)])
-def test_rounds_stop_when_the_next_would_end_too_late(allowed, rounds, half_methods, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(Budget, "allows", lambda self, seconds, done: asked.append(seconds) or len(asked) <= allowed)
-    half_methods[:] = [known("fused fp16")]
-    document = measure(SETTINGS | {"rounds": 5}, str(tmp_path / "bench.json"), stand_in())
-    assert len(document["timings"][0]["rounds"]) == rounds  # one at least, five at most
-    assert all(seconds > 0 for seconds in asked)
-
-
-def test_the_plan_of_a_gpu_holds_what_was_asked_for_and_ends_in_time():
-    cells = plan.cells({"batches": None, "device": "cuda"})
-    sizes = {(cell.batch, cell.dim) for cell in cells}
-    assert sizes == {(b, 512) for b in (16_384, 65_536, 262_144, 1_048_576)} | {(65_536, 768), (65_536, 1_024)}
-    assert sum(cell.least for cell in cells) < plan.GPU_SECONDS
-    assert plan.GPU_SECONDS + harness.PATIENCE + harness.LAST_CALL < 600
-    names = {method.name for method in baselines.gpu_methods()} | set(peers.GPU_PEERS)
-    for cell in cells:
-        assert set(cell.names or ()) <= names
-        large = [method.name for method in cell.chosen(baselines.gpu_methods()) if method.matrices]
-        assert not large or cell.batch <= plan.LARGEST_FOR_ALL
-
-
-def test_batches_of_your_own_take_the_place_of_the_plan():
+def test_large_batches_are_for_the_fused_methods_and_named_cells_come_first():
     settings = {"batches": [1024, 131_072], "dim": 256, "device": "cuda"}
     assert [(c.batch, c.dim, c.names) for c in plan.cells(settings)] == [
         (1024, 256, None),
         (131_072, 256, plan.LONG_RUN),
     ]
-
-
-def test_a_run_that_misses_its_time_is_told_to_stop_and_keeps_its_file(tmp_path, monkeypatch):
-    program = tmp_path / "measuring"
-    program.write_text("#!/bin/sh\ntrap 'exit 130' INT\nwhile :; do sleep 0.1; done\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program))
-    (tmp_path / "bench.json").write_text('{"kept": true}')
-    settings = {"threads": 1, "seconds": 1.0 - harness.PATIENCE}
-    assert harness.run_apart("minilib.bench.contrastive", settings, tmp_path / "bench.json") == {"kept": True}
+    assert plan.cells(settings | {"cells": [[8, 4, ["tiled"]]]}) == [Cell(8, 4, ["tiled"])]
 
 
 # The document
@@ -274,7 +202,7 @@ def test_all_methods_of_one_precision_get_the_same_numbers_and_others_the_same_r
     half_methods[:] = [Method(f"{t}", looks(t), 3, 0, dtype=t) for t in (torch.float32, HALF)]
     half_methods.append(Method("again", looks("again"), 3, 0, dtype=HALF))
     inspected = Cell(16, 8)
-    list(plan.time_cell(half_methods, inspected, SETTINGS, stand_in(), Budget(None)))
+    list(plan.time_cell(half_methods, inspected, SETTINGS, stand_in()))
     assert len(seen["again"]) == 3  # the warm-up and two rounds
     for wide, half, again in zip(seen[torch.float32], seen[HALF], seen["again"]):
         assert torch.equal(half, again)
@@ -282,13 +210,12 @@ def test_all_methods_of_one_precision_get_the_same_numbers_and_others_the_same_r
     assert not torch.equal(seen["again"][1], seen["again"][2])  # fresh in every round
 
 
-def test_a_cell_that_is_skipped_stands_in_the_document(half_methods, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "GPU_PLAN", (Cell(10**6, 32, least=1e6), Cell(48, 32, ("fused fp16",))))
-    settings = SETTINGS | {"batches": None, "seconds": 1000.0}
+def test_a_run_may_be_asked_for_a_few_methods_and_a_few_cells(half_methods, tmp_path):
+    settings = SETTINGS | {"names": ["fused fp16", "dense"], "cells": [[48, 32, ["fused fp16"]]], "ungated": ["dense"]}
     document = measure(settings, str(tmp_path / "bench.json"), stand_in())
-    assert "needs about 1000000 s" in document["skipped"]["b = 1,000,000, d = 32"]
     assert [timing["batch"] for timing in document["timings"]] == [48]
     assert list(document["timings"][0]["summary"]) == ["fused fp16"]
+    assert [row["method"] for row in document["equality"]] == ["fused fp16"]
 
 
 def test_a_method_that_runs_out_of_memory_is_named_and_the_others_go_on(half_methods, tmp_path):
@@ -332,29 +259,32 @@ def summary(seconds, ratio=None):
 
 def document_with(**changed):
     figures = {"fused": 36e-3, "sigmoid": 28e-3, "ratio": 1 / 8, "million": 9.5, "besides": 0.7e9, "error": 1e-4}
+    figures |= {"peer": 1.0, "peak": 0.64e9}
     figures |= changed
+    own, peers_too = (
+        summary(figures["fused"], figures["ratio"]),
+        {"inf-cl": summary(1.0), "siglip-kernel": summary(1.0)},
+    )
+    both = {"fused bf16": own, "fused SigLIP bf16": summary(figures["sigmoid"]), **peers_too}
+    wide = {"fused SigLIP bf16": {"ratios": {"siglip-kernel": {"median": figures["peer"]}}}, **peers_too}
     timings = [
-        {
-            "batch": 65_536,
-            "dim": 512,
-            "summary": {
-                "fused bf16": summary(figures["fused"], figures["ratio"]),
-                "fused SigLIP bf16": summary(figures["sigmoid"]),
-            },
-        },
+        {"batch": 65_536, "dim": 512, "summary": {"fused bf16": own}},  # without the peer: another timing has it
+        {"batch": 65_536, "dim": 512, "summary": both},
         {"batch": 1_048_576, "dim": 512, "summary": {"fused bf16": summary(figures["million"])}},
         {"batch": 65_536, "dim": 1024, "summary": {"fused bf16": summary(99.0, 9.9)}},
+        {"batch": 65_536, "dim": 768, "summary": wide},
     ]
     memory = [
         {"method": "fused bf16", "batch": b, "dim": 512, "besides": figures["besides"]}
         for b in (16_384, 65_536, 262_144, 1_048_576)
     ]
+    memory.append({"method": "fused SigLIP bf16", "batch": 65_536, "dim": 768, "peak": figures["peak"]})
     errors = [{"method": "fused fp32", "errors": {"scale 14.3": 1e-6, "scale 100": figures["error"]}}]
     return {"unit": "gpu", "settings": {"dim": 512}, "timings": timings, "memory": memory, "equality": errors}
 
 
 def test_every_bar_of_a_gpu_holds_at_its_limit():
-    assert [bar["held"] for bar in targets.contrastive(document_with())] == [True] * 9
+    assert [bar["held"] for bar in targets.contrastive(document_with())] == [True] * 11
 
 
 @pytest.mark.parametrize(
@@ -365,6 +295,8 @@ def test_every_bar_of_a_gpu_holds_at_its_limit():
         ("ratio", 0.1251, 1),
         ("million", 9.51, 1),
         ("besides", 0.71e9, 4),
+        ("peer", 1.01, 1),
+        ("peak", 0.65e9, 1),
         ("error", 1.1e-4, 1),
         ("error", math.nan, 1),
     ],
@@ -372,7 +304,7 @@ def test_every_bar_of_a_gpu_holds_at_its_limit():
 def test_each_bar_breaks_beyond_its_limit(figure, value, broken):
     held = [bar["held"] for bar in targets.contrastive(document_with(**{figure: value}))]
     assert held.count(False) == broken
-    assert held.count(True) == 9 - broken
+    assert held.count(True) == 11 - broken
 
 
 def test_a_gpu_that_measured_nothing_breaks_no_bar():
@@ -400,7 +332,7 @@ def test_a_gpu_is_chosen_where_there_is_one_and_the_flag_overrides(monkeypatch):
         device.chosen("cuda")
 
 
-def test_a_gpu_writes_to_a_file_of_its_own_and_runs_its_own_plan(tmp_path, monkeypatch):
+def test_a_gpu_writes_to_a_file_of_its_own_and_has_its_own_batches(tmp_path, monkeypatch):
     asked = []
 
     def run_apart(module, settings, output):
@@ -412,8 +344,8 @@ def test_a_gpu_writes_to_a_file_of_its_own_and_runs_its_own_plan(tmp_path, monke
     contrastive.bench_contrastive()
     contrastive.bench_contrastive(device="cpu")
     (gpu, gpu_file), (cpu, cpu_file) = asked
-    assert (gpu["batches"], gpu["gate_batch"], gpu["seconds"]) == (None, 4096, plan.GPU_SECONDS)
-    assert (cpu["batches"], cpu["gate_batch"], cpu["seconds"]) == ([4096, 8192, 16384], 1024, None)
+    assert (gpu["batches"], gpu["gate_batch"]) == ([16_384, 65_536], 4096)
+    assert (cpu["batches"], cpu["gate_batch"]) == ([4096, 8192, 16384], 1024)
     assert [file.as_posix() for file in (gpu_file, cpu_file)] == [
         "runs/bench/contrastive_cuda.json",
         "runs/bench/contrastive.json",

@@ -26,7 +26,17 @@ PEAK = 12_345_678
 GPU = {"name": "stand-in", "memory_bytes": 10**11, "capability": "9.0", "multiprocessors": 132, "cuda": "13"}
 SETTINGS = {"tokens": 32, "dim": 32, "words": 96, "rounds": 2, "threads": 1, "memory": False, "device": "cuda"}
 SETTINGS |= {"dtype": "fp16"}
-OURS = ("dense", "tiled", "fused", "margin sweep", "checkpointed chunks", "tiled, frozen head", "fused, frozen head")
+OURS = (
+    "dense",
+    "tiled",
+    "fused",
+    "margin sweep",
+    "margin sweep, no SFT term",
+    "three bare matmuls",
+    "checkpointed chunks",
+    "tiled, frozen head",
+    "fused, frozen head",
+)
 
 
 def stand_in():
@@ -100,15 +110,24 @@ def made_up(seconds, **sizes):
     }
 
 
-@pytest.mark.parametrize(
-    ("seconds", "held"), [(0.041, [True, True]), (0.05, [True, False]), (0.06, [False, False]), (None, [None, None])]
-)
+@pytest.mark.parametrize(("seconds", "held"), [(0.041, True), (0.05, True), (0.06, False), (None, None)])
 def test_the_bars_of_a_gpu_are_seconds_at_one_size(seconds, held):
-    assert [bar["held"] for bar in targets.logps(made_up(seconds))] == held
+    bar, *others = targets.logps(made_up(seconds))
+    assert (bar["limit"], bar["best"], bar["held"]) == (0.052, 0.042, held)
+    assert {other["held"] for other in others} == {None}
+
+
+def test_the_sweep_is_measured_against_bare_matmuls_and_by_its_memory_besides_the_gradients():
+    document, gradients = made_up(0.05), 4 * 4096 * (8192 + 128_256)
+    document["gpu"] |= {"three bare matmuls": {"median": 0.04}}
+    document["memory"] = {"margin sweep, no SFT term": gradients + 2**30}
+    _, ratio, memory = targets.logps(document)
+    assert (ratio["measured"], ratio["held"]) == (pytest.approx(1.25), True)
+    assert (memory["measured"], memory["held"]) == (2**30, True)
 
 
 def test_another_size_judges_no_bar_of_a_gpu():
-    assert [bar["held"] for bar in targets.logps(made_up(0.001, words=32_000))] == [None, None]
+    assert {bar["held"] for bar in targets.logps(made_up(0.001, words=32_000))} == {None}
 
 
 @pytest.mark.parametrize(("device", "dim", "name"), [("cpu", 512, "logps.json"), ("cuda", 4096, "logps_cuda.json")])

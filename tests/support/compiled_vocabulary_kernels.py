@@ -16,9 +16,6 @@ from minilib.kernels import (
 from minilib.kernels import (
     triton_tiles as triton_vocabulary,
 )
-from minilib.kernels import (
-    vocab_fused as vocabulary_fused,
-)
 
 NUMBERS = ("rows", "cols", "dim", "hidden_stride", "weight_stride", "partner", "first", "grad_stride")
 
@@ -26,7 +23,7 @@ NUMBERS = ("rows", "cols", "dim", "hidden_stride", "weight_stride", "partner", "
 def facts(name, dtype):
     """What the compiler made of a kernel for operands (n, 512) of `dtype`, sizes and addresses divisible by 16."""
     kernel = getattr(triton_vocabulary, name)
-    options = launch.config(*vocabulary_fused.TILES[4 if dtype == "fp32" else 2]).all_kwargs()
+    options = launch.choose(name, 4 if dtype == "fp32" else 2, 0)[1]
     constants = {"BM": options.pop("BM"), "BN": options.pop("BN"), "BK": 32 if dtype == "fp32" else 64, "EVEN": True}
     constants["PRECISION"] = "tf32x3" if dtype == "fp32" else "ieee"
     kinds = dict.fromkeys(kernel.arg_names, "*fp32") | dict.fromkeys(("hidden", "weight", "grad"), f"*{dtype}")
