@@ -19,6 +19,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,10 @@ def _run_apart(module: str, settings: dict[str, Any], part: Path, seconds: float
         process.join(seconds)
         status = process.exitcode
     finally:  # it and all that it has started, in any case
-        for end in (lambda: os.killpg(process.pid, signal.SIGKILL), process.kill):
-            try:
-                end()
-            except (ProcessLookupError, PermissionError, AttributeError):
-                continue
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
     if status == 0:
         log.unlink(missing_ok=True)
