@@ -21,6 +21,12 @@ EXERCISES = {
     "lesson12": "broken_promise continuous_positions coverage_share logits_across_gaps rotate",
     "lesson13": "adapter_norm last_whole logo_loop pair_metrics who_moved",
     "lesson15": "loss_floor recall_at threshold",
+    "lab_03": "merge_key keep_neighbours",
+    "lab_05": "pack_mask token_mean",
+    "lab_06": "advantages pro_term",
+    "lab_07": "hard_batch rolled_memory",
+    "lab_08": "reweight repeat_error",
+    "lab_11": "backward_and_update checkpoint_cost",
 }
 HOMES = {f"check_{name}": file for file, names in EXERCISES.items() for name in names.split()}
 __all__ = sorted(HOMES)
