@@ -139,3 +139,53 @@ class TestExercisesOfLab11(ExercisesCanFail):
         ("backward_and_update", lambda *a: backward_and_update(*a, through_new=True), "went through the new weight"),
         ("backward_and_update", lambda *a: backward_and_update(*a, eager=True), "wait until its last share"),
     ]
+
+
+# Lab 5
+
+
+def global_mean(losses, masks):
+    return sum((loss * mask).sum() for loss, mask in zip(losses, masks)) / sum(mask.sum() for mask in masks)
+
+
+def mean_of_rows(losses, masks):
+    rows = [row[seen].mean() for loss, mask in zip(losses, masks) for row, seen in zip(loss, mask)]
+    return sum(rows) / len(rows)
+
+
+def pack_mask(documents, document=True, causal=True, alone=True, empty=False):
+    length = documents.shape[1]
+    order = torch.ones(length, length, dtype=torch.bool)
+    mask = order.tril()[None].expand(len(documents), -1, -1) if causal else order[None]
+    if document:
+        mask = mask & (documents[:, :, None] == documents[:, None, :])
+    if alone:
+        mask = mask & (documents >= 0)[:, None, :]
+    return mask if empty else mask | torch.eye(length, dtype=torch.bool)
+
+
+class TestExercisesOfLab5(ExercisesCanFail):
+    """The tests of every lesson, for this lab."""
+
+    notebook = "labs/05_pack_long_and_short_together.ipynb"
+    solutions = {"global_mean": global_mean, "pack_mask": pack_mask}  # noqa: RUF012
+    mistakes = [  # noqa: RUF012
+        (
+            "global_mean",
+            lambda x, m: sum(global_mean([a], [b]) for a, b in zip(x, m)) / len(x),
+            "a mean of rank means",
+        ),
+        ("global_mean", mean_of_rows, "a mean of sequence means"),
+        (
+            "global_mean",
+            lambda x, m: sum((a * b).sum() for a, b in zip(x, m)) / sum(a.numel() for a in x),
+            "the padded length",
+        ),
+        ("global_mean", lambda x, m: global_mean(x, [torch.ones_like(b) for b in m]), "padding is in the sum"),
+        ("global_mean", lambda x, m: sum((a * b).sum() for a, b in zip(x, m)), "it is a sum"),
+        ("pack_mask", lambda d: pack_mask(d, document=False, alone=False), "only causal"),
+        ("pack_mask", lambda d: pack_mask(d, causal=False), "own future"),
+        ("pack_mask", lambda d: pack_mask(d, alone=False), "padding sees other padding"),
+        ("pack_mask", lambda d: pack_mask(d, empty=True), "would be empty"),
+        ("pack_mask", lambda d: pack_mask(d).transpose(1, 2), "are exchanged"),
+    ]

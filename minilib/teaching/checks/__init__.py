@@ -22,7 +22,7 @@ EXERCISES = {
     "lesson13": "adapter_norm last_whole logo_loop pair_metrics who_moved",
     "lesson15": "loss_floor recall_at threshold",
     "lab_03": "merge_key keep_neighbours",
-    "lab_05": "pack_mask token_mean",
+    "lab_05": "global_mean pack_mask",
     "lab_06": "advantages pro_term",
     "lab_07": "hard_batch rolled_memory",
     "lab_08": "reweight repeat_error",
