@@ -55,7 +55,7 @@ bench: $(VENV)/.bench
 	$(RUN) -m minilib bench contrastive
 
 refresh: $(VENV)/.dev
-	$(RUN) -m minilib.teaching.refresh notebooks/*.ipynb
+	$(RUN) -m minilib.teaching.refresh notebooks/*.ipynb notebooks/labs/*.ipynb
 
 faults: $(VENV)/.dev
 	MINILIB_KILLS=100 $(RUN) -m pytest -s tests/faults

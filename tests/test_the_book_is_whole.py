@@ -42,7 +42,7 @@ def listed():
 
 def test_every_page_and_every_lesson_is_listed_once_and_exists():
     there = [page.relative_to(ROOT).with_suffix("").as_posix() for page in PAGES]
-    there += [f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")]
+    there += [p.relative_to(ROOT).with_suffix("").as_posix() for p in (ROOT / "notebooks").rglob("[0-9]*.ipynb")]
     assert sorted(listed()) == sorted(there)
 
 

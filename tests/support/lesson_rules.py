@@ -266,7 +266,7 @@ def plain_but_links(text):
 @rule
 def every_relative_link_leads_somewhere(lesson, name):
     local = [link for _, _, link in all_links(lesson) if not re.match(r"https?:|#|mailto:", link)]
-    missing = [link for link in local if not (NOTEBOOKS / link.partition("#")[0]).exists()]
+    missing = [link for link in local if not ((NOTEBOOKS / name).parent / link.partition("#")[0]).exists()]
     return [f"link to nowhere: {link}" for link in missing]
 
 

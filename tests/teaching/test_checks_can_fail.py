@@ -240,7 +240,9 @@ def untouched(*args):
 
 
 def in_own_file(check):
-    """Whether a check is proven in `test_lesson_NN_checks_can_fail.py` of its own lesson."""
+    """Whether a check is proven in `test_lesson_NN_checks_can_fail.py` of its own lesson, or with its lab."""
+    if lab := re.search(r"\.lab_(\d\d)$", check.__module__):
+        return any(f'"labs/{lab[1]}_' in path.read_text() for path in Path(__file__).parents[1].glob("test_labs_*.py"))
     lesson = check.__module__.rpartition(".lesson")[2]
     return (Path(__file__).parent / f"test_lesson_{lesson}_checks_can_fail.py").exists()
 

@@ -22,6 +22,10 @@ EXERCISES = {
     "lesson13": "adapter_norm last_whole logo_loop pair_metrics who_moved",
     "lesson14": "average_gradients gather_bytes loss_gigabytes own_part ring_seconds",
     "lesson15": "loss_floor recall_at threshold",
+    "lab_03": "merge_key keep_neighbours",
+    "lab_05": "global_mean pack_mask",
+    "lab_06": "advantages pro_term",
+    "lab_11": "backward_and_update checkpoint_cost",
 }
 HOMES = {f"check_{name}": file for file, names in EXERCISES.items() for name in names.split()}
 __all__ = sorted(HOMES)

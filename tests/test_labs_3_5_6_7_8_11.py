@@ -1,0 +1,191 @@
+"""Labs 3, 5, 6, 7, 8 and 11: what they cover, their checks under mutation, and their exercises on seeded mistakes.
+
+The mistakes of an exercise are the solution with one slip in it; each gets a hint of its own.
+"""
+
+import torch
+from support.labs import LabsKeepTheirPromises
+from support.lesson_exercises import ExercisesCanFail
+
+
+class TestLabs(LabsKeepTheirPromises):
+    """The tests of every lab, for these."""
+
+    labs = (3, 5, 6, 7, 8, 11)
+
+
+# Lab 3
+
+
+def keep_neighbours(scores, budget, kernel, future=True, window=False, late=False, order=True, last=True):
+    heads, w, n = scores.shape
+    hidden = torch.arange(n) > torch.arange(n - w, n)[:, None]
+    votes = (scores.masked_fill(hidden, float("-inf")) if future else scores).softmax(-1).sum(1)
+    votes, pool = votes if window else votes[:, : n - w], torch.nn.functional.max_pool1d
+    if not late:
+        votes = pool(votes, kernel, stride=1, padding=kernel // 2)
+    best = votes[:, : n - w].topk(budget - w).indices
+    kept = torch.cat([best, torch.arange(n - w, n).expand(heads, w)], 1) if last else best
+    return kept.sort(1).values if order else kept
+
+
+def merge_key(first, second, bias=torch.logaddexp, weights=lambda b1, b2, b: (torch.exp(b1 - b), torch.exp(b2 - b))):
+    (k1, v1, b1), (k2, v2, b2) = first, second
+    w1, w2 = weights(b1, b2, torch.logaddexp(b1, b2))
+    return w1 * k1 + w2 * k2, w1 * v1 + w2 * v2, bias(b1, b2)
+
+
+class TestExercisesOfLab3(ExercisesCanFail):
+    """The tests of every lesson, for this lab."""
+
+    notebook = "labs/03_serve_a_long_context.ipynb"
+    solutions = {"keep_neighbours": keep_neighbours, "merge_key": merge_key}  # noqa: RUF012
+    mistakes = [  # noqa: RUF012
+        ("keep_neighbours", lambda *a: keep_neighbours(*a, late=True), "comes after the choice"),
+        ("keep_neighbours", lambda *a: keep_neighbours(*a, window=True), "window is pooled too"),
+        ("keep_neighbours", lambda *a: keep_neighbours(*a, future=False), "mask the future"),
+        ("keep_neighbours", lambda *a: keep_neighbours(*a, last=False), "window is missing"),
+        ("keep_neighbours", lambda *a: keep_neighbours(*a, order=False), "not sorted"),
+        ("merge_key", lambda *a: merge_key(*a, bias=lambda b1, b2: torch.maximum(b1, b2)), "log 2 is forgotten"),
+        ("merge_key", lambda *a: merge_key(*a, bias=lambda b1, b2: b1.exp() + b2.exp()), "take its logarithm"),
+        ("merge_key", lambda *a: merge_key(*a, weights=lambda b1, b2, b: (0.5, 0.5)), "as if both stood"),
+        ("merge_key", lambda *a: merge_key(*a, weights=lambda b1, b2, b: (b1.exp(), b2.exp())), "are summed"),
+    ]
+
+
+# Lab 6
+
+
+def pro_term(scores, rewards, k, own=None, start=None, ties=False, skip=0):
+    start = k if start is None else start
+    gaps = rewards[k] - rewards[start:]
+    largest = gaps.max()
+    gaps[k - start] = largest
+    kept = torch.ones_like(gaps, dtype=torch.bool) if ties or start < k else gaps > 0
+    if own is not None:
+        gaps[k - start] = own
+    scaled = (gaps * scores[start:])[kept]
+    return torch.logsumexp(scaled[skip:], 0) - gaps[k - start] * scores[k]
+
+
+def advantages(rewards, baseline=lambda r: (r.sum() - r) / (len(r) - 1)):
+    return rewards - baseline(rewards)
+
+
+class TestExercisesOfLab6(ExercisesCanFail):
+    """The tests of every lesson, for this lab."""
+
+    notebook = "labs/06_rank_answers_then_doubt_the_ranker.ipynb"
+    solutions = {"pro_term": pro_term, "advantages": advantages}  # noqa: RUF012
+    mistakes = [  # noqa: RUF012
+        ("pro_term", lambda *a: pro_term(*a, own=1.0), "own score is not multiplied"),
+        ("pro_term", lambda *a: pro_term(*a, own=0.0), "left at 0"),
+        ("pro_term", lambda *a: pro_term(*a, start=0), "start at k"),
+        ("pro_term", lambda *a: pro_term(*a, ties=True), "a tie is kept in"),
+        ("pro_term", lambda *a: pro_term(*a, skip=1), "is missing in the sum"),
+        ("advantages", lambda r: advantages(r, lambda r: r), "its own baseline"),
+        ("advantages", lambda r: advantages(r, lambda r: r.mean()), "(k - 1) / k"),
+        ("advantages", lambda r: advantages(r, lambda r: r.mean()) / r.std(), "spread is divided out"),
+        ("advantages", lambda r: 2 * r - advantages(r), "baseline is added"),
+    ]
+
+
+# Lab 11
+
+
+def checkpoint_cost(costs, c, free=0, freed=True, ahead=True, whole=False):
+    def best(costs, c):
+        if len(costs) == 1:
+            return 0
+        if c == 1:
+            return sum(ahead * sum(costs[:k]) for k in range(1, len(costs)))
+        return min(
+            ahead * sum(costs[:j]) + best(costs[j:], c - 1) + best(costs[:j], c if freed else c - 1)
+            for j in range(1, len(costs))
+        )
+
+    return best(costs, c + free) + whole * sum(costs)
+
+
+def backward_and_update(weights, uses, x, lr, eager=False, through_new=False, factor=1.0, copies=False):
+    weights = [w.clone() for w in weights] if copies else weights
+    xs = [x]
+    for u in uses:
+        xs.append(torch.tanh(xs[-1] @ weights[u]))
+    up, waiting = factor * xs[-1], {}
+    for i in reversed(range(len(uses))):
+        u, inner = uses[i], up * (1 - xs[i + 1] ** 2)
+        waiting[u] = waiting.get(u, 0) + xs[i].T @ inner
+        old = weights[u].clone()
+        if eager or u not in uses[:i]:
+            weights[u] -= lr * waiting.pop(u)
+        up = inner @ (weights[u] if through_new else old).T
+
+
+class TestExercisesOfLab11(ExercisesCanFail):
+    """The tests of every lesson, for this lab."""
+
+    notebook = "labs/11_keep_recompute_swap_or_skip.ipynb"
+    solutions = {"checkpoint_cost": checkpoint_cost, "backward_and_update": backward_and_update}  # noqa: RUF012
+    mistakes = [  # noqa: RUF012
+        ("checkpoint_cost", lambda *a: checkpoint_cost(*a, free=1), "one of the c"),
+        ("checkpoint_cost", lambda *a: checkpoint_cost(*a, freed=False), "has been freed"),
+        ("checkpoint_cost", lambda *a: checkpoint_cost(*a, ahead=False), "not counted"),
+        ("checkpoint_cost", lambda *a: checkpoint_cost(*a, whole=True), "leave the last block out"),
+        ("backward_and_update", lambda *a: backward_and_update(*a, copies=True), "nothing has changed"),
+        ("backward_and_update", lambda w, u, x, lr: backward_and_update(w, u, x, -lr), "uphill"),
+        ("backward_and_update", lambda w, u, x, lr: backward_and_update(w, u, x, 1), "learning rate is missing"),
+        ("backward_and_update", lambda *a: backward_and_update(*a, factor=2.0), "without a factor 2"),
+        ("backward_and_update", lambda *a: backward_and_update(*a, through_new=True), "went through the new weight"),
+        ("backward_and_update", lambda *a: backward_and_update(*a, eager=True), "wait until its last share"),
+    ]
+
+
+# Lab 5
+
+
+def global_mean(losses, masks):
+    return sum((loss * mask).sum() for loss, mask in zip(losses, masks)) / sum(mask.sum() for mask in masks)
+
+
+def mean_of_rows(losses, masks):
+    rows = [row[seen].mean() for loss, mask in zip(losses, masks) for row, seen in zip(loss, mask)]
+    return sum(rows) / len(rows)
+
+
+def pack_mask(documents, document=True, causal=True, alone=True, empty=False):
+    length = documents.shape[1]
+    order = torch.ones(length, length, dtype=torch.bool)
+    mask = order.tril()[None].expand(len(documents), -1, -1) if causal else order[None]
+    if document:
+        mask = mask & (documents[:, :, None] == documents[:, None, :])
+    if alone:
+        mask = mask & (documents >= 0)[:, None, :]
+    return mask if empty else mask | torch.eye(length, dtype=torch.bool)
+
+
+class TestExercisesOfLab5(ExercisesCanFail):
+    """The tests of every lesson, for this lab."""
+
+    notebook = "labs/05_pack_long_and_short_together.ipynb"
+    solutions = {"global_mean": global_mean, "pack_mask": pack_mask}  # noqa: RUF012
+    mistakes = [  # noqa: RUF012
+        (
+            "global_mean",
+            lambda x, m: sum(global_mean([a], [b]) for a, b in zip(x, m)) / len(x),
+            "a mean of rank means",
+        ),
+        ("global_mean", mean_of_rows, "a mean of sequence means"),
+        (
+            "global_mean",
+            lambda x, m: sum((a * b).sum() for a, b in zip(x, m)) / sum(a.numel() for a in x),
+            "the padded length",
+        ),
+        ("global_mean", lambda x, m: global_mean(x, [torch.ones_like(b) for b in m]), "padding is in the sum"),
+        ("global_mean", lambda x, m: sum((a * b).sum() for a, b in zip(x, m)), "it is a sum"),
+        ("pack_mask", lambda d: pack_mask(d, document=False, alone=False), "only causal"),
+        ("pack_mask", lambda d: pack_mask(d, causal=False), "own future"),
+        ("pack_mask", lambda d: pack_mask(d, alone=False), "padding sees other padding"),
+        ("pack_mask", lambda d: pack_mask(d, empty=True), "would be empty"),
+        ("pack_mask", lambda d: pack_mask(d).transpose(1, 2), "are exchanged"),
+    ]
