@@ -5,7 +5,12 @@ The mistakes of an exercise are the solution with one slip in it; each gets a hi
 """
 
 import pytest
+import torch
 from support.labs import LABS, PLAN, LabsKeepTheirPromises, facts, failing_check, path_of, read, run
+from support.lesson_exercises import ExercisesCanFail
+
+from minilib.teaching.partial_attention import attend
+from minilib.teaching.rotary import rotate, speeds
 
 
 class TestLabs(LabsKeepTheirPromises):
@@ -38,3 +43,40 @@ def test_a_failing_cell_is_named_by_its_check():
     assert (number, failing_check(error)) == (1, "check_sum")
     assert failing_check(run(["assert False"])[1]).startswith("AssertionError")
     assert failing_check(run([cell.format("gone")])[1]).startswith("NameError")
+
+
+# Lab 2
+
+
+def far_branch(q, k, v, window, n_global, nearest=None, at=None):
+    i, theta = torch.arange(len(q)), speeds(q.shape[1])
+    far = (i[:, None] - i >= (window if nearest is None else nearest)) & (i < n_global)
+    return attend(rotate(q, window if at is None else at(i), theta), k if at is None else rotate(k, i, theta), v, far)
+
+
+def counted_twice(q, k, v, window, n_global):
+    i, theta = torch.arange(len(q)), speeds(q.shape[1])
+    back = (i[:, None] - i).clamp(max=window)
+    scores = (
+        torch.stack([(rotate(row.expand_as(k), b, theta) * k).sum(1) for row, b in zip(q, back)]) / q.shape[1] ** 0.5
+    )
+    scores = scores.masked_fill(~((i[:, None] >= i) & (i < n_global)), -torch.inf)
+    return torch.softmax(scores, 1) @ v, torch.logsumexp(scores, 1)
+
+
+def choose_queries(scores, count, sign=1, mean=1):
+    return (sign * (torch.logsumexp(scores, 1) - mean * scores.mean(1))).topk(count).indices
+
+
+class TestExercisesOfLab2(ExercisesCanFail):
+    """A far branch, and the queries worth a full row."""
+
+    notebook = "labs/02_score_fewer_pairs.ipynb"
+    solutions = {"far_branch": far_branch, "choose_queries": choose_queries}  # noqa: RUF012
+    mistakes = [  # noqa: RUF012
+        ("far_branch", lambda q, k, v, w, n: far_branch(q, k, v, w, n, at=lambda i: i), "true distance"),
+        ("far_branch", counted_twice, "counted twice while it is still near"),
+        ("far_branch", lambda q, k, v, w, n: far_branch(q, k, v, w, n, nearest=0), "leave out those less than window"),
+        ("choose_queries", lambda x, n: choose_queries(x, n, mean=0), "a constant must not change its rank"),
+        ("choose_queries", lambda x, n: choose_queries(x, n, sign=-1), "the flattest rows"),
+    ]

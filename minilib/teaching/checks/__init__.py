@@ -21,6 +21,8 @@ EXERCISES = {
     "lesson12": "broken_promise continuous_positions coverage_share logits_across_gaps rotate",
     "lesson13": "adapter_norm last_whole logo_loop pair_metrics who_moved",
     "lesson15": "loss_floor recall_at threshold",
+    "lab_01": "bring_home merge_parts",
+    "lab_02": "choose_queries far_branch",
 }
 HOMES = {f"check_{name}": file for file, names in EXERCISES.items() for name in names.split()}
 __all__ = sorted(HOMES)
