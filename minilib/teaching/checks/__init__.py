@@ -23,6 +23,8 @@ EXERCISES = {
     "lesson15": "loss_floor recall_at threshold",
     "lab_01": "bring_home merge_parts",
     "lab_02": "choose_queries far_branch",
+    "lab_09": "apply_late layer_steps",
+    "lab_10": "fit_rotation thin",
 }
 HOMES = {f"check_{name}": file for file, names in EXERCISES.items() for name in names.split()}
 __all__ = sorted(HOMES)
