@@ -1,7 +1,7 @@
-"""Labs 1, 2, 4, 9, 10 and 12: what they cover, their checks under mutation, and their exercises on seeded mistakes.
+"""Labs 1, 2, 4, 9, 10, 12 and 13: what they cover, their checks under mutation, and their exercises on seeded mistakes.
 
 The mistakes of an exercise are the solution with one slip in it; each gets a hint of its own. Also the whole plan: all
-32 entries of the fact sheet, 24 systems added to it and 20 paragraphs, spread over twelve labs.
+32 entries of the fact sheet, 24 systems added to it and 20 paragraphs, spread over twelve labs, the twelfth cut in two.
 """
 
 import pytest
@@ -16,7 +16,7 @@ from minilib.teaching.rotary import rotate, speeds
 class TestLabs(LabsKeepTheirPromises):
     """The tests of every lab, for these."""
 
-    labs = (1, 2, 4, 9, 10, 12)
+    labs = (1, 2, 4, 9, 10, 12, 13)
 
 
 def test_the_plan_covers_every_entry_and_every_system_once():
@@ -180,4 +180,57 @@ class TestExercisesOfLab9(ExercisesCanFail):
         ("layer_steps", scale_included, "logit scale is normalised"),
         ("apply_late", lambda local, sent, average: average, "are overwritten"),
         ("apply_late", lambda local, sent, average: local + average, "added whole"),
+    ]
+
+
+# Labs 12 and 13
+
+
+def rotated_product(X, W, signs, rounded):
+    H = signs / signs.shape[0] ** 0.5
+    return rounded(X @ H) @ rounded(W @ H).T
+
+
+def one_factor(X, W, signs, rounded):
+    return rounded(X @ signs / signs.shape[0] ** 0.5) @ rounded(W).T
+
+
+def rounded_first(X, W, signs, rounded):
+    return (rounded(X) @ signs) @ (rounded(W) @ signs).T / signs.shape[0]
+
+
+def drop_and_grow(active, change, grad, momentum, count, places=None):
+    keep = (change.abs() if places is None else places).topk(len(active) - count).indices.sort().values
+    grown = grad.abs().index_fill(0, active, -1.0).topk(count).indices
+    fresh = torch.zeros(count, dtype=momentum.dtype)
+    return torch.cat([active[keep], grown]), torch.cat([momentum[keep], fresh])
+
+
+def past_is_kept(active, change, grad, momentum, count):
+    new, past = drop_and_grow(active, change, grad, momentum, count)
+    dropped = [m for i, m in zip(active.tolist(), momentum) if i not in new.tolist()]
+    return new, torch.cat([past[:-count], torch.stack(dropped)])
+
+
+class TestExercisesOfLab12(ExercisesCanFail):
+    """An outlier that is rotated away."""
+
+    notebook = "labs/12_spend_fewer_than_sixteen_bytes.ipynb"
+    solutions = {"rotated_product": rotated_product}  # noqa: RUF012
+    mistakes = [  # noqa: RUF012
+        ("rotated_product", one_factor, "only X is rotated"),
+        ("rotated_product", rounded_first, "rounded before the rotation"),
+        ("rotated_product", lambda X, W, S, r: rotated_product(X, W, S * S.shape[0] ** 0.5, r), "1 / sqrt(n)"),
+    ]
+
+
+class TestExercisesOfLab13(ExercisesCanFail):
+    """Indices that are dropped and grown."""
+
+    notebook = "labs/13_choose_which_weights_move.ipynb"
+    solutions = {"drop_and_grow": drop_and_grow}  # noqa: RUF012
+    mistakes = [  # noqa: RUF012
+        ("drop_and_grow", past_is_kept, "keeps the momentum of the dropped one"),
+        ("drop_and_grow", lambda a, c, g, m, n: drop_and_grow(a, c, g, m, n, -c.abs()), "changed most are dropped"),
+        ("drop_and_grow", lambda a, c, g, m, n: drop_and_grow(a, c, g, m, n, c), "sign of the change"),
     ]

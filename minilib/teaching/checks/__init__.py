@@ -25,6 +25,7 @@ EXERCISES = {
     "lab_02": "choose_queries far_branch",
     "lab_09": "apply_late layer_steps",
     "lab_10": "fit_rotation thin",
+    "lab_12": "drop_and_grow rotated_product",
 }
 HOMES = {f"check_{name}": file for file, names in EXERCISES.items() for name in names.split()}
 __all__ = sorted(HOMES)
