@@ -48,7 +48,7 @@ def _product(fn: Callable, rounded: Callable) -> str | None:
 
 def _exchange(fn: Callable, count: int) -> str | None:
     active, momentum = torch.tensor([1, 3, 4, 6]), torch.tensor([10.0, 30, 40, 60]).double()
-    change = torch.tensor([0.1, -5.0, 0.2, 2.0]).double()
+    change = torch.tensor([0.1, -3.0, 0.2, 5.0]).double()
     grad = torch.tensor([0.5, 9.0, -3.0, 8.0, 7.0, 2.0, 6.0, 0.1]).double()
     got = fn(active.clone(), change.clone(), grad.clone(), momentum.clone(), count)
     kept, grown, zero = torch.tensor([3, 4, 6]), torch.tensor([2]), torch.zeros(1).double()
