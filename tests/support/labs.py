@@ -83,11 +83,18 @@ PLAN = {
         ("SHERL", "FlexLLM", "SN40L"),
         of_32=("zeroth order",),
     ),
+    # The plan's lab 12, cut in two at the seam that it names: bits and shards, and which weights move.
     12: Lab(
         "Spend fewer than sixteen bytes per parameter",
-        (15, 24, 32),
-        ("INT4 training", "NF4", "SpIEL", "WeLore", "block descent"),
-        ("DSEE", "MoS"),
+        (15,),
+        ("INT4 training", "NF4", "WeLore"),
+        ("MoS",),
+    ),
+    13: Lab(
+        "Choose which weights move",
+        (24, 32),
+        ("SpIEL", "block descent"),
+        ("DSEE",),
         of_32=("FRUGAL", "Wanda"),
     ),
 }

@@ -22,10 +22,15 @@ EXERCISES = {
     "lesson13": "adapter_norm last_whole logo_loop pair_metrics who_moved",
     "lesson14": "average_gradients gather_bytes loss_gigabytes own_part ring_seconds",
     "lesson15": "loss_floor recall_at threshold",
+    "lab_01": "bring_home merge_parts",
+    "lab_02": "choose_queries far_branch",
     "lab_03": "merge_key keep_neighbours",
     "lab_05": "global_mean pack_mask",
     "lab_06": "advantages pro_term",
+    "lab_09": "apply_late layer_steps",
+    "lab_10": "fit_rotation thin",
     "lab_11": "backward_and_update checkpoint_cost",
+    "lab_12": "drop_and_grow rotated_product",
 }
 HOMES = {f"check_{name}": file for file, names in EXERCISES.items() for name in names.split()}
 __all__ = sorted(HOMES)
