@@ -1,7 +1,7 @@
 """Labs 1, 2, 4, 9, 10, 12 and 13: what they cover, their checks under mutation, and their exercises on seeded mistakes.
 
-The mistakes of an exercise are the solution with one slip in it; each gets a hint of its own. Also the whole plan: all
-32 entries of the fact sheet, 24 systems added to it and 20 paragraphs, spread over twelve labs, the twelfth cut in two.
+The mistakes of an exercise are the solution with one slip in it; each gets a hint of its own. Also the coverage: all
+32 entries of the page Neighbours, 24 systems added to them and 20 paragraphs, spread over thirteen labs.
 """
 
 import pytest

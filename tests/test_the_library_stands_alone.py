@@ -117,8 +117,8 @@ def test_the_readme_counts_the_evening_path_as_it_is():
     assert evening_path.updated(readme) == readme, "run python -m minilib.teaching.evening_path"
 
 
-def test_the_whole_package_has_at_most_31000_lines():
-    assert lines(SOURCES) <= 31_000
+def test_the_whole_package_has_at_most_32000_lines():
+    assert lines(SOURCES) <= 32_000
 
 
 def test_no_public_function_has_more_than_15_parameters():

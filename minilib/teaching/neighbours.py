@@ -46,10 +46,17 @@ def page(data: dict, labs: Path = LABS) -> str:
     systems, heads = data["systems"], ("System", "Here", "How it works")
     counts = Counter(row["becomes"] for row in systems)
     entries = len({row["entry"] for row in systems if "entry" in row})
-    parts = [data["intro"].format(**counts, all=len(systems), others=len(systems) - counts["core"], entries=entries)]
+    notebooks = {number: next(labs.glob(f"{number:02d}_*.ipynb"), None) for number in data["labs"]}
+    missing = [str(number) for number, notebook in notebooks.items() if notebook is None]
+    built = f"Labs {', '.join(missing)} have no notebook: their works are named here and not built." if missing else ""
+    parts = [
+        data["intro"].format(
+            **counts, all=len(systems), others=len(systems) - counts["core"], entries=entries, built=built
+        )
+    ]
     parts += ["## The two papers\n", table(heads, [row for row in systems if row["becomes"] == "core"])]
     for number, lab in data["labs"].items():
-        notebook = next(labs.glob(f"{number:02d}_*.ipynb"), None)
+        notebook = notebooks[number]
         link = f" [Open the lab](../notebooks/labs/{notebook.name})." if notebook else ""
         parts += [f"## Lab {number}. {lab['title']}\n", f"The wall: {lab['wall']}.{link}\n"]
         parts += [table(heads, [row for row in systems if row.get("lab") == number])]

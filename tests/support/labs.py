@@ -1,4 +1,4 @@
-"""What every lab must show: it covers what the plan gives it, it stays small, and each seeded mistake breaks one check.
+"""What every lab must show: it covers what is its own, it stays small, and each seeded mistake breaks one check.
 
 A lab names in its metadata what it covers and its mutations, `[old line, new line, check]`: one line of code is changed
 to a typical mistake, and exactly the named check has to object. The cells run here in one namespace, without a kernel
@@ -27,7 +27,7 @@ CHECK = re.compile(r"^def (check_\w+)\(\):$", re.MULTILINE)
 
 
 class Lab(NamedTuple):
-    """One row of the plan: title, entries of the fact sheet, systems built on top, systems with a paragraph.
+    """One row of the coverage: title, entries of the page Neighbours, systems built on top, systems with a paragraph.
 
     `of_32` names which of the exercises of entry 32 the lab builds, in words that stand in its text.
     """
