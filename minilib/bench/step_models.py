@@ -102,6 +102,7 @@ class PlainLora(nn.Module):
         self.b = nn.Parameter(torch.randn(base.out_features, rank, **new) / rank**0.5)  # (out, r)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Inputs `(..., in)` to outputs `(..., out)`."""
         return self.base(x) + (self.factor * (x.to(self.a.dtype) @ self.a.T @ self.b.T)).to(x.dtype)
 
 
