@@ -90,6 +90,63 @@ class TestExercisesOfLab6(ExercisesCanFail):
     ]
 
 
+# Lab 7
+
+
+def topic_batch(topics, b, generator, by_size=False, repeat=False, first=False, mixed=False, known=True):
+    generator, names = generator if known else None, topics.unique()
+    draw = torch.randint(len(topics if by_size else names), (1,), generator=generator)
+    topic = (topics if by_size else names)[draw]
+    items = torch.arange(len(topics)) if mixed else (topics == topic).nonzero()[:, 0]
+    if repeat:
+        return items[torch.randint(len(items), (b,), generator=generator)]
+    return items[:b] if first else items[torch.randperm(len(items), generator=generator)[:b]]
+
+
+def previous_windows(keys, n, wrap=False, masked=True, past=1, others=1, step=-1, start=0, shuffled=False):
+    b, w, m, _ = keys.shape
+
+    def shifted(by):
+        before = torch.roll(keys, by, 1)
+        if by and not wrap:
+            before[:, 0 if by > 0 else -1] = 0
+        return before
+
+    documents = [
+        torch.randperm(b) if shuffled and j else (torch.arange(b) - step * j) % b for j in range(start, n + start)
+    ]
+    parts = [shifted(past if j == 0 else others)[rows] for j, rows in enumerate(documents)]
+    there = torch.ones(b, w, n * m, dtype=torch.bool)
+    there[:, 0] = not masked
+    return torch.cat(parts, 2), there
+
+
+class TestExercisesOfLab7(ExercisesCanFail):
+    """The tests of every lesson, for this lab."""
+
+    notebook = "labs/07_choose_the_negatives.ipynb"
+    solutions = {"topic_batch": topic_batch, "previous_windows": previous_windows}  # noqa: RUF012
+    mistakes = [  # noqa: RUF012
+        ("topic_batch", lambda *a: topic_batch(*a, by_size=True), "swamps the others"),
+        ("topic_batch", lambda *a: topic_batch(*a, repeat=True), "its own negative"),
+        ("topic_batch", lambda *a: topic_batch(*a, first=True), "not the first of a topic"),
+        ("topic_batch", lambda *a: topic_batch(*a, mixed=True), "several topics"),
+        ("topic_batch", lambda *a: topic_batch(*a, known=False), "one seed gave two answers"),
+        ("topic_batch", lambda t, b, g: topic_batch(t, b, g)[:4], "or all if there are fewer"),
+        ("previous_windows", lambda *a: previous_windows(*a, wrap=True), "still holds the last window"),
+        ("previous_windows", lambda *a: previous_windows(*a, wrap=True, masked=False), "nothing stands before it"),
+        ("previous_windows", lambda *a: previous_windows(*a, masked=False), "its mask has to be False"),
+        ("previous_windows", lambda *a: previous_windows(*a, past=0, others=0), "shift by one window"),
+        ("previous_windows", lambda *a: previous_windows(*a, others=0), "present window is in the memory"),
+        ("previous_windows", lambda *a: previous_windows(*a, others=-1), "neighbour's next window"),
+        ("previous_windows", lambda *a: previous_windows(*a, past=-1, others=-1), "a document sees the next window"),
+        ("previous_windows", lambda *a: previous_windows(*a, shuffled=True), "do not shuffle it"),
+        ("previous_windows", lambda *a: previous_windows(*a, step=1), "roll the other way"),
+        ("previous_windows", lambda *a: previous_windows(*a, start=1), "own document is missing"),
+        ("previous_windows", lambda *a: previous_windows(*a)[0], "should return a tuple"),
+    ]
+
+
 # Lab 11
 
 
