@@ -246,3 +246,45 @@ class TestExercisesOfLab5(ExercisesCanFail):
         ("pack_mask", lambda d: pack_mask(d, empty=True), "would be empty"),
         ("pack_mask", lambda d: pack_mask(d).transpose(1, 2), "are exchanged"),
     ]
+
+
+# Lab 8
+
+
+def repeat_errors(first, exponents, passes, tau, floor, base=0.5, late=0, mean=True, away=True):
+    above, errors = first - floor * away, [first]
+    for k in range(1, passes):
+        decayed = sum(b * base ** ((k - late) / (tau * len(exponents))) for b in exponents)
+        above *= ((k + 1) / k) ** (decayed / len(exponents) if mean else decayed)
+        errors.append(above + floor * away)
+    return errors
+
+
+def loss_weights(sizes, drawn, wanted, normed=True):
+    shares = [sizes ** (1 / temperature) for temperature in (drawn, wanted)]
+    if normed:
+        shares = [share / share.sum() for share in shares]
+    return shares[1] / shares[0]
+
+
+class TestExercisesOfLab8(ExercisesCanFail):
+    """The tests of every lesson, for this lab."""
+
+    notebook = "labs/08_filter_repeat_or_recycle_the_data.ipynb"
+    solutions = {"repeat_errors": repeat_errors, "loss_weights": loss_weights}  # noqa: RUF012
+    mistakes = [  # noqa: RUF012
+        ("repeat_errors", lambda *a: repeat_errors(*a, away=False), "the floor shrinks too"),
+        ("repeat_errors", lambda *a: repeat_errors(*a, base=2.0), "exponent grows"),
+        (
+            "repeat_errors",
+            lambda first, b, passes, tau, floor: repeat_errors(first, b, passes, tau / len(b), floor),
+            "worn out later",
+        ),
+        ("repeat_errors", lambda *a: repeat_errors(*a, late=1), "first repeat counts as fresh"),
+        ("repeat_errors", lambda *a: repeat_errors(*a, mean=False), "exponents are added up"),
+        ("loss_weights", lambda n, drawn, wanted: loss_weights(n, wanted, drawn), "turned round"),
+        ("loss_weights", lambda n, drawn, wanted: loss_weights(n, 1 / drawn, 1 / wanted), "temperature divides"),
+        ("loss_weights", lambda n, drawn, wanted: loss_weights(n, 1.0, wanted), "taken for natural"),
+        ("loss_weights", lambda n, drawn, wanted: loss_weights(n, 1e12, wanted) / len(n), "wanted share itself"),
+        ("loss_weights", lambda *a: loss_weights(*a, normed=False), "do not sum to 1"),
+    ]

@@ -28,6 +28,7 @@ EXERCISES = {
     "lab_05": "global_mean pack_mask",
     "lab_06": "advantages pro_term",
     "lab_07": "previous_windows topic_batch",
+    "lab_08": "loss_weights repeat_errors",
     "lab_09": "apply_late layer_steps",
     "lab_10": "fit_rotation thin",
     "lab_11": "backward_and_update checkpoint_cost",
