@@ -116,6 +116,44 @@ class TestExercisesOfLab2(ExercisesCanFail):
     ]
 
 
+# Lab 4
+
+
+def stretched_scores(q, k, theta, window, target, at_q=None, at_k=None):
+    positions = torch.arange(len(q)) * window / target
+    at_q, at_k = (positions if at is None else at for at in (at_q, at_k))
+    return rotate(q, at_q, theta) @ rotate(k, at_k, theta).T
+
+
+def larger_base(q, k, theta, window, target):
+    slower = theta * (target / window) ** (-2 * torch.arange(len(theta)) / q.shape[1])
+    return stretched_scores(q, k, slower, 1, 1)
+
+
+def answer_moves(before, after, answer, size=torch.abs, token=lambda x: x, logps=lambda x: x.log_softmax(-1)):
+    moved = [logps(x).gather(-1, answer[..., None])[..., 0] for x in (before, after)]
+    return size(token(moved[0] - moved[1]).sum(1)).mean()
+
+
+class TestExercisesOfLab4(ExercisesCanFail):
+    """Squeezed positions, and how far an answer moves."""
+
+    notebook = "labs/04_find_where_length_breaks_a_model.ipynb"
+    solutions = {"stretched_scores": stretched_scores, "answer_moves": answer_moves}  # noqa: RUF012
+    mistakes = [  # noqa: RUF012
+        ("stretched_scores", lambda q, k, t, w, n: stretched_scores(q, k, t, n, w), "the positions grow"),
+        ("stretched_scores", larger_base, "the base is scaled"),
+        (
+            "stretched_scores",
+            lambda q, k, t, w, n: stretched_scores(q, k, t, w, n, at_k=torch.arange(len(k))),
+            "the keys are forgotten",
+        ),
+        ("answer_moves", lambda b, a, y: answer_moves(b, a, y, logps=lambda x: x), "not log-probabilities"),
+        ("answer_moves", lambda b, a, y: answer_moves(b, a, y, size=lambda x: x), "up and down cancel"),
+        ("answer_moves", lambda b, a, y: answer_moves(b, a, y, token=torch.abs), "single tokens are added"),
+    ]
+
+
 # Lab 10
 
 

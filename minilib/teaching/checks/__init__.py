@@ -25,6 +25,7 @@ EXERCISES = {
     "lab_01": "bring_home merge_parts",
     "lab_02": "choose_queries far_branch",
     "lab_03": "merge_key keep_neighbours",
+    "lab_04": "answer_moves stretched_scores",
     "lab_05": "global_mean pack_mask",
     "lab_06": "advantages pro_term",
     "lab_09": "apply_late layer_steps",
