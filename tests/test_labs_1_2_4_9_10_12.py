@@ -1,7 +1,7 @@
-"""Labs 1, 2, 4, 9, 10, 12 and 13: what they cover, their checks under mutation, and their exercises on seeded mistakes.
+"""Labs 1, 2, 4, 9, 10, 12, 13 and 14: what they cover, their checks under mutation, and their exercises on seeded mistakes.
 
 The mistakes of an exercise are the solution with one slip in it; each gets a hint of its own. Also the coverage: all
-32 entries of the page Neighbours, 24 systems added to them and 20 paragraphs, spread over thirteen labs.
+32 entries of the page Neighbours, 24 systems added to them and 20 paragraphs, spread over fourteen labs.
 """
 
 import pytest
@@ -16,7 +16,7 @@ from minilib.teaching.rotary import rotate, speeds
 class TestLabs(LabsKeepTheirPromises):
     """The tests of every lab, for these."""
 
-    labs = (1, 2, 4, 9, 10, 12, 13)
+    labs = (1, 2, 4, 9, 10, 12, 13, 14)
 
 
 def test_the_plan_covers_every_entry_and_every_system_once():
@@ -271,4 +271,31 @@ class TestExercisesOfLab13(ExercisesCanFail):
         ("drop_and_grow", past_is_kept, "keeps the momentum of the dropped one"),
         ("drop_and_grow", lambda a, c, g, m, n: drop_and_grow(a, c, g, m, n, -c.abs()), "changed most are dropped"),
         ("drop_and_grow", lambda a, c, g, m, n: drop_and_grow(a, c, g, m, n, c), "sign of the change"),
+    ]
+
+
+# Lab 14
+
+
+def score_route(text, route, wrong=0, of_written=False, stop=True, tags=True):
+    _, _, rest = text.partition("<route>")
+    body, closed, _ = rest.partition("</route>")
+    if tags and not closed:
+        return 0, 0, 0
+    lines = [line.strip() for line in body.splitlines() if line.strip()]
+    same = [a == b for a, b in zip(lines, route)]
+    right = sum(same) if not stop or all(same) else same.index(False) + wrong
+    return 1, int(lines == route), right / len(lines if of_written else route)
+
+
+class TestExercisesOfLab14(ExercisesCanFail):
+    """A route, scored line by line."""
+
+    notebook = "labs/14_let_the_output_grow.ipynb"
+    solutions = {"score_route": score_route}  # noqa: RUF012
+    mistakes = [  # noqa: RUF012
+        ("score_route", lambda text, route: score_route(text, route, wrong=1), "the first wrong line is counted"),
+        ("score_route", lambda text, route: score_route(text, route, stop=False), "after the first error"),
+        ("score_route", lambda text, route: score_route(text, route, of_written=True), "those of the reference"),
+        ("score_route", lambda text, route: score_route(text, route, tags=False), "as not extracted"),
     ]

@@ -32,6 +32,7 @@ EXERCISES = {
     "lab_10": "fit_rotation thin",
     "lab_11": "backward_and_update checkpoint_cost",
     "lab_12": "drop_and_grow rotated_product",
+    "lab_14": "score_route",
 }
 HOMES = {f"check_{name}": file for file, names in EXERCISES.items() for name in names.split()}
 __all__ = sorted(HOMES)
