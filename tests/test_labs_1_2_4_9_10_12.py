@@ -1,4 +1,4 @@
-"""Labs 1, 2, 4, 9, 10, 12, 13 and 14: what they cover, their checks under mutation, and their exercises on seeded mistakes.
+"""Labs 1, 2, 4, 9, 10, 12, 13, 14: what they cover, their checks under mutation, their exercises on seeded mistakes.
 
 The mistakes of an exercise are the solution with one slip in it; each gets a hint of its own. Also the coverage: all
 32 entries of the page Neighbours, 24 systems added to them and 20 paragraphs, spread over fourteen labs.
