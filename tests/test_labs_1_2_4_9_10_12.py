@@ -1,7 +1,7 @@
-"""Labs 1, 2, 4, 9, 10, 12 and 13: what they cover, their checks under mutation, and their exercises on seeded mistakes.
+"""Labs 1, 2, 4, 9, 10, 12, 13, 14: what they cover, their checks under mutation, their exercises on seeded mistakes.
 
 The mistakes of an exercise are the solution with one slip in it; each gets a hint of its own. Also the coverage: all
-32 entries of the page Neighbours, 24 systems added to them and 20 paragraphs, spread over thirteen labs.
+32 entries of the page Neighbours, 24 systems added to them and 20 paragraphs, spread over fourteen labs.
 """
 
 import pytest
@@ -16,7 +16,7 @@ from minilib.teaching.rotary import rotate, speeds
 class TestLabs(LabsKeepTheirPromises):
     """The tests of every lab, for these."""
 
-    labs = (1, 2, 4, 9, 10, 12, 13)
+    labs = (1, 2, 4, 9, 10, 12, 13, 14)
 
 
 def test_the_plan_covers_every_entry_and_every_system_once():
@@ -113,6 +113,44 @@ class TestExercisesOfLab2(ExercisesCanFail):
         ("far_branch", lambda q, k, v, w, n: far_branch(q, k, v, w, n, nearest=0), "leave out those less than window"),
         ("choose_queries", lambda x, n: choose_queries(x, n, mean=0), "a constant must not change its rank"),
         ("choose_queries", lambda x, n: choose_queries(x, n, sign=-1), "the flattest rows"),
+    ]
+
+
+# Lab 4
+
+
+def stretched_scores(q, k, theta, window, target, at_q=None, at_k=None):
+    positions = torch.arange(len(q)) * window / target
+    at_q, at_k = (positions if at is None else at for at in (at_q, at_k))
+    return rotate(q, at_q, theta) @ rotate(k, at_k, theta).T
+
+
+def larger_base(q, k, theta, window, target):
+    slower = theta * (target / window) ** (-2 * torch.arange(len(theta)) / q.shape[1])
+    return stretched_scores(q, k, slower, 1, 1)
+
+
+def answer_moves(before, after, answer, size=torch.abs, token=lambda x: x, logps=lambda x: x.log_softmax(-1)):
+    moved = [logps(x).gather(-1, answer[..., None])[..., 0] for x in (before, after)]
+    return size(token(moved[0] - moved[1]).sum(1)).mean()
+
+
+class TestExercisesOfLab4(ExercisesCanFail):
+    """Squeezed positions, and how far an answer moves."""
+
+    notebook = "labs/04_find_where_length_breaks_a_model.ipynb"
+    solutions = {"stretched_scores": stretched_scores, "answer_moves": answer_moves}  # noqa: RUF012
+    mistakes = [  # noqa: RUF012
+        ("stretched_scores", lambda q, k, t, w, n: stretched_scores(q, k, t, n, w), "the positions grow"),
+        ("stretched_scores", larger_base, "the base is scaled"),
+        (
+            "stretched_scores",
+            lambda q, k, t, w, n: stretched_scores(q, k, t, w, n, at_k=torch.arange(len(k))),
+            "the keys are forgotten",
+        ),
+        ("answer_moves", lambda b, a, y: answer_moves(b, a, y, logps=lambda x: x), "not log-probabilities"),
+        ("answer_moves", lambda b, a, y: answer_moves(b, a, y, size=lambda x: x), "up and down cancel"),
+        ("answer_moves", lambda b, a, y: answer_moves(b, a, y, token=torch.abs), "single tokens are added"),
     ]
 
 
@@ -233,4 +271,31 @@ class TestExercisesOfLab13(ExercisesCanFail):
         ("drop_and_grow", past_is_kept, "keeps the momentum of the dropped one"),
         ("drop_and_grow", lambda a, c, g, m, n: drop_and_grow(a, c, g, m, n, -c.abs()), "changed most are dropped"),
         ("drop_and_grow", lambda a, c, g, m, n: drop_and_grow(a, c, g, m, n, c), "sign of the change"),
+    ]
+
+
+# Lab 14
+
+
+def score_route(text, route, wrong=0, of_written=False, stop=True, tags=True):
+    _, _, rest = text.partition("<route>")
+    body, closed, _ = rest.partition("</route>")
+    if tags and not closed:
+        return 0, 0, 0
+    lines = [line.strip() for line in body.splitlines() if line.strip()]
+    same = [a == b for a, b in zip(lines, route)]
+    right = sum(same) if not stop or all(same) else same.index(False) + wrong
+    return 1, int(lines == route), right / len(lines if of_written else route)
+
+
+class TestExercisesOfLab14(ExercisesCanFail):
+    """A route, scored line by line."""
+
+    notebook = "labs/14_let_the_output_grow.ipynb"
+    solutions = {"score_route": score_route}  # noqa: RUF012
+    mistakes = [  # noqa: RUF012
+        ("score_route", lambda text, route: score_route(text, route, wrong=1), "the first wrong line is counted"),
+        ("score_route", lambda text, route: score_route(text, route, stop=False), "after the first error"),
+        ("score_route", lambda text, route: score_route(text, route, of_written=True), "those of the reference"),
+        ("score_route", lambda text, route: score_route(text, route, tags=False), "as not extracted"),
     ]

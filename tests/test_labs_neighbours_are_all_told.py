@@ -75,8 +75,8 @@ def test_every_entry_stands_in_one_lab_and_the_exercises_of_the_last_in_several(
     assert places[32] == {3, 4, 6, 7, 8, 11, 13}
 
 
-def test_there_are_thirteen_labs_and_each_has_rows():
-    assert sorted(DATA["labs"]) == list(range(1, 14))
+def test_there_are_fourteen_labs_and_each_has_rows():
+    assert sorted(DATA["labs"]) == list(range(1, 15))
     assert {row["lab"] for row in SYSTEMS if "lab" in row} == set(DATA["labs"])
 
 

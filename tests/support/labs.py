@@ -43,7 +43,7 @@ PLAN = {
     1: Lab("Pass attention around a ring, and find the bad link", (1, 30), ("TPI-LLM", "C4", "REFT")),
     2: Lab("Score fewer pairs", (9, 17, 21), ("Informer", "HyenaDNA", "HSTU")),
     3: Lab("Serve a long context", (13, 29, 32), ("HiRED", "DistServe", "Splitwise"), ("Simple Hack",), of_32=("D2O",)),
-    4: Lab("Find where length breaks a model", (2, 3, 7, 32), of_32=("self-supervised evaluation",)),
+    4: Lab("Find where length breaks a model", (2, 3, 32), of_32=("self-supervised evaluation",)),
     5: Lab("Pack long and short together", (10, 12, 20, 22), ("Holmes",), ("MaskDiT",)),
     6: Lab(
         "Rank answers, then doubt the ranker",
@@ -97,6 +97,8 @@ PLAN = {
         ("DSEE",),
         of_32=("FRUGAL", "Wanda"),
     ),
+    # And lab 4: places and positions, and long outputs.
+    14: Lab("Let the output grow", (7,)),
 }
 # The rules of lessons that hold for labs as well.
 SHARED_RULES = (

@@ -25,6 +25,7 @@ EXERCISES = {
     "lab_01": "bring_home merge_parts",
     "lab_02": "choose_queries far_branch",
     "lab_03": "merge_key keep_neighbours",
+    "lab_04": "answer_moves stretched_scores",
     "lab_05": "global_mean pack_mask",
     "lab_06": "advantages pro_term",
     "lab_07": "previous_windows topic_batch",
@@ -33,6 +34,7 @@ EXERCISES = {
     "lab_10": "fit_rotation thin",
     "lab_11": "backward_and_update checkpoint_cost",
     "lab_12": "drop_and_grow rotated_product",
+    "lab_14": "score_route",
 }
 HOMES = {f"check_{name}": file for file, names in EXERCISES.items() for name in names.split()}
 __all__ = sorted(HOMES)
