@@ -48,7 +48,7 @@ def page(data: dict, labs: Path = LABS) -> str:
     entries = len({row["entry"] for row in systems if "entry" in row})
     notebooks = {number: next(labs.glob(f"{number:02d}_*.ipynb"), None) for number in data["labs"]}
     missing = [str(number) for number, notebook in notebooks.items() if notebook is None]
-    built = f"Labs {', '.join(missing)} have no notebook: their works are named here and not built." if missing else ""
+    built = f"Labs {', '.join(missing)} have no notebook: their works are named here and not built. " if missing else ""
     parts = [
         data["intro"].format(
             **counts, all=len(systems), others=len(systems) - counts["core"], entries=entries, built=built
