@@ -44,7 +44,7 @@ TASKS = {
     "test-site": ("dev", [[PY, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--editable",
                            ".[site]"], ["MINILIB_SITE=book/_build/html", PY, "-m", "pytest", "tests/site"]]),
     "bench": ("bench", [[PY, "-m", "minilib", "bench", "contrastive"]]),
-    "refresh": ("dev", [[PY, "-m", "minilib.teaching.refresh", "notebooks/*.ipynb"]]),
+    "refresh": ("dev", [[PY, "-m", "minilib.teaching.refresh", "notebooks/*.ipynb", "notebooks/labs/*.ipynb"]]),
     "faults": ("dev", [["MINILIB_KILLS=100", PY, "-m", "pytest", "-s", "tests/faults"]]),
     "audit": ("dev", [[PY, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "pip-audit"],
                       [PY, "-m", "pip_audit", "--skip-editable", "--desc", "off"]]),

@@ -148,7 +148,7 @@ COMMANDS = {  # command line: what its line must name
     "train": ["'train'", "choose from"],
     "--versoin": ["--versoin", "did you mean --version?"],
     "--output x": ["'x'", "choose from"],
-    "bench": ["contrastive", "logps"],
+    "bench": ["contrastive", "gpu"],
     "bench contrastive --device gpu": ["device is 'gpu'"],
     "tour --output {place}/tour": ["metrics.json is damaged", "delete it"],
     "tour --size huge": ["size is 'huge'"],

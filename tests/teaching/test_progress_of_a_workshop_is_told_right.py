@@ -151,7 +151,7 @@ class Idle:
 def test_a_notebook_that_takes_too_much_is_ended(name, limit, status, tmp_path, monkeypatch):
     (tmp_path / "a").write_text("x" * 11)
     monkeypatch.setattr(sandbox, "STARTING", 0)
-    monkeypatch.setattr(sandbox, "PATIENCE", 0 if name == "SHORTEST" else 1)
+    monkeypatch.setattr(sandbox, "PATIENCE", 0 if name == "SHORTEST" else 100)
     if name != "memory":
         monkeypatch.setattr(sandbox, name, limit)
     (record,) = sandbox._watched(Idle(), tmp_path, "secret", 30, limit if name == "memory" else 1e15)
