@@ -48,15 +48,6 @@ FIGURES = {
     "temperature_effect": lambda: plots.temperature_effect({1.0: [0.5, 0.3, 0.2], 10.0: [0.9, 0.08, 0.02]}),
     "loss_vs_batch": lambda: plots.loss_vs_batch(BATCHES, {"trained": [1, 2, 3, 4]}),
     "running_max_film": film,
-    "memory_by_batch": lambda: plots.memory_by_batch(
-        {"OpenCLIP, 8 GPUs": [(b, 4.0 * b**2) for b in BATCHES]},
-        {"OpenCLIP, 8 GPUs": [(1024, 4e6)]},
-        1e8,
-        title="Memory",
-    ),
-    "step_costs": lambda: plots.step_costs(
-        {"ours": {"loss": 1e9, "weights": 2e9}}, {"ours": {"products": 1.0, "waiting": 0.5}}, 5e9, title="A step"
-    ),
     "tile_order": lambda: plots.tile_order(10, 10, visits(10, 4), upto=5),
     "overflow_curve": lambda: plots.overflow_curve([10, 80, 90], [12, 82, np.inf], [12, 82, 92]),
     "loss_curves": lambda: plots.loss_curves({"dense": [3, 2, 1], "tiled": [3, 2, 1]}),
@@ -67,7 +58,7 @@ FIGURES = {
 
 
 OWN_FILES = ("ablation", "alignment", "alignment_lesson", "batches", "kernels", "longcontext", "pairs", "positions")
-OWN_FILES += ("preference", "ring", "stretch", "vocabulary")
+OWN_FILES += ("cluster", "preference", "ring", "stretch", "vocabulary")
 
 
 def test_every_public_figure_is_drawn_here():

@@ -38,11 +38,8 @@ def spread(values: Iterable[float], least: float = 0.1) -> str:
 
 def advantages(document: dict[str, Any]) -> dict[str, list[float]]:
     """Of every question and level that both arms were run on, LOGO's gain less SFT's, draw by draw."""
-    found = {}
-    for question in _questions(document):
-        for level, arms in gains(document, question).items():
-            both = arms.get(LOGO, {}).keys() & arms.get(SFT, {}).keys()
-            found[f"{question}, {level}"] = [arms[LOGO][draw] - arms[SFT][draw] for draw in arms[LOGO] if draw in both]
+    levels = ((question, *of) for question in _questions(document) for of in gains(document, question).items())
+    found = {f"{question}, {level}": _over(arms) for question, level, arms in levels}
     return {name: values for name, values in found.items() if values}
 
 
@@ -58,11 +55,10 @@ def verdict(document: dict[str, Any]) -> str:
 
 def summary(document: dict[str, Any]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """{question: {level: {arm: mean, min and max of its gains}}}, with LOGO's gain less SFT's as one more arm."""
-    over, found = advantages(document), {}
+    found: dict[str, dict] = {}
     for question in _questions(document):
         for level, arms in gains(document, question).items():
-            both = {"LOGO over SFT": over.get(f"{question}, {level}", [])}
-            values = {arm: list(by_draw.values()) for arm, by_draw in arms.items()} | both
+            values = {arm: list(by_draw.values()) for arm, by_draw in arms.items()} | {"LOGO over SFT": _over(arms)}
             told = {arm: {"mean": statistics.mean(v), "min": min(v), "max": max(v)} for arm, v in values.items() if v}
             found.setdefault(question, {})[level] = told
     return found
@@ -73,13 +69,9 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
     found = {}
     for question in _questions(document):
         far, near = gains(document, question), gains(document, question, inside=True)
-        rows, over = [], advantages(document)
+        rows = []
         for level, arms in far.items():
-            row = {
-                "level": level,
-                "over": _told(over.get(f"{question}, {level}", ())),
-                "draws": max(map(len, arms.values())),
-            }
+            row = {"level": level, "over": _told(_over(arms)), "draws": max(map(len, arms.values()))}
             row |= {key: _told(arms.get(arm, {}).values()) for key, arm in (("logo", LOGO), ("sft", SFT))}
             row |= {"logo_in": _told(near[level].get(LOGO, {}).values())}
             rows.append(row | {"sft_in": _told(near[level].get(SFT, {}).values())})
@@ -104,6 +96,12 @@ def page(document: dict[str, Any]) -> str:
 
 def _questions(document: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(record["run"][2] for record in document["records"] if record["run"][1]))
+
+
+def _over(arms: dict[str, dict[str, float]]) -> list[float]:
+    """LOGO's gain less SFT's, on the draws that both ran on."""
+    sft = arms.get(SFT, {})
+    return [gain - sft[draw] for draw, gain in arms.get(LOGO, {}).items() if draw in sft]
 
 
 def _measure(score: dict[str, Any], inside: bool) -> float:
