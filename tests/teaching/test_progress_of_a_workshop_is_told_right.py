@@ -7,10 +7,10 @@ again without the system's namespaces, where only the audit hook holds them.
 
 import csv
 import json
-import os
 import socket
+import subprocess
+import sys
 import threading
-import time
 
 import psutil
 import pytest
@@ -129,32 +129,24 @@ def test_without_namespaces_the_hook_holds_what_python_does(unheld, outside, ser
     assert server[1] == []
 
 
-class Idle:
-    """A process that neither answers nor ends, and the stream of it, which says nothing."""
-
-    pid = os.getpid()
-    stdout = property(lambda self: self)
-
-    def readline(self, size):
-        time.sleep(3600)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
+@pytest.fixture
+def idle():
+    """A process of its own, whose CPU time is not that of the tests before; it neither answers nor ends."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield process
+        process.kill()
 
 
 @pytest.mark.parametrize(
     ("name", "limit", "status"), [("MOST_WRITTEN", 10, "disk"), ("SHORTEST", 0, "time-out"), ("memory", 10, "memory")]
 )
-def test_a_notebook_that_takes_too_much_is_ended(name, limit, status, tmp_path, monkeypatch):
+def test_a_notebook_that_takes_too_much_is_ended(name, limit, status, idle, tmp_path, monkeypatch):
     (tmp_path / "a").write_text("x" * 11)
     monkeypatch.setattr(sandbox, "STARTING", 0)
     monkeypatch.setattr(sandbox, "PATIENCE", 0 if name == "SHORTEST" else 100)
     if name != "memory":
         monkeypatch.setattr(sandbox, name, limit)
-    (record,) = sandbox._watched(Idle(), tmp_path, "secret", 30, limit if name == "memory" else 1e15)
+    (record,) = sandbox._watched(idle, tmp_path, "secret", 30, limit if name == "memory" else 1e15)
     assert record["ending"][0] == status
 
 
