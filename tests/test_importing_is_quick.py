@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 from support.imports import sources
@@ -29,9 +28,10 @@ def test_importing_minilib_takes_little_more_than_importing_torch():
     def seconds(module):
         best = []
         for _ in range(2):
-            start = time.perf_counter()
+            before = os.times()  # CPU seconds of the children, since others may be busy on this machine
             subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
-            best.append(time.perf_counter() - start)
+            after = os.times()
+            best.append(after.children_user + after.children_system - before.children_user - before.children_system)
         return min(best)
 
     assert seconds("minilib") < seconds("torch") + 1.0

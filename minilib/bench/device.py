@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import benchmark
 
 from minilib.bench import harness
 from minilib.bench.harness import Clock, Sample
@@ -87,6 +86,7 @@ def describe() -> dict[str, Any]:
     for name in LIBRARIES:
         with suppress(metadata.PackageNotFoundError):  # what is not installed is not listed
             versions[name] = metadata.version(name)
+    versions["torch"] = torch.__version__  # with its build, "+cpu" or "+cu130", which the metadata may leave out
     return {
         "cpu": names[0] if names else platform.processor() or "unknown",
         "vectors": torch.backends.cpu.get_cpu_capability(),
@@ -118,6 +118,8 @@ def available_bytes() -> int:  # without swapping
 
 
 def _gpu_clock(call: Callable[[], Any]) -> Sample:
+    from torch.utils import benchmark  # on a machine without a GPU it warns about a CUDA toolkit that lies there
+
     _flush_buffer().zero_()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
