@@ -10,6 +10,7 @@ there shows that everything is reached, and its figures mean nothing.
 """
 
 import platform
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -117,18 +118,23 @@ def available_bytes() -> int:  # without swapping
     return psutil.virtual_memory().available if psutil else 2**33
 
 
-def _gpu_clock(call: Callable[[], Any]) -> Sample:
-    from torch.utils import benchmark  # on a machine without a GPU it warns about a CUDA toolkit that lies there
+def wall_clock() -> float:
+    """Seconds, read when the GPU, if there is one, has done all that it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
+
+def _gpu_clock(call: Callable[[], Any]) -> Sample:
     _flush_buffer().zero_()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    wall = benchmark.timer()  # of torch.utils.benchmark, which waits for the GPU before it reads the time
+    wall = wall_clock()
     start.record()
     call()
     end.record()
-    wall = benchmark.timer() - wall
+    wall = wall_clock() - wall
     return Sample(start.elapsed_time(end) / 1e3, wall, torch.cuda.max_memory_allocated() - before)
 
 
