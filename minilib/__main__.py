@@ -31,9 +31,11 @@ from minilib.cli.clip import clip
 from minilib.cli.clip_settings import ClipSettings
 from minilib.cli.command_line import Parser, normalised
 from minilib.cli.doctor import doctor
+from minilib.cli.eval_settings import EvalSettings
 from minilib.cli.evaluate import evaluate
 from minilib.cli.fetch import fetch_minilm, fetch_smollm2
-from minilib.cli.settings import EvalSettings, LogoSettings, PairsSettings
+from minilib.cli.pairs_settings import PairsSettings
+from minilib.cli.settings import LogoSettings
 from minilib.cli.workshop import WORKSHOP, named
 from minilib.teaching.tour.tour import tour
 

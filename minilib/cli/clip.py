@@ -4,8 +4,8 @@
     transformers   the folder is one of `save_pretrained`: CLIPModel.from_pretrained("runs/clip") loads it
     both           log.jsonl as steps come, TensorBoard's events where it is installed, records.json at the end
 
-`torchrun --nproc-per-node 4 -m minilib clip` takes the same flags and trains the same model on four ranks, over NCCL
-where there are GPUs, else over gloo.
+`torchrun --nproc-per-node 4 -m minilib clip` takes the same flags and trains the same model on four ranks, over gloo
+between CPUs. It takes NCCL where there are GPUs, which has not been run yet.
 """
 
 import json

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from minilib.cli import clip as commands
 from minilib.cli import run_folder
-from minilib.cli.settings import EvalSettings
+from minilib.cli.eval_settings import EvalSettings
 
 
 def evaluate(settings: EvalSettings | None = None, **given) -> None:

@@ -13,7 +13,8 @@ from dataclasses import asdict
 
 from minilib.cli import pairs as data_rows
 from minilib.cli import run_folder
-from minilib.cli.settings import LogoSettings, PairsSettings, columns_of, fill, to_compare
+from minilib.cli.pairs_settings import PairsSettings
+from minilib.cli.settings import LogoSettings, columns_of, fill, to_compare
 from minilib.models.loading import best_device, load_language_model, pick_dtype, window_of
 
 

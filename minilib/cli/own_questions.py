@@ -18,7 +18,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from minilib.cli.settings import EvalSettings, answer_tokens_for, columns_of, fingerprint_of
+from minilib.cli.eval_settings import EvalSettings, answer_tokens_for
+from minilib.cli.settings import columns_of, fingerprint_of
 from minilib.common import rows_named
 from minilib.data.questions import load_questions
 from minilib.evals.answers import accepted, answer_scores

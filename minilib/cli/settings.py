@@ -17,6 +17,8 @@ where
     smollm2        reads so little that ten steps take minutes on two cores; beyond W it babbles
 
 Full fine-tuning (`lora_rank` 0) has no default learning rate: that of an adapter would wreck the weights.
+`pairs_settings` and `eval_settings` have those of the other two commands, which take the names of columns and the
+fingerprint of data from here.
 """
 
 from __future__ import annotations
@@ -255,119 +257,6 @@ def fingerprint_of(data: str) -> str | None:
         with open(path, "rb") as file:
             digest.update(f"{path.relative_to(data)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class PairsSettings:
-    """Make preference pairs with a model and keep them; the same command goes on after an interrupt.
-
-    The first half of `logo`: afterwards `python -m minilib logo --data OUTPUT/pairs.jsonl` trains on them.
-
-    Args:
-        model: "tiny", "smollm2" (see fetch), a folder of transformers, or a name on the hub.
-        data: "haystack" (made, offline), or the path of questions with context, question and answer.
-        split: which part of the data, by default "train" or the only one.
-        context_column: of questions, where it has none of the known names.
-        question_column: as for the context.
-        answer_column: as for the context.
-        output: folder of pairs.jsonl, pairs_report.json and settings.json.
-        num_rejected: M, rejected answers of a prompt.
-        rows: how many haystacks to ask about, by default 400 (smollm2: 32).
-        length: tokens of a made haystack, by default some four times what is read at a time.
-        scorer: what makes a chunk matter: "rare_words" or "entities" (spaCy); haystacks know it exactly.
-        threshold: score above which a chunk matters, by default 6.
-        chunk_size: tokens of a chunk, by default 512, or less so that num_chunks fill the window.
-        num_chunks: N, chunks that are read at a time, by default 16 (tiny: 8).
-        answer_tokens: the most tokens of an answer to a question of yours, by default 128, or a 16th of a small window.
-        temperature: of the answers; 0 takes the likeliest.
-        seed: of what is drawn, and of made haystacks.
-        dtype: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
-        attention: "auto" (sdpa), "sdpa" or "eager".
-        trust_remote_code: whether Python files that come with a model may run.
-    """
-
-    model: str = "tiny"
-    data: str = HAYSTACK
-    split: str | None = None
-    context_column: str | None = None
-    question_column: str | None = None
-    answer_column: str | None = None
-    output: Path = Path("runs/pairs")
-    num_rejected: int = 2
-    rows: int | None = None
-    length: int | None = None
-    scorer: str | None = None
-    threshold: float | None = None
-    chunk_size: int | None = None
-    num_chunks: int | None = None
-    answer_tokens: int | None = None
-    temperature: float = 0.7
-    seed: int = 0
-    dtype: str = "auto"
-    attention: str = "auto"
-    trust_remote_code: bool = False
-
-
-@dataclass(frozen=True)
-class EvalSettings:
-    """Measure what a run has trained, or any language model, print it and write it to evaluation.json.
-
-    Two towers: recall at 1, 5 and 10, both ways. A language model: right answers by depth and length of a text, recall
-    of two details, lost in the middle, perplexity within the window, and needle_map.png; or, with data, its answers to
-    your own questions, one a line in answers-NAME.jsonl, and their mean scores.
-
-    Args:
-        run: the output folder of `clip` or `logo`.
-        model: a language model instead of a run: "tiny", "smollm2", a folder of transformers, or a name on the hub.
-        data: for towers as in `clip`, by default that of the run (what is made is made anew, with another seed); for a
-            language model the path of questions with context, question and answer, by default made texts.
-        split: which part of the data, by default "train" or the only one; for towers "test" or "validation".
-        context_column: of questions, where it has none of the known names.
-        question_column: as for the context.
-        answer_column: as for the context.
-        answer_tokens: the most tokens of an answer to a question of yours, by default 128, or half a small window.
-        cut_middle: whether the middle is left out of texts that are longer than the window, as LongBench does it.
-        pairs: towers only; how many scenes, digit strips or glyphs to make.
-        image_column: towers only; by default that of the training, or found by its name.
-        caption_column: towers only; by default that of the training, or found by its name.
-        allow_outside: towers only; whether paths and links may lead out of the data folder.
-        lengths: tokens of the texts, such as [96,224]; by default half a window, one, two and four, up to 32,768, and
-            up to 2,048 where the window is larger and there is no GPU.
-        samples: questions for each length and place, by default 20, and 2 where the window is so large.
-        base: whether the model from before the alignment is measured next to the aligned one.
-        seed: of the made pairs or texts.
-        output: folder of what is written, by default the run's (for a model runs/eval).
-        dtype: of a language model: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
-        attention: of a language model: "auto" (sdpa), "sdpa" or "eager".
-        trust_remote_code: of a language model: whether Python files that come with it may run.
-    """
-
-    run: Path = Path("runs/clip")
-    model: str | None = None
-    data: str | None = None
-    split: str | None = None
-    context_column: str | None = None
-    question_column: str | None = None
-    answer_column: str | None = None
-    answer_tokens: int | None = None
-    cut_middle: bool = False
-    pairs: int = 1_000
-    image_column: str | None = None
-    caption_column: str | None = None
-    allow_outside: bool = False
-    lengths: list[int] | None = None
-    samples: int | None = None
-    base: bool = True
-    seed: int = 1
-    output: Path | None = None
-    dtype: str = "auto"
-    attention: str = "auto"
-    trust_remote_code: bool = False
-
-
-def answer_tokens_for(window: int) -> int:
-    """The tokens that an answer may have where nobody says."""
-    return max(1, min(128, window // 2))
 
 
 def columns_of(settings) -> dict[str, str | None]:

@@ -176,6 +176,7 @@ def _ring_grads(comm: Comm, counts: list[int], txt: Tensor, wanted: bool, what: 
         elif wanted:
             if grad_arriving is not None:
                 grad += grad_arriving()  # what the ranks before have added for this owner
+                grad_arriving = None  # the last step's buffers are let go before the next one is allocated
             grad_arriving = comm.send_recv("gradients", step, grad, rows)
         if not last:
             block = arriving()

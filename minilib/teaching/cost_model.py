@@ -6,7 +6,7 @@ Memory of the loss, forward and backward, in numbers of 4 bytes, in addition to 
     OpenCLIP   4 m b  + 2 b d + 2 m d         four matrices of the own rows; both sides gathered, two own ones scaled
     Ring-CL    4 m^2  + 15 m d                four matrices of one block, and blocks of features
     Inf-CL              15 m d                blocks of features; 17 from 131,072 rows on
-    ours                 8 m d + 6 b + tiles  5 blocks on two ranks, 2 on one
+    ours                 7 m d + 6 b + tiles  5 blocks on two ranks, 2 on one
 
 Memory of a step, with the gradient cache, so that the encoders see one micro-batch at a time:
 
@@ -20,8 +20,9 @@ where
 What is fitted, what is predicted. The paper's GB are read as 1,000 MiB: of three readings the only one that gives the
 cells of CLIP and OpenCLIP to the last digit or two, with nothing fitted. Fitted are three numbers, each on the one cell
 that `FITTED` names: the 15 blocks, the 17, and the activations of ViT-L/14. Where 15 becomes 17 was read off the tables
-as well (110,592 rows still have 15), and we do not know why. All other cells are predictions. The 8 blocks of ours are
-measured on real processes. `cells()` compares; the test is tests/teaching/test_the_cost_model_gives_the_tables.py.
+as well (110,592 rows still have 15), and we do not know why. All other cells are predictions. The 7 blocks of ours are
+counted in lesson 06 and measured on real processes. `cells()` compares; the test is
+tests/teaching/test_the_cost_model_gives_the_tables.py.
 Taught in notebooks/14_leave_one_machine.ipynb.
 """
 
@@ -121,10 +122,10 @@ def loss_parts(method: str, batch: int, dim: int, gpus: int) -> dict[str, float]
 def ring_blocks(gpus: int) -> int:
     """Blocks of m x d numbers that a rank of our ring holds at its peak, in the backward pass; measured.
 
-    At home the gradients of images and own texts. Travelling: texts here and arriving, a gradient that leaves and one
-    that arrives, and those of the step before, which are let go when the next ones are under way.
+    At home the gradients of images and own texts. Travelling: texts here and arriving, a gradient that leaves, one that
+    arrives and one in the making. On two ranks a gradient sets out once, at the last step: no text arrives any more.
     """
-    return {1: 2, 2: 5}.get(gpus, 8)
+    return {1: 2, 2: 5}.get(gpus, 7)
 
 
 def step_parts(method: str, batch: int, gpus: int, backbone: Backbone, *, offload: bool = False) -> dict[str, float]:

@@ -120,6 +120,10 @@ def test_a_campaign_leaves_records_document_and_page(finished):
     page = (output / "real_alignment.md").read_text()
     assert "**Inside the window**" in page
     assert "| LOGO | 1 |" in page
+    assert "we know the abstract of arXiv 2505.11166, which names two parts, and not its formula" in page
+    assert "formula, beta and lambda are as others quote them" in pages.plain(document)
+    without = document | {"arms": {"LOGO": document["arms"]["LOGO"]}}
+    assert "SoLoPO" not in pages.page(without)
     assert not list((output / "runs").glob("*/checkpoint-*"))
 
 

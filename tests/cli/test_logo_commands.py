@@ -23,8 +23,10 @@ from minilib.cli import logo as command
 from minilib.cli import pairs as data_rows
 from minilib.cli import run_folder
 from minilib.cli.doctor import diagnosis
+from minilib.cli.eval_settings import EvalSettings
 from minilib.cli.evaluate import evaluate
-from minilib.cli.settings import ALIASES, EvalSettings, LogoSettings, PairsSettings, fill
+from minilib.cli.pairs_settings import PairsSettings
+from minilib.cli.settings import ALIASES, LogoSettings, fill
 from minilib.evals.language_model import default_lengths
 from minilib.longcontext.text_ids import prompt_ids
 from minilib.models.loading import load_aligned, load_language_model

@@ -16,7 +16,9 @@ import pytest
 from support.language_folders import language_folder
 
 import minilib
-from minilib.cli.settings import EvalSettings, LogoSettings, PairsSettings
+from minilib.cli.eval_settings import EvalSettings
+from minilib.cli.pairs_settings import PairsSettings
+from minilib.cli.settings import LogoSettings
 from minilib.models.loading import load_language_model
 
 EVIL = """

@@ -8,11 +8,14 @@
 
 where
     beta, gamma, alpha   10, 3 (SimPO's and LOGO's for Llama-3) and 1, ours
-    b, lambda            0.1 and 0.01, LongPO's own; its log-probabilities are sums
+    b, lambda            0.1 and 0.01, LongPO's; its log-probabilities are sums
 
-SoLoPO prefers on the short prompt and draws the reward of the same chosen answer under both prompts together. LongPO's
-constraint is the model that reads the short prompt. Departures: one rejected answer, one turn; the long prompt is
-LOGO's, of about a thousand tokens, at the positions of the run.
+What is known of them. Of SoLoPO (arXiv 2505.11166) we know the abstract alone, which names two parts: preference on the
+short prompt, and equal rewards of a response under both. The formula above is how we write them: SimPO as the
+preference, the chosen answer alone in the second part, an absolute difference, alpha. The authors' formula may differ,
+so this arm is no judgement on it. LongPO's formula, beta and lambda are as others quote them; its constraint is the
+model that reads the short prompt. Departures from it: one rejected answer, one turn. The long prompt is LOGO's, of
+about a thousand tokens, at the positions of the run.
 """
 
 from __future__ import annotations

@@ -28,6 +28,12 @@ AIMS = {
     "LOGO's short questions kept": ("LOGO", "kept", 0.98, "least"),
     "LOGO's perplexity to base": ("LOGO", "perplexity_ratio", 1.05, "most"),
 }
+KNOWN = {  # of the arms in neighbours.py: where their formulas come from
+    "SoLoPO (ours)": "SoLoPO (ours): we know the abstract of arXiv 2505.11166, which names two parts, and not its "
+    "formula. How the parts are written, added and weighed is ours: this arm is no judgement on the authors' method.",
+    "LongPO (ours)": "LongPO (ours): formula, beta and lambda are as others quote them; one rejected answer and one "
+    "turn are ours.",
+}
 
 
 def summarised(records: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
@@ -145,12 +151,17 @@ def _kept(runs: dict[int, dict], base: dict[int, dict]) -> float | None:
 
 def page(document: dict[str, Any]) -> str:
     """The page in Markdown."""
-    return report.whole("real_alignment", document | {"tables": tables(document)})
+    return report.whole("real_alignment", document | {"tables": tables(document), "known": known(document)})
 
 
 def plain(document: dict[str, Any]) -> str:
     """The same tables for a terminal."""
-    return "\n\n".join(tables(document, report.plain).values())
+    return "\n\n".join([*tables(document, report.plain).values(), *known(document)])
+
+
+def known(document: dict[str, Any]) -> list[str]:
+    """What is known of the later methods among the arms, a sentence for each."""
+    return [told for arm, told in KNOWN.items() if arm in document["arms"]]
 
 
 def tables(document: dict[str, Any], table: report.Table = report.markdown) -> dict[str, str]:
