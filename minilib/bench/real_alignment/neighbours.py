@@ -12,10 +12,10 @@ where
 
 What is known of them. Of SoLoPO (arXiv 2505.11166) we know the abstract alone, which names two parts: preference on the
 short prompt, and equal rewards of a response under both. The formula above is how we write them: SimPO as the
-preference, the chosen answer alone in the second part, an absolute difference, alpha. The authors' formula may differ,
-so this arm is no judgement on it. LongPO's formula, beta and lambda are as others quote them; its constraint is the
-model that reads the short prompt. Departures from it: one rejected answer, one turn. The long prompt is LOGO's, of
-about a thousand tokens, at the positions of the run.
+preference, an absolute difference, alpha. That the second part takes the chosen answer alone is a variant of the
+authors', as a review of the paper says. Their formula may differ, so this arm is no judgement on it. LongPO's formula,
+beta and lambda are as others quote them; its constraint is the model that reads the short prompt. Departures from it:
+one rejected answer, one turn. The long prompt is LOGO's, of about a thousand tokens, at the positions of the run.
 """
 
 from __future__ import annotations
