@@ -30,6 +30,7 @@ from minilib.preferences.importance import exact_entities
 LENGTH = 960  # tokens of a haystack
 CHUNK, CHUNKS = 28, 8
 EVERY = 4  # one question in so many asks for two details
+AT_ONCE = 32 * LENGTH  # tokens of the haystacks that are worked on at a time: a batch that is interrupted is lost
 
 
 def long_questions(rows: int, tokenizer: Callable, *, length: int = LENGTH, distractors: int = 12, seed: int = 0):
@@ -69,7 +70,8 @@ def haystack_pairs(
         repeatable(answer),
         PairsConfig(
             threshold=0, chunk_size=chunk_size, num_chunks=num_chunks, num_rejected=num_rejected,
-            require_right=require_right, tries=tries, seed=seed, batch_size=32, separator=separator_for(tokenizer),
+            require_right=require_right, tries=tries, seed=seed, batch_size=max(1, min(32, AT_ONCE // length)),
+            separator=separator_for(tokenizer),
         ),
         scorer=exact_entities, tokenizer=tokenizer, prompt_fn=prompt_for(tokenizer, IN_SHORT), path=path,
         progress=progress,

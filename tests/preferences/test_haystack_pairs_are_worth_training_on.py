@@ -10,6 +10,7 @@ from support.reference import refused
 from minilib.data.running_text import token_counter
 from minilib.evals.longcontext import is_right
 from minilib.models.tiny_lm import WINDOW, tiny_lm
+from minilib.preferences import haystack_pairs as haystacks
 from minilib.preferences.haystack_pairs import (
     CHUNK,
     CHUNKS,
@@ -124,3 +125,12 @@ def test_at_full_length_the_prompt_holds_the_whole_haystack(built, lm):
 def test_the_first_pairs_are_as_many_as_asked_for_or_refused(built):
     assert first_pairs(iter(built[0]), 5) == built[0][:5]
     refused(ValueError, "count is 99 and only", lambda: first_pairs(iter(built[0]), 99))
+
+
+@pytest.mark.parametrize(("length", "at_once"), [(400, 32), (LENGTH, 32), (8 * LENGTH, 4), (100 * LENGTH, 1)])
+def test_the_longer_the_haystacks_the_fewer_are_lost_by_an_interrupt(length, at_once, lm, monkeypatch):
+    configs = []
+    monkeypatch.setattr(haystacks, "long_questions", lambda *_, **__: [])
+    monkeypatch.setattr(haystacks, "build_pairs", lambda _rows, _answer, config, **_: configs.append(config))
+    build(lm, length=length)
+    assert configs[0].batch_size == at_once
