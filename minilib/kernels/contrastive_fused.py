@@ -98,18 +98,16 @@ def sigmoid_visit(
     paired: bool = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Sum of softplus(X + bias) over all pairs left, and of sigmoid(X + bias), with the gradients in the same visit."""
-    wanted = any(grad is not None for grad in grads)
     gain, numbers = GAIN.get(img.dtype, 1.0), [_number(scale, img), _number(-bias, img)]
+    kept = gain if any(grad is not None for grad in grads) else 0.0  # 0: no gradient is asked for, none is written
     sums = torch.zeros(2, dtype=torch.float64, device=img.device)  # thousands of partial sums: their sum costs nothing
     for i, j, grad, partner in _chunks(img, txt, tile_size, paired):
         programs = math.prod(-(-size // SMALLEST_TILE) for size in grad.shape)  # as many as the smallest tile needs
         slots = grad.new_zeros((2, programs), dtype=torch.float32)  # two sums for each program; the rest stay 0
-        tensors = [*numbers, *slots, grad]
-        launch("sigmoid_visit", img[i], txt[j], tensors, partner, grad.stride(0), GAIN=gain if wanted else 0.0)
+        launch("sigmoid_visit", img[i], txt[j], [*numbers, *slots, grad], partner, grad.stride(0), GAIN=kept)
         sums += slots.sum(1, dtype=torch.float64)
         add_products(grad, i, j, img[i], txt[j], grads, 1 / gain)
-    loss, slope = sums.float()
-    return loss, slope
+    return sums[0].float(), sums[1].float()
 
 
 def _chunks(img: Tensor, txt: Tensor, chunk: int | None, paired: bool) -> Iterator[tuple[slice, slice, Tensor, int]]:

@@ -78,8 +78,9 @@ def shifted_sums(
         known = tl.where(i < tl.num_programs(0) * BM, 0, cols)
         for j in range(gn * BN, cols, tl.num_programs(1) * BN):
             col = j + tl.arange(0, BN)
+            # min(j, 0) is 0: addresses that hang on j are computed per tile; kept across tiles, they would spill
             x = logits_tile(
-                img, txt, scale, shift, i, j, rows, cols, dim, img_stride, txt_stride, partner,
+                img, txt, scale, shift, i + tl.minimum(j, 0), j, rows, cols, dim, img_stride, txt_stride, partner,
                 BM, BN, BK, EVEN, PRECISION,
             )  # fmt: skip
             e = tl.exp2(x)  # (BM, BN)
@@ -193,8 +194,10 @@ def sigmoid_visit(
     )  # fmt: skip
     softplus, sigmoid = softplus_and_sigmoid(x)
     slot = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
-    tl.store(losses + slot, tl.sum(softplus))
-    tl.store(slopes + slot, tl.sum(sigmoid))
+    # each thread sums its own rows first and the slopes before the losses: the order that needs the fewest registers
+    slope, loss = tl.sum(sigmoid, 1), tl.sum(softplus, 1)
+    tl.store(losses + slot, tl.sum(loss))
+    tl.store(slopes + slot, tl.sum(slope))
     if GAIN > 0:
         store_tile(grad, sigmoid * GAIN, i, j, rows, cols, grad_stride, BM, BN)
 
