@@ -73,6 +73,11 @@ class TestExercisesOfLab1(ExercisesCanFail):
         ("merge_parts", lambda a, b: naive_merge(a, b, lse=lambda m, gap: m + (1 + gap.exp()).log()), "overflows"),
         ("merge_parts", lambda a, b: naive_merge(a, b, weight=0.5), "averaged with equal weights"),
         ("merge_parts", naive_merge, "which part saw no key"),
+        (
+            "merge_parts",
+            lambda a, b: (a[0].copy_(merge(a, b)[0]), merge(a, b)[1]),
+            "changed a tensor that it was given",
+        ),
         ("bring_home", lambda c, n: bring_home(c, n, steps=-1), "one ring step from home"),
         ("bring_home", lambda c, n: bring_home(c, n, keep=0.0), "the last contribution only"),
         ("bring_home", lambda c, n: [sum(c(r, k) for k in range(n)) for r in range(n)], "belongs to the owner"),
@@ -98,6 +103,11 @@ def counted_twice(q, k, v, window, n_global):
     return torch.softmax(scores, 1) @ v, torch.logsumexp(scores, 1)
 
 
+def without_identity(q, k, v, window, n_global):
+    o, lse = far_branch(q, k, v, window, n_global)
+    return torch.where(lse[:, None].isneginf(), torch.nan, o), lse
+
+
 def choose_queries(scores, count, sign=1, mean=1):
     return (sign * (torch.logsumexp(scores, 1) - mean * scores.mean(1))).topk(count).indices
 
@@ -111,8 +121,10 @@ class TestExercisesOfLab2(ExercisesCanFail):
         ("far_branch", lambda q, k, v, w, n: far_branch(q, k, v, w, n, at=lambda i: i), "true distance"),
         ("far_branch", counted_twice, "counted twice while it is still near"),
         ("far_branch", lambda q, k, v, w, n: far_branch(q, k, v, w, n, nearest=0), "leave out those less than window"),
+        ("far_branch", without_identity, "without far keys has output 0"),
         ("choose_queries", lambda x, n: choose_queries(x, n, mean=0), "a constant must not change its rank"),
         ("choose_queries", lambda x, n: choose_queries(x, n, sign=-1), "the flattest rows"),
+        ("choose_queries", lambda x, n: (x.amax(1) - x.mean(1)).topk(n).indices, "which is the sampled measure"),
     ]
 
 
@@ -147,6 +159,11 @@ class TestExercisesOfLab4(ExercisesCanFail):
             "stretched_scores",
             lambda q, k, t, w, n: stretched_scores(q, k, t, w, n, at_k=torch.arange(len(k))),
             "the keys are forgotten",
+        ),
+        (
+            "stretched_scores",
+            lambda q, k, t, w, n: stretched_scores(q, k, t, w, len(q)),
+            "whatever the text",
         ),
         ("answer_moves", lambda b, a, y: answer_moves(b, a, y, logps=lambda x: x), "not log-probabilities"),
         ("answer_moves", lambda b, a, y: answer_moves(b, a, y, size=lambda x: x), "up and down cancel"),
@@ -200,6 +217,10 @@ def zero_frozen(weights, updates, lr):
     return layer_steps(weights, updates, lr, lambda w, u: w.norm() / u.norm() if w.ndim else 1.0)
 
 
+def still_update(weights, updates, lr):
+    return layer_steps(weights, updates, lr, lambda w, u: w.norm() / u.norm() if w.ndim and w.norm() > 0 else 1.0)
+
+
 def scale_included(weights, updates, lr):
     return layer_steps(weights, updates, lr, lambda w, u: w.norm() / u.norm() if w.norm() > 0 else 1.0)
 
@@ -216,8 +237,11 @@ class TestExercisesOfLab9(ExercisesCanFail):
         ("layer_steps", whole_model, "one ratio for the whole model"),
         ("layer_steps", zero_frozen, "never moves"),
         ("layer_steps", scale_included, "logit scale is normalised"),
+        ("layer_steps", still_update, "where the norm of the update is 0"),
+        ("layer_steps", lambda w, u, lr: [x.copy_(y) for x, y in zip(w, layer_steps(w, u, lr))], "changed a tensor"),
         ("apply_late", lambda local, sent, average: average, "are overwritten"),
         ("apply_late", lambda local, sent, average: local + average, "added whole"),
+        ("apply_late", lambda local, sent, average: local.add_(average - sent), "changed a tensor"),
     ]
 
 
@@ -277,8 +301,11 @@ class TestExercisesOfLab13(ExercisesCanFail):
 # Lab 14
 
 
-def score_route(text, route, wrong=0, of_written=False, stop=True, tags=True):
-    _, _, rest = text.partition("<route>")
+def score_route(text, route, wrong=0, of_written=False, stop=True, tags=True, both=True):
+    _, opened, rest = text.partition("<route>")
+    if not opened and both:
+        return 0, 0, 0
+    rest = rest if opened else text
     body, closed, _ = rest.partition("</route>")
     if tags and not closed:
         return 0, 0, 0
@@ -298,4 +325,10 @@ class TestExercisesOfLab14(ExercisesCanFail):
         ("score_route", lambda text, route: score_route(text, route, stop=False), "after the first error"),
         ("score_route", lambda text, route: score_route(text, route, of_written=True), "those of the reference"),
         ("score_route", lambda text, route: score_route(text, route, tags=False), "as not extracted"),
+        ("score_route", lambda text, route: score_route(text, route, both=False), "without an opening tag"),
+        (
+            "score_route",
+            lambda text, route: (*(x := score_route(text, route))[:2], x[2] * len(route) / 20),
+            "divide by the number of lines of this route",
+        ),
     ]

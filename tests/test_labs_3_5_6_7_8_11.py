@@ -46,6 +46,8 @@ class TestExercisesOfLab3(ExercisesCanFail):
         ("keep_neighbours", lambda *a: keep_neighbours(*a, future=False), "mask the future"),
         ("keep_neighbours", lambda *a: keep_neighbours(*a, last=False), "window is missing"),
         ("keep_neighbours", lambda *a: keep_neighbours(*a, order=False), "not sorted"),
+        ("keep_neighbours", lambda x, n, kernel: keep_neighbours(x, n, 5), "for kernel 3"),
+        ("merge_key", lambda a, b: merge_key(a, (*b[:2], torch.zeros(()).double())), "one of five"),
         ("merge_key", lambda *a: merge_key(*a, bias=lambda b1, b2: torch.maximum(b1, b2)), "log 2 is forgotten"),
         ("merge_key", lambda *a: merge_key(*a, bias=lambda b1, b2: b1.exp() + b2.exp()), "take its logarithm"),
         ("merge_key", lambda *a: merge_key(*a, weights=lambda b1, b2, b: (0.5, 0.5)), "as if both stood"),
@@ -193,6 +195,7 @@ class TestExercisesOfLab11(ExercisesCanFail):
         ("backward_and_update", lambda w, u, x, lr: backward_and_update(w, u, x, -lr), "uphill"),
         ("backward_and_update", lambda w, u, x, lr: backward_and_update(w, u, x, 1), "learning rate is missing"),
         ("backward_and_update", lambda *a: backward_and_update(*a, factor=2.0), "without a factor 2"),
+        ("backward_and_update", lambda w, u, x, lr: backward_and_update(w, u, x, 0.1), "another learning rate"),
         ("backward_and_update", lambda *a: backward_and_update(*a, through_new=True), "went through the new weight"),
         ("backward_and_update", lambda *a: backward_and_update(*a, eager=True), "wait until its last share"),
     ]
@@ -245,6 +248,7 @@ class TestExercisesOfLab5(ExercisesCanFail):
         ("pack_mask", lambda d: pack_mask(d, alone=False), "padding sees other padding"),
         ("pack_mask", lambda d: pack_mask(d, empty=True), "would be empty"),
         ("pack_mask", lambda d: pack_mask(d).transpose(1, 2), "are exchanged"),
+        ("pack_mask", lambda d: pack_mask(d).long(), "should be boolean"),
     ]
 
 

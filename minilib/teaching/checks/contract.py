@@ -15,7 +15,7 @@ Judge: fp64, error at most 1e-8 of the largest entry unless the case says otherw
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Case = Callable[[Callable], str | None]
 MISSING = "the function returned None: is a return statement missing?"
+CHANGED = "the function changed a tensor that it was given: compute new ones, the caller still needs the old"
 
 
 def run(learner: Callable, cases: Mapping[str, Case], insight: str) -> None:
@@ -43,11 +44,30 @@ def verdict(learner: Callable, cases: Mapping[str, Case], insight: str) -> str:
             if number == 0:
                 return "Not attempted yet: replace the line that raises NotImplementedError, then run this cell again."
             hint = _raised(error)
+        except InputChangedError:
+            hint = CHANGED
         except Exception as error:
             hint = _raised(error)
         if hint:
             return f"Not yet: {where}, {hint}."
     return f"Passed: {insight}."
+
+
+class InputChangedError(Exception):
+    """Raised by a function of `untouched` that wrote into a tensor of its caller."""
+
+
+def untouched(learner: Callable) -> Callable:
+    """`learner` with a look at its arguments after each call: none of their tensors may have changed."""
+
+    def watched(*given: Any) -> Any:
+        before = [tensor.detach().clone() for tensor in _tensors(given)]
+        got = learner(*given)
+        if not all(map(torch.equal, _tensors(given), before)):
+            raise InputChangedError
+        return got
+
+    return watched
 
 
 def compare(got: Any, want: Any, suspects: Mapping[str, Any] | None = None, tol: float = 1e-8) -> str | None:
@@ -101,6 +121,14 @@ class LargestTensor(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 self.numel = max(self.numel, tensor.numel())
         return out
+
+
+def _tensors(given: Any) -> Iterator[Tensor]:
+    if isinstance(given, Tensor):
+        yield given
+    elif isinstance(given, tuple | list):
+        for part in given:
+            yield from _tensors(part)
 
 
 def _shape_hint(got: Any, want: Any) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minilib.teaching.checks.contract import MISSING, as_tensor, close, compare, run
+from minilib.teaching.checks.contract import MISSING, as_tensor, close, compare, run, untouched
 from minilib.teaching.partial_attention import of_scores
 
 
@@ -19,13 +19,17 @@ def check_merge_parts(learner: Callable[[tuple, tuple], tuple]) -> None:
         "for log-sum-exps that lie 800 apart": lambda fn: _parts(fn, 800.0),
         "for a row that saw no key in one part, and one in neither": _without_keys,
     }
-    run(learner, cases, "a part needs its output and one number per row, so keys may arrive in any order")
+    run(untouched(learner), cases, "a part needs its output and one number per row, so keys may arrive in any order")
 
 
 def check_bring_home(learner: Callable[[Callable[[int, int], Tensor], int], list]) -> None:
     """Exercise: `bring_home(contribution, ranks)`, the summed gradient of each rank's block, on its own rank."""
     cases = {f"for {ranks} ranks": lambda fn, ranks=ranks: _home(fn, ranks) for ranks in (2, 5)}
-    run(learner, cases, "keys make one ring step fewer than ranks, their gradients as many as there are ranks")
+    run(
+        untouched(learner),
+        cases,
+        "keys make one ring step fewer than ranks, their gradients as many as there are ranks",
+    )
 
 
 def _parts(fn: Callable, gap: float) -> str | None:

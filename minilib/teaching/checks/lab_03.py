@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minilib.teaching.checks.contract import as_tensor, close, compare, run
+from minilib.teaching.checks.contract import as_tensor, close, compare, run, untouched
 
 
 def check_keep_neighbours(learner: Callable[[Tensor, int, int], Tensor]) -> None:
@@ -18,8 +18,13 @@ def check_keep_neighbours(learner: Callable[[Tensor, int, int], Tensor]) -> None
         "for three heads": lambda fn: _keep(fn, heads=3, hit=20),
         "for a window whose first query would look ahead": lambda fn: _keep(fn, heads=2, hit=12, ahead=True),
         "for a hit next to the window": lambda fn: _keep(fn, heads=1, hit=30, loud=True),
+        "for kernel 3 and a budget of 9": lambda fn: _keep(fn, heads=2, hit=20, budget=9, kernel=3),
     }
-    run(learner, cases, "pooling comes before the choice, so the neighbours of a hit outlive weak hits elsewhere")
+    run(
+        untouched(learner),
+        cases,
+        "pooling comes before the choice, so the neighbours of a hit outlive weak hits elsewhere",
+    )
 
 
 def check_merge_key(learner: Callable[[tuple, tuple], tuple]) -> None:
@@ -27,12 +32,17 @@ def check_merge_key(learner: Callable[[tuple, tuple], tuple]) -> None:
     cases = {
         "for one key that was put in twice": lambda fn: _merge(fn, 0.0, 0.0),
         "for an entry of nine tokens and one of a single token": lambda fn: _merge(fn, 9.0, 1.0),
+        "for an entry of two tokens and one of five": lambda fn: _merge(fn, 2.0, 5.0),
     }
-    run(learner, cases, "one key that stands for c tokens needs log c in its logit: the fold of log-sum-exps")
+    run(
+        untouched(learner), cases, "one key that stands for c tokens needs log c in its logit: the fold of log-sum-exps"
+    )
 
 
-def _keep(fn: Callable, heads: int, hit: int, ahead: bool = False, loud: bool = False) -> str | None:
-    w, n, budget, kernel = 4, 40, 14, 5
+def _keep(
+    fn: Callable, heads: int, hit: int, ahead: bool = False, loud: bool = False, budget: int = 14, kernel: int = 5
+) -> str | None:
+    w, n = 4, 40
     scores = torch.rand(heads, w, n, generator=torch.Generator().manual_seed(hit), dtype=torch.float64)
     scores[:, :, hit] += 6
     if ahead:  # masked, this query votes for position 5; unmasked it spends its vote on the future

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minilib.teaching.checks.contract import compare, run
+from minilib.teaching.checks.contract import compare, run, untouched
 
 
 def check_stretched_scores(learner: Callable[[Tensor, Tensor, Tensor, int, int], Tensor]) -> None:
@@ -17,8 +17,9 @@ def check_stretched_scores(learner: Callable[[Tensor, Tensor, Tensor, int, int],
         "for a window that stays as it is": lambda fn: _scores(fn, 12, 12),
         "for a text of three windows": lambda fn: _scores(fn, 4, 12),
         "for a text of one window and a half": lambda fn: _scores(fn, 8, 12),
+        "for a text that is shorter than the target": lambda fn: _scores(fn, 4, 20, n=12),
     }
-    run(learner, cases, "no distance is larger than those of the trained window")
+    run(untouched(learner), cases, "no distance is larger than those of the trained window")
 
 
 def check_answer_moves(learner: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
@@ -28,12 +29,12 @@ def check_answer_moves(learner: Callable[[Tensor, Tensor, Tensor], Tensor]) -> N
         "for one question with four tokens": lambda fn: _moves(fn, 1, 4),
         "for twenty questions": lambda fn: _moves(fn, 20, 4),
     }
-    run(learner, cases, "what must matter and moves nothing was not read")
+    run(untouched(learner), cases, "what must matter and moves nothing was not read")
 
 
-def _scores(fn: Callable, window: int, target: int) -> str | None:
+def _scores(fn: Callable, window: int, target: int, n: int = 12) -> str | None:
     generator = torch.Generator().manual_seed(window)
-    q, k = torch.randn(2, target, 8, generator=generator, dtype=torch.float64)
+    q, k = torch.randn(2, n, 8, generator=generator, dtype=torch.float64)
     theta = 100.0 ** (-torch.arange(0, 8, 2, dtype=torch.float64) / 8)
     factor = target / window
     slower = theta * factor ** (-torch.arange(4, dtype=torch.float64) / 4)  # a base that is factor times larger
@@ -43,6 +44,9 @@ def _scores(fn: Callable, window: int, target: int) -> str | None:
         "the keys are forgotten: squeeze their positions as well": _turned(q, k, theta, 1 / factor, 1),
         "the queries are forgotten: squeeze their positions as well": _turned(q, k, theta, 1, 1 / factor),
         "nothing is squeezed": _turned(q, k, theta, 1, 1),
+        "the factor is that of the text's length: it is target / window, whatever the text": _turned(
+            q, k, theta, window / n, window / n
+        ),
     }
     want = _turned(q, k, theta, 1 / factor, 1 / factor)
     different = {hint: answer for hint, answer in suspects.items() if not torch.allclose(answer, want)}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minilib.losses.preference import pro_loss
-from minilib.teaching.checks.contract import compare, run
+from minilib.teaching.checks.contract import compare, run, untouched
 
 
 def check_pro_term(learner: Callable[[Tensor, Tensor, int], Tensor]) -> None:
@@ -24,7 +24,11 @@ def check_pro_term(learner: Callable[[Tensor, Tensor, int], Tensor]) -> None:
             fn, *_double([-1.0, -0.5, -2.0, -3.0], [2.0, 2.0, 1.0, 0.0]), 0
         ),
     }
-    run(learner, cases, "the gap multiplies every score, the best answer's own as well, and only the worse are rivals")
+    run(
+        untouched(learner),
+        cases,
+        "the gap multiplies every score, the best answer's own as well, and only the worse are rivals",
+    )
 
 
 def check_advantages(learner: Callable[[Tensor], Tensor]) -> None:
@@ -33,7 +37,7 @@ def check_advantages(learner: Callable[[Tensor], Tensor]) -> None:
         "for rewards 1, 2 and 6": lambda fn: _advantages(fn, _double([1.0, 2.0, 6.0])[0]),
         "for eight rewards": lambda fn: _advantages(fn, _double([3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0])[0]),
     }
-    run(learner, cases, "a baseline may be anything that the sample itself cannot move")
+    run(untouched(learner), cases, "a baseline may be anything that the sample itself cannot move")
 
 
 def _term(fn: Callable, scores: Tensor, rewards: Tensor, k: int) -> str | None:

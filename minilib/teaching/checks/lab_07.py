@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from minilib.teaching.checks.contract import compare, run
+from minilib.teaching.checks.contract import compare, run, untouched
 
 SIZES = (40, 10, 10, 4)  # items of each topic, shuffled below
 DRAWS, LEAST, MOST = 400, 60, 145  # of each topic 100 are expected, with a spread of 9
@@ -23,7 +23,7 @@ def check_topic_batch(learner: Callable[[Tensor, int, torch.Generator], Tensor])
         f"for {DRAWS} batches of six": _topics,
         "for batches of two": _items,
     }
-    run(learner, cases, "every topic has the same chance, and no item is its own negative")
+    run(untouched(learner), cases, "every topic has the same chance, and no item is its own negative")
 
 
 def check_previous_windows(learner: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -> None:
@@ -33,7 +33,11 @@ def check_previous_windows(learner: Callable[[Tensor, int], tuple[Tensor, Tensor
         "for three documents a memory": lambda fn: _memory(fn, b=5, w=4, n=3),
         "for all documents in each memory": lambda fn: _memory(fn, b=4, w=3, n=4),
     }
-    run(learner, cases, "the negatives are other documents' past, never their future, and the own past comes first")
+    run(
+        untouched(learner),
+        cases,
+        "the negatives are other documents' past, never their future, and the own past comes first",
+    )
 
 
 def _items_of_topics() -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from minilib.teaching.checks.contract import MISSING, compare, run
+from minilib.teaching.checks.contract import MISSING, as_tensor, compare, run, untouched
 
 
 def check_layer_steps(learner: Callable[[Sequence[Tensor], Sequence[Tensor], float], list]) -> None:
@@ -14,8 +14,11 @@ def check_layer_steps(learner: Callable[[Sequence[Tensor], Sequence[Tensor], flo
         "for two matrices of different size": lambda fn: _step(fn, [2.0, 0.1], [(3, 2), (2, 4)]),
         "for a matrix of zeros": lambda fn: _step(fn, [2.0, 0.0], [(3, 2), (2, 4)]),
         "with a logit scale, one number": lambda fn: _step(fn, [2.0, 5.0], [(3, 2), ()]),
+        "for three tensors, an update of zeros and another learning rate": lambda fn: _step(
+            fn, [2.0, 0.1, 3.0], [(3, 2), (2, 4), (5,)], lr=0.3, still=1
+        ),
     }
-    run(learner, cases, "each layer moves by the same fraction of itself, whatever the size of its gradient")
+    run(untouched(learner), cases, "each layer moves by the same fraction of itself, whatever the size of its gradient")
 
 
 def check_apply_late(learner: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
@@ -24,22 +27,26 @@ def check_apply_late(learner: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Non
         "for one weight that moved from 1 to 4 while 10 was on its way": lambda fn: _late(fn, 4.0, 1.0, 10.0),
         "for an average that equals what was sent": lambda fn: _late(fn, 4.0, 1.0, 1.0),
     }
-    run(learner, cases, "an average replaces what was sent, and the steps taken since are kept")
+    run(untouched(learner), cases, "an average replaces what was sent, and the steps taken since are kept")
 
 
-def _step(fn: Callable, sizes: list[float], shapes: list[tuple]) -> str | None:
+def _step(fn: Callable, sizes: list[float], shapes: list[tuple], lr: float = 0.1, still: int = -1) -> str | None:
     draw = torch.Generator().manual_seed(0)
     weights = [size * torch.randn(shape, generator=draw, dtype=torch.float64) for size, shape in zip(sizes, shapes)]
     updates = [torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes]
-    ratios = [float(w.norm() / u.norm()) if w.ndim and w.norm() > 0 else 1.0 for w, u in zip(weights, updates)]
+    if still >= 0:
+        updates[still].zero_()
+    ratios = [
+        float(w.norm() / u.norm()) if w.ndim and w.norm() > 0 < u.norm() else 1.0 for w, u in zip(weights, updates)
+    ]
     whole = float(torch.stack([w.norm() for w in weights]).norm() / torch.stack([u.norm() for u in updates]).norm())
     bare = [float(w.norm() / u.norm()) for w, u in zip(weights, updates)]
 
     def stepped(factors):
-        return tuple(w - 0.1 * factor * u for w, u, factor in zip(weights, updates, factors))
+        return tuple(w - lr * factor * u for w, u, factor in zip(weights, updates, factors))
 
     suspects = {
-        "that is one ratio for the whole model: each tensor has its own": stepped([whole] * 2),
+        "that is one ratio for the whole model: each tensor has its own": stepped([whole] * 3),
         "the ratio is upside down: it is the norm of the weights over the norm of the update": stepped(
             [1 / ratio for ratio in ratios]
         ),
@@ -50,8 +57,12 @@ def _step(fn: Callable, sizes: list[float], shapes: list[tuple]) -> str | None:
         suspects = {
             "the logit scale is normalised too, so it moves by a fixed share for ever": stepped(bare)
         } | suspects
-    got = fn([w.clone() for w in weights], updates, 0.1)
-    return MISSING if got is None else compare(tuple(got), stepped(ratios), suspects)
+    got = fn(weights, updates, lr)
+    if got is None:
+        return MISSING
+    if still >= 0 and len(got) > still and torch.isnan(as_tensor(got[still])).any():
+        return "a tensor turned to NaN, 0 times infinity: take ratio 1 where the norm of the update is 0"
+    return compare(tuple(got), stepped(ratios), suspects)
 
 
 def _late(fn: Callable, local: float, sent: float, average: float) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minilib.teaching.checks.contract import MISSING, as_tensor, close, compare, run
+from minilib.teaching.checks.contract import MISSING, as_tensor, close, compare, run, untouched
 
 
 def check_fit_rotation(learner: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -17,7 +17,7 @@ def check_fit_rotation(learner: Callable[[Tensor, Tensor], Tensor]) -> None:
         "for 20 rows turned by a known rotation": lambda fn: _turned(fn, 0.0),
         "for 20 rows turned, with noise": lambda fn: _turned(fn, 0.5),
     }
-    run(learner, cases, "singular values say how sure the data are; a rotation has no use for them")
+    run(untouched(learner), cases, "singular values say how sure the data are; a rotation has no use for them")
 
 
 def check_thin(learner: Callable[[Tensor, float], Tensor]) -> None:
@@ -26,7 +26,11 @@ def check_thin(learner: Callable[[Tensor, float], Tensor]) -> None:
         "for one word that both items use and two that one uses": _by_hand,
         "for the gradient of 6 items and 4 words": _gradient,
     }
-    run(learner, cases, "a word costs by how common it is in the batch, so the penalty is a matter of batch size")
+    run(
+        untouched(learner),
+        cases,
+        "a word costs by how common it is in the batch, so the penalty is a matter of batch size",
+    )
 
 
 def _turned(fn: Callable, noise: float) -> str | None:

@@ -28,6 +28,7 @@ def check_backward_and_update(learner: Callable[[list, Sequence[int], Tensor, fl
         "for one layer": lambda fn: _update(fn, (0,)),
         "for three layers with a weight each": lambda fn: _update(fn, (0, 1, 2)),
         "for four layers of which two share a weight": lambda fn: _update(fn, (1, 0, 2, 0)),
+        "for a weight that is used three times, and another learning rate": lambda fn: _update(fn, (0, 1, 0, 0), 0.25),
     }
     run(learner, cases, "a gradient is complete at the weight's earliest use, and only then may the weight move")
 
@@ -59,32 +60,34 @@ def _table(costs: tuple, c: int, *, freed: bool = True, ahead: bool = True) -> i
     return best[0, n, c]
 
 
-def _update(fn: Callable, uses: tuple) -> str | None:
+def _update(fn: Callable, uses: tuple, lr: float = 0.1) -> str | None:
     draws = torch.randn(max(uses) + 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x, start = draws[0], draws[1:]
     weights = [w.clone() for w in start]
-    if fn(weights, uses, x.clone(), 0.1) is not None:
+    if fn(weights, uses, x.clone(), lr) is not None:
         return "the function returned something: it changes the entries of weights and returns nothing"
     want = [w.clone().requires_grad_() for w in start]
     out = x
     for u in uses:
         out = torch.tanh(out @ want[u])
-    sgd = torch.optim.SGD(want, lr=0.1)
+    sgd = torch.optim.SGD(want, lr=lr)
     (out**2).sum().div(2).backward()
     sgd.step()
     got, want = torch.stack(weights), torch.stack(want).detach()
     suspects = {
         "nothing has changed: assign to weights[u], or subtract in place": start,
         "the step goes uphill: subtract the gradient": 2 * start - want,
-        "the learning rate is missing": start + (want - start) / 0.1,
+        "the learning rate is missing": start + (want - start) / lr,
         "the loss is half the sum of squares: its gradient is x_L, without a factor 2": 2 * want - start,
-        "what travels on went through the new weight: take the product before the update": _eager(start, uses, x, True),
-        "a shared weight moved at its first use on the way back: wait until its last share": _eager(start, uses, x),
+        "what travels on went through the new weight: take the product before the update": _eager(
+            start, uses, x, lr, True
+        ),
+        "a shared weight moved at its first use on the way back: wait until its last share": _eager(start, uses, x, lr),
     }
     return compare(got, want, {hint: answer for hint, answer in suspects.items() if not torch.equal(answer, want)})
 
 
-def _eager(start: Tensor, uses: tuple, x: Tensor, through_new: bool = False) -> Tensor:
+def _eager(start: Tensor, uses: tuple, x: Tensor, lr: float, through_new: bool = False) -> Tensor:
     """The typical slips: an update at each use, and with `through_new` before the gradient travels on."""
     weights, xs = start.clone(), [x]
     for u in uses:
@@ -93,6 +96,6 @@ def _eager(start: Tensor, uses: tuple, x: Tensor, through_new: bool = False) -> 
     for i in reversed(range(len(uses))):
         inner = up * (1 - xs[i + 1] ** 2)
         old = weights[uses[i]].clone()
-        weights[uses[i]] -= 0.1 * xs[i].T @ inner
+        weights[uses[i]] -= lr * xs[i].T @ inner
         up = inner @ (weights[uses[i]] if through_new else old).T
     return weights

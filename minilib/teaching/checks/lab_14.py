@@ -21,17 +21,22 @@ def check_score_route(learner: Callable[[str, list[str]], tuple]) -> None:
         "for an answer that goes on after the goal": lambda fn: _score(fn, [*ROUTE, "U -> V"], 20),
         "for empty lines and spaces around lines": lambda fn: _score(fn, ["", *(f"  {x} " for x in ROUTE), ""], 20),
         "for an answer without a closing tag": lambda fn: _score(fn, ROUTE, 20, closed=False),
+        "for an answer without an opening tag": lambda fn: _score(fn, ROUTE, 20, opened=False),
+        "for a route of seven steps, five of them right": lambda fn: _score(fn, [*ROUTE[:5], "F -> H"], 5, ROUTE[:7]),
     }
     run(learner, cases, "an error is not paid for, and neither is what follows it")
 
 
-def _score(fn: Callable, lines: list[str], right: int, closed: bool = True) -> str | None:
-    text = "\n".join(["Here it is.", "<route>", *lines, *["</route>"] * closed])
-    strict = float([line.strip() for line in lines if line.strip()] == ROUTE)
-    want = (1.0, strict, right / 20) if closed else (0.0, 0.0, 0.0)
-    anywhere = sum(a == b for a, b in zip(lines, ROUTE)) / 20
+def _score(
+    fn: Callable, lines: list[str], right: int, route: list[str] = ROUTE, *, opened: bool = True, closed: bool = True
+) -> str | None:
+    head = ["Here it is.", "<route>"] if opened else []
+    text, steps = "\n".join([*head, *lines, *["</route>"] * closed]), len(route)
+    strict = float([line.strip() for line in lines if line.strip()] == route)
+    want = (1.0, strict, right / steps) if opened and closed else (0.0, 0.0, 0.0)
+    anywhere = sum(a == b for a, b in zip(lines, route)) / steps
     suspects = {
-        "the first wrong line is counted: count a line after it was compared": (want[0], want[1], (right + 1) / 20),
+        "the first wrong line is counted: count a line after it was compared": (want[0], want[1], (right + 1) / steps),
         "lines after the first error are counted: stop there": (want[0], want[1], anywhere),
         "the share is taken of the lines that were written: divide by those of the reference": (
             want[0],
@@ -39,8 +44,13 @@ def _score(fn: Callable, lines: list[str], right: int, closed: bool = True) -> s
             right / max(len(lines), 1),
         ),
         "the lines agree as far as they go, but strict wants all of them and no more": (want[0], 1.0, want[2]),
-        "nothing can be extracted without a closing tag: all three are 0": (0.0, strict, right / 20),
-        "without a closing tag the answer counts as not extracted": (1.0, strict, right / 20),
+        "nothing can be extracted without both tags: all three are 0": (0.0, strict, right / steps),
+        "without one of the tags the answer counts as not extracted": (1.0, strict, right / steps),
+        "the share is taken of twenty lines: divide by the number of lines of this route": (
+            want[0],
+            want[1],
+            want[2] * steps / 20,
+        ),
     }
     suspects = {hint: answer for hint, answer in suspects.items() if answer != want}
-    return compare(fn(text, list(ROUTE)), want, suspects)
+    return compare(fn(text, list(route)), want, suspects)
