@@ -49,7 +49,8 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """The longest files first; the others keep their order, and so do the tests of a file."""
-    items.sort(key=lambda item: LONGEST.index(file) if (file := item.nodeid.split("::")[0]) in LONGEST else len(LONGEST))
+    place = {file: at for at, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.split("::")[0], len(place)))
 
 
 @pytest.fixture(autouse=True)
