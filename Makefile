@@ -8,9 +8,10 @@ RUN    := $(BIN)/python
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help tour test test-solutions test-pythons lab book test-site bench refresh faults audit clean
+.PHONY: help setup tour test test-solutions test-pythons lab book test-site bench refresh faults audit clean
 
 help:
+	@echo "make setup    install all that the lessons and the tests need into .venv, and start nothing"
 	@echo "make tour     train giant batches and align a language model on this machine; writes runs/tour/report.html"
 	@echo "make test     unit tests, properties and every notebook (pytest --nbval)"
 	@echo "make test-solutions  run every lesson whole with its folded solutions filled in"
@@ -22,6 +23,9 @@ help:
 	@echo "make refresh  execute the notebooks again and store their outputs"
 	@echo "make faults   kill a training of each kind a hundred times and compare how it ends, to the bit"
 	@echo "make audit    look for known weaknesses of the installed packages (needs a network)"
+
+setup: $(VENV)/.dev
+	@echo "next: $(RUN) -m minilib workshop check"
 
 tour: $(VENV)/.core
 	$(RUN) -m minilib tour

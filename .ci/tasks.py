@@ -35,6 +35,7 @@ LAYERS = {
 }
 # The layer that a task needs, and its commands; NAME=value in front of one is set in its environment.
 TASKS = {
+    "setup": ("dev", []),
     "tour": ("core", [[PY, "-m", "minilib", "tour"]]),
     "test": ("dev", [UNIT, LESSONS]),
     "test-solutions": ("dev", [["MINILIB_SOLVED=1", ONE, PY, "-m", "pytest", "-n", "2",
@@ -157,6 +158,8 @@ def main() -> int:
     runner.prepare(layer)
     for command in commands:
         runner.run(command)
+    if asked.task == "setup" and not asked.dry_run:
+        print(f"next: {runner.program('python')} -m minilib workshop check")
     return 0
 
 

@@ -65,10 +65,10 @@ def _why_not_written(folder: Path) -> OSError | None:
     return None
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, encoding: str | None = "utf-8") -> None:
     """Write `text` to `path`, all or nothing."""
     with atomic_path(path) as unfinished:
-        unfinished.write_text(text)
+        unfinished.write_text(text, encoding=encoding)
 
 
 def different_setting(found: Mapping, wanted: Mapping) -> tuple[str, Any, Any] | None:

@@ -61,7 +61,7 @@ def commands(text):
     return [each for each in words if each and each[0] not in said]
 
 
-TARGETS = ["tour", "test", "test-solutions", "lab", "book", "test-site", "bench", "refresh", "faults", "audit"]
+TARGETS = ["setup", "tour", "test", "test-solutions", "lab", "book", "test-site", "bench", "refresh", "faults", "audit"]
 
 
 @pytest.mark.parametrize("target", TARGETS)

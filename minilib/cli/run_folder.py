@@ -97,7 +97,8 @@ def _note(folder: Path, settings: dict, config: dict | None) -> None:
     if config is not None and not int(os.environ.get("RANK", 0)):
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in config.items()}
         head = f"# python -m minilib {settings['command']} --config {folder / CONFIG}\n"
-        write_text(folder / CONFIG, head + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+        text = head + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+        write_text(folder / CONFIG, text, encoding=None)  # jsonargparse reads --config in the system's encoding
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def slides(route: str = "ninety", output: str = "runs/workshop") -> None:
 
 
 def handout(route: str = "ninety", output: str = "book/workshop") -> None:
-    """Write the handout, the cheat sheet and the plan of a route on two pages, as PDF.
+    """Write the handout, the cheat sheet and the plan of a route on two pages, a long plan on a third, as PDF.
 
     Args:
         route: a route of book/workshop/routes.yaml.

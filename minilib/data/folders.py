@@ -180,7 +180,7 @@ def _coco(folder: Path, paths: list[Path], *, cache_dir=None, streaming: bool = 
     rows = []
     for path in paths:
         try:
-            rows += coco_rows(json.loads(path.read_text()), path, folder)
+            rows += coco_rows(json.loads(path.read_text("utf-8")), path, folder)
         except (ValueError, TypeError) as error:
             raise unreadable(path.name, error) from error
     return _listed(Dataset.from_list(rows), streaming)

@@ -27,7 +27,7 @@ MODULES = ["minilib." + name.removesuffix(".py").replace("/", ".") for name in F
 
 def block() -> str:
     """The list as Markdown, marks included."""
-    counts = {name: len((ROOT / "minilib" / name).read_text().splitlines()) for name in FILES}
+    counts = {name: len((ROOT / "minilib" / name).read_text("utf-8").splitlines()) for name in FILES}
     rows = [
         f"| {number} | [{name}](minilib/{name}) | {purpose} | {counts[name]} |"
         for number, (name, purpose) in enumerate(FILES.items(), 1)
@@ -47,7 +47,7 @@ def updated(text: str) -> str:
 
 def main(readme: Path = ROOT / "README.md") -> None:
     """Print the list and write it into the README."""
-    write_text(readme, updated(readme.read_text()))
+    write_text(readme, updated(readme.read_text(encoding="utf-8")))
     print(block())
 
 

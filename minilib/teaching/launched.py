@@ -19,7 +19,7 @@ def torchrun(script: str, processes: int, *, patience: float = 120.0) -> list[st
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "script.py")
-        path.write_text(script)
+        path.write_text(script, encoding="utf-8")
         flags = ["--standalone", "--nproc-per-node", str(processes)]
         command = [sys.executable, "-m", "torch.distributed.run", *flags, str(path)]
         paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)

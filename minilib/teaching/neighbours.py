@@ -66,7 +66,7 @@ def page(data: dict, labs: Path = LABS) -> str:
 
 def main(target: Path = PAGE) -> None:
     """Write the page."""
-    write_text(target, page(yaml.safe_load(DATA.read_text())))
+    write_text(target, page(yaml.safe_load(DATA.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,11 @@ def last_takes_the_rest(environ, batch):
     return rank * (batch // ranks), batch if rank + 1 == ranks else (rank + 1) * (batch // ranks)
 
 
+def divided(environ, batch):
+    share = batch / int(environ["WORLD_SIZE"])
+    return int(environ["RANK"]) * share, (int(environ["RANK"]) + 1) * share
+
+
 def average(gradients, counts, over=sum, weigh=True):
     return sum(grad * (count if weigh else 1) for grad, count in zip(gradients, counts)) / over(counts)
 
@@ -74,6 +79,7 @@ MISTAKES = [
     ("own_part", lambda e, b: (0, b), "takes all rows"),
     ("own_part", equal_parts, "rows belong to nobody"),
     ("own_part", last_takes_the_rest, "differ by one at most"),
+    ("own_part", divided, "whole numbers cut a batch"),
     ("own_part", lambda e, b: (e["RANK"] * b // e["WORLD_SIZE"], b), "TypeError"),
     ("average_gradients", lambda g, c: average(g, c, over=len, weigh=False), "the plain average"),
     ("average_gradients", lambda g, c: average(g, c, over=lambda _: 1, weigh=False), "the sum over the ranks"),

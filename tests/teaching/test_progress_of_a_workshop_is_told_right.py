@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ from support import made_learners
 from support.made_learners import RIGHT, TABLE, before, notebook
 
 from minilib.cli import workshop
-from minilib.teaching.workshop import sandbox
+from minilib.teaching.workshop import progress, sandbox
 from minilib.teaching.workshop.exercises import code_cells, exercise_names, function_of
 from minilib.teaching.workshop.progress import Sheet, found, line, write_csv, write_html
 
@@ -189,6 +190,30 @@ def test_a_folder_without_notebooks_is_told_how_to_look(tmp_path):
         found(tmp_path)
     with pytest.raises(ValueError, match="is no folder"):
         found(tmp_path / "gone")
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_marked(tmp_path, monkeypatch):
+    (tmp_path / "ada_03.ipynb").write_text("{}")
+    (tmp_path / "out" / "progress.csv").mkdir(parents=True)
+    monkeypatch.setattr(progress, "marked", lambda *args, **kwargs: pytest.fail("a notebook was marked"))
+    with pytest.raises(OSError, match=r"progress\.csv"):
+        progress.progress(tmp_path, tmp_path / "out", seconds=1, memory=1e9, workers=1, strict=False)
+
+
+def test_names_of_all_alphabets_are_written_where_the_system_prefers_a_smaller_one(tmp_path, monkeypatch):
+    """As on Windows, where a file without a named encoding takes 256 letters."""
+    plain = Path.open
+
+    def narrow(path, mode="r", buffering=-1, encoding=None, errors=None, newline=None):
+        small = "b" not in mode and encoding in (None, "locale")
+        return plain(path, mode, buffering, "cp1252" if small else encoding, errors, newline)
+
+    monkeypatch.setattr(Path, "open", narrow)
+    sheets = [Sheet("Łukasz 王", "03", "Łukasz 王_03.ipynb", {"merge": ("passed", "σ")})]
+    write_html(sheets, [], "held", tmp_path / "page.html")
+    write_csv(sheets, tmp_path / "table.csv")
+    for name in ("page.html", "table.csv"):
+        assert "Łukasz 王" in (tmp_path / name).read_text(encoding="utf-8")
 
 
 def test_names_are_read_from_folders_and_files(tmp_path):

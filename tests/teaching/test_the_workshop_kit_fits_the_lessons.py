@@ -176,11 +176,17 @@ def test_the_handout_that_is_kept_has_two_pages_and_is_the_one_that_is_made(tmp_
 
 
 @every_route
-def test_every_route_fits_on_the_second_page_or_says_so(name, tmp_path):
-    try:
-        assert handout.write(name, tmp_path / "handout.pdf") == 2
-    except ValueError as error:
-        assert re.search(r"page 2 of the handout is \d+\.\d inches long", str(error))  # noqa: PT017
+def test_every_route_has_a_handout_and_a_long_plan_gets_a_third_page(name, tmp_path):
+    assert handout.write(name, tmp_path / "handout.pdf") == (2 if name == "ninety" else 3)
+    assert pages((tmp_path / "handout.pdf").read_bytes()) == (2 if name == "ninety" else 3)
+
+
+def test_a_handout_that_does_not_fit_is_told_and_the_old_one_stays(tmp_path, monkeypatch):
+    (tmp_path / "handout.pdf").write_bytes(b"the old one")
+    monkeypatch.setattr(handout, "_plan", lambda route: [("text", "a line")] * 70)
+    with pytest.raises(ValueError, match=r"page 3 of the handout is 1\d\.\d inches long: shorten"):
+        handout.write("ninety", tmp_path / "handout.pdf")
+    assert (tmp_path / "handout.pdf").read_bytes() == b"the old one"
 
 
 # Commands

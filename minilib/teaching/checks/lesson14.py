@@ -5,6 +5,7 @@ Solutions: `part_of` in `minilib.trainers.contrastive`, and `wire_parts`, `loss_
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -72,6 +73,8 @@ def _part(fn: Callable, rank: int, local: int, ranks: int, batch: int) -> str | 
         return place * batch // ranks, (place + 1) * batch // ranks
 
     start, stop = rows(rank)
+    if hint := _broken([got]):
+        return hint
     suspects = {
         "that is the part of LOCAL_RANK: several machines would take the same rows": rows(local),
         "that is the rank before: ranks count from 0": rows(rank - 1),
@@ -84,12 +87,20 @@ def _part(fn: Callable, rank: int, local: int, ranks: int, batch: int) -> str | 
 
 def _all_parts(fn: Callable, ranks: int, batch: int) -> str | None:
     parts = [fn(_environ(rank, rank, ranks), batch) for rank in range(ranks)]
-    covered = [row for start, stop in parts for row in range(int(start), int(stop))]
+    if hint := _broken(parts):
+        return hint
+    covered = [row for start, stop in parts for row in range(start, stop)]
     if covered != list(range(batch)):
         lost = len(set(range(batch)) - set(covered))
         return (f"{lost} rows belong to nobody" if lost else "a row is taken twice") + ": let the parts meet"
     sizes = [stop - start for start, stop in parts]
     return None if max(sizes) - min(sizes) <= 1 else f"the parts have {sizes} rows: let them differ by one at most"
+
+
+def _broken(parts: list[tuple[int, int]]) -> str | None:
+    """A hint where a row is no whole number: such an end of a part cannot cut a tensor."""
+    ends = [end for part in parts for end in part if not isinstance(end, Integral)]
+    return f"a row is a {type(ends[0]).__name__}: whole numbers cut a batch, so divide by //" if ends else None
 
 
 def _environ(rank: int, local: int, ranks: int) -> dict[str, str]:

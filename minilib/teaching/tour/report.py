@@ -20,10 +20,10 @@ def write_report(output: Path, metrics: dict) -> Path:
     """Write `report.html` from the figures in `output` and the tour's metrics; returns its path."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"bytes": format_bytes, "share": lambda x: f"{x:.1%}", "round": lambda x: f"{x:.0%}"}
-    template = environment.from_string(TEMPLATE.read_text())
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     page = template.render(figure=lambda name: _figure(output, name), verdict=verdicts(metrics), **metrics)
     path = output / "report.html"
-    path.write_text(page)
+    path.write_text(page, encoding="utf-8")
     return path
 
 
@@ -31,7 +31,7 @@ def save_figure(output: Path, name: str, figure) -> None:
     """Write a figure and its alt text to where `write_report` looks for them."""
     output.mkdir(parents=True, exist_ok=True)
     (output / f"{name}.png").write_bytes(plots.to_png(figure))
-    (output / f"{name}.txt").write_text(figure.alt_text + "\n")
+    (output / f"{name}.txt").write_text(figure.alt_text + "\n", encoding="utf-8")
 
 
 def verdicts(metrics: dict) -> dict[str, str]:
@@ -150,5 +150,5 @@ def _points(change: float) -> str:
 
 def _figure(output: Path, name: str) -> jinja2.utils.markupsafe.Markup:
     data = base64.b64encode((output / f"{name}.png").read_bytes()).decode()
-    alt = html.escape((output / f"{name}.txt").read_text().strip(), quote=True)
+    alt = html.escape((output / f"{name}.txt").read_text(encoding="utf-8").strip(), quote=True)
     return jinja2.utils.markupsafe.Markup(f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"></figure>')

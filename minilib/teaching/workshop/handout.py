@@ -1,4 +1,4 @@
-"""The handout: two A4 pages with the formulas of the cheat sheet and the plan of a route, drawn by matplotlib.
+"""The handout: A4 pages with the formulas of the cheat sheet and the plan of a route, drawn by matplotlib.
 
 matplotlib is installed with the library and draws the formulas itself, so neither a browser nor TeX is needed, and the
 same sources give the same pages everywhere. Who cannot read a PDF finds the same in book/cheat_sheet.md and routes.md.
@@ -19,6 +19,7 @@ from minilib.teaching.workshop.plan import clock, route_named, rows
 CHEAT_SHEET = NOTEBOOKS.parent / "book" / "cheat_sheet.md"
 SECOND_PAGE = "Preferences, and long answers"  # the heading of the cheat sheet that begins it
 PAGE, MARGIN, LINE, SIZE = (8.27, 11.69), 0.55, 0.18, 8.5  # inches, inches, inches, points
+BOTTOM = PAGE[1] - MARGIN  # where the lines of a page have to end, in inches from its top
 COLUMNS = {
     2: (0.0, 0.33),
     3: (0.0, 0.09, 0.2),
@@ -28,15 +29,26 @@ MATHS = re.compile(r"\$([^$\n]+)\$")
 
 
 def write(route: str, path: Path) -> int:
-    """Write the handout of the route named `route`; how many pages it has."""
-    first, second = _halves(CHEAT_SHEET.read_text(encoding="utf-8"))
+    """Write the handout of the route named `route`; how many pages it has: a plan that is too long gets a third one.
+
+    ValueError when the lines of a page do not fit; a handout that is there already then stays as it is.
+    """
     found = route_named(route)
+    first, second = _halves(CHEAT_SHEET.read_text(encoding="utf-8"))
+    first, plan = [("title", "Two memory walls, and how they fell"), *first], list(_plan(found))
+    made = [_page(first), _page([*second, *plan])]
+    if made[1][1] > BOTTOM:
+        made[1:] = _page(second), _page(plan)
+    for number, (figure, down) in enumerate(made, 1):
+        if down > BOTTOM:
+            raise ValueError(
+                f"page {number} of the handout is {down:.1f} inches long: shorten the cheat sheet or the route."
+            )
+        figure.text(0.5, 0.3 / PAGE[1], f"{number} of {len(made)}", ha="center", size=SIZE - 1, color="#595959")
     path.parent.mkdir(parents=True, exist_ok=True)
     with PdfPages(path, metadata={"Title": f"minilib, handout: {found['title']}", "CreationDate": None}) as pages:
-        for number, lines in enumerate(
-            ([("title", "Two memory walls, and how they fell"), *first], [*second, *_plan(found)])
-        ):
-            pages.savefig(_page(lines, number + 1))
+        for figure, _ in made:
+            pages.savefig(figure)
         return pages.get_pagecount()
 
 
@@ -70,18 +82,13 @@ def _plan(route: dict) -> Iterator[tuple[str, str | list[str]]]:
         now += row.minutes
 
 
-def _page(lines: list[tuple[str, str | list[str]]], number: int) -> Figure:
-    """One page; ValueError when the lines do not fit."""
+def _page(lines: list[tuple[str, str | list[str]]]) -> tuple[Figure, float]:
+    """One page, and how many inches from its top the lines end."""
     figure = Figure(figsize=PAGE)
     down = MARGIN
     for kind, content in lines:
         down += _draw(figure, kind, content, down)
-    if down > PAGE[1] - MARGIN:
-        raise ValueError(
-            f"page {number} of the handout is {down:.1f} inches long: shorten the cheat sheet or the route."
-        )
-    figure.text(0.5, 0.3 / PAGE[1], f"{number} of 2", ha="center", size=SIZE - 1, color="#595959")
-    return figure
+    return figure, down
 
 
 def _draw(figure: Figure, kind: str, content: str | list[str], down: float) -> float:

@@ -23,6 +23,7 @@ from minilib.teaching.workshop.exercises import exercise_names
 
 NUMBERED = re.compile(r"^(\d\d)(?:[_ -].*)?\.ipynb$")
 NAMED = re.compile(r"^(.+)[_ -](\d\d)(?:[_ -].*)?\.ipynb$")
+REPORTS = ("progress.csv", "progress.html")
 LAYOUT = "give a folder with NAME/NN_*.ipynb or NAME_NN.ipynb, NN being a lesson such as 03"
 
 
@@ -128,6 +129,10 @@ def write_html(sheets: list[Sheet], left: list[str], protection: str, path: Path
 def progress(folder: Path, output: Path, *, seconds: float, memory: float, workers: int, strict: bool) -> list[Sheet]:
     """Mark all notebooks of `folder`, print a line for each, write progress.html and progress.csv to `output`."""
     notebooks, left = found(folder)
+    output.mkdir(parents=True, exist_ok=True)
+    for name in REPORTS:  # a place that cannot be written to is told before the marking, which takes minutes
+        with (output / name).open("a"):
+            pass
     told = sandbox.protection().told
     print(f"{len(notebooks)} notebooks, each in a process of its own on a copy; {told}", flush=True)
 
@@ -138,9 +143,8 @@ def progress(folder: Path, output: Path, *, seconds: float, memory: float, worke
     sheets = run(notebooks, folder)
     for name in left:
         print(printable(f"not looked at: {name} ({LAYOUT})"))
-    output.mkdir(parents=True, exist_ok=True)
-    write_csv(sheets, output / "progress.csv")
-    write_html(sheets, left, told, output / "progress.html")
+    write_csv(sheets, output / REPORTS[0])
+    write_html(sheets, left, told, output / REPORTS[1])
     total = sum(len(sheet.marks) for sheet in sheets)
     print(f"{sum(sheet.passed for sheet in sheets)} of {total} exercises passed; {output / 'progress.html'} and .csv")
     return sheets
