@@ -32,5 +32,5 @@ def batch_curves(
     panel.xaxis.set_major_formatter(COUNT)
     panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     panel.set_ylim(bottom=0)
-    panel.margins(x=0.2)
+    panel.margins(x=0.27)  # room for the names in front of the first points
     return figure
