@@ -150,8 +150,10 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(finished, tmp_path):
 
 
 def test_texts_beyond_the_window_are_asked_about_under_one_seed():
-    assert one_run.texts_of(1, campaign.FULL) == campaign.FULL["texts"]
-    assert list(one_run.texts_of(2, campaign.FULL)) == ["1000", "2000", "4000", "7000"]
+    last = campaign.FULL["beyond_seed"]  # the last of three: the first tells about all arms soon
+    assert one_run.texts_of(last, campaign.FULL) == campaign.FULL["texts"]
+    for seed in {1, 2, 3} - {last}:
+        assert list(one_run.texts_of(seed, campaign.FULL)) == ["1000", "2000", "4000", "7000"]
 
 
 def test_records_of_other_settings_are_not_mixed_in(finished):
