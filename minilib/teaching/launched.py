@@ -20,7 +20,8 @@ def torchrun(script: str, processes: int, *, patience: float = 120.0) -> list[st
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "script.py")
         path.write_text(script, encoding="utf-8")
-        flags = ["--standalone", "--nproc-per-node", str(processes)]
+        # what each process prints goes to a file of its own: in one pipe their lines could run into each other
+        flags = ["--standalone", "--nproc-per-node", str(processes), "--redirects", "1", "--log-dir", folder]
         command = [sys.executable, "-m", "torch.distributed.run", *flags, str(path)]
         paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"}
@@ -28,7 +29,8 @@ def torchrun(script: str, processes: int, *, patience: float = 120.0) -> list[st
             ended = subprocess.run(command, capture_output=True, text=True, timeout=patience, env=env)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise RuntimeError(f"torchrun did not come to an end here ({type(error).__name__}): read on.") from error
+        printed = [line for log in Path(folder).rglob("stdout.log") for line in log.read_text().splitlines()]
     if ended.returncode != 0:
         said = [line for line in ended.stderr.splitlines() if "Error: " in line] or ["no message"]
         raise RuntimeError(f"torchrun ended with {ended.returncode} ({said[0].strip()}): read on.")
-    return sorted(ended.stdout.splitlines())
+    return sorted(printed)
