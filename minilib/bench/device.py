@@ -119,7 +119,10 @@ def available_bytes() -> int:  # without swapping
 
 
 def wall_clock() -> float:
-    """Seconds, read when the GPU, if there is one, has done all that it was given."""
+    """Seconds, read when the GPU, if there is one, has done all that it was given.
+
+    As `torch.utils.benchmark.timer`, whose import warns where a CUDA toolkit lies on a machine without a GPU.
+    """
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

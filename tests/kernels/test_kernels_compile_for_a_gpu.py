@@ -17,8 +17,9 @@ triton = pytest.importorskip("triton", reason="compiling the kernels needs trito
 pytestmark = pytest.mark.slow
 
 REGISTERS, SHARED, LARGEST_SHARED = 65_536, 228 * 1024, 227 * 1024  # of one multiprocessor; of one program
-# Where two programs do not fit: in Triton 3.9 (the GPU build of PyTorch 2.13 pins 3.7.1) this kernel
-# takes more registers; capped at 128 it spills 160 bytes. Triton 3.6.0 and 3.7.1 need 104 and 105 for it.
+TRITON = ".".join(triton.__version__.split(".")[:2])
+# Where two programs do not fit: in Triton 3.9 (the GPU build of PyTorch 2.13 pins 3.7.1) this kernel takes more
+# registers, and capped at 128 it spills 160 bytes there. Triton 3.6.0 and 3.7.1 need 104 and 105 for it.
 MORE_REGISTERS = {("3.9", "sigmoid_visit", 1.0): 172}  # by version, kernel and GAIN
 RESERVED = 1024  # shared memory that the GPU keeps for itself in each program
 
@@ -87,8 +88,7 @@ def test_two_programs_share_a_multiprocessor_in_half_precision(compiled):
     for record in machine_code(compiled):
         if record["dtype"] == "fp32" or record["kernel"] == "pair_sums" or record["flags"].get("PAIRS"):
             continue
-        version = ".".join(triton.__version__.split(".")[:2])
-        most = MORE_REGISTERS.get((version, record["kernel"], record["flags"].get("GAIN")))
+        most = MORE_REGISTERS.get((TRITON, record["kernel"], record["flags"].get("GAIN")))
         fits = 2 * record["reg"] * 32 * record["tile"][2] <= REGISTERS
         assert record["reg"] <= most if most else fits, record
         assert 2 * (record["shared"] + RESERVED) <= SHARED, record
