@@ -1,5 +1,6 @@
 """Take from the built site what nobody reads, and add what its readers need.
 
+downloads  notebooks come without their outputs, which would be half of the site: who runs them makes them anew
 scripts    thebe, which would load code from elsewhere and declares its constants twice, is left out
 MathJax    its one script and its fonts stay; its other forms, 22 MB, go; so do source maps and old fonts
 tables     a heading without a word is an ordinary cell, since a screen reader would announce it as a heading
@@ -14,6 +15,7 @@ import re
 import shutil
 from pathlib import Path
 
+import nbformat
 from docutils import nodes
 
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2")  # what a page asks for; the site's test sees every request
@@ -71,6 +73,15 @@ def trim_mathjax(folder: Path) -> None:
             path.rmdir()
 
 
+def clear_outputs(path: Path) -> None:
+    """Store the notebook at `path` again, its code cells without outputs."""
+    notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, path)
+
+
 def _add_buttons(app, config) -> None:
     address = os.environ.get("BOOK_REPOSITORY") or config.html_theme_options.get("repository_url") or ""
     config.html_theme_options = buttons(config.html_theme_options, address)
@@ -94,6 +105,8 @@ def _trim(app, error) -> None:
     static = Path(app.outdir, "_static")
     if error or not (static / "mathjax").exists():
         return
+    for notebook in Path(app.outdir, "_sources").rglob("*.ipynb"):
+        clear_outputs(notebook)
     trim_mathjax(static / "mathjax")
     for path in [*static.rglob("*.map"), *static.rglob("fa-*.ttf"), *static.glob("sphinx-thebe.*")]:
         path.unlink()

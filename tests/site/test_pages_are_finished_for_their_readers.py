@@ -111,6 +111,18 @@ def test_only_what_pages_ask_for_is_left_of_mathjax(tmp_path):
     assert not (tmp_path / "sre").exists()
 
 
+def test_a_notebook_for_download_keeps_its_cells_and_loses_its_outputs(tmp_path):
+    from nbformat import read, v4, write
+
+    output = v4.new_output("stream", text="1")
+    cells = [v4.new_markdown_cell("# Title"), v4.new_code_cell("print(1)", outputs=[output], execution_count=1)]
+    write(v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    light_site.clear_outputs(tmp_path / "a.ipynb")
+    left = read(tmp_path / "a.ipynb", as_version=4)
+    assert [cell.source for cell in left.cells] == ["# Title", "print(1)"]
+    assert (left.cells[1].outputs, left.cells[1].execution_count) == ([], None)
+
+
 def test_without_an_address_no_button_leads_to_a_repository_or_a_service():
     options = light_site.buttons({"use_download_button": True}, "")
     assert options["launch_buttons"] == {"thebe": False}
