@@ -21,6 +21,7 @@ PY = "PY"  # stands for the Python of the environment
 ONE = "OMP_NUM_THREADS=1"
 NBVAL = [PY, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--nbval", "--nbval-sanitize-with"]
 LESSONS = [ONE, *NBVAL, "notebooks/sanitize.cfg", "notebooks"]
+PIP = [PY, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
 UNIT = [PY, "-m", "pytest", "-n", "2", "--dist", "loadfile"]
 NO_IMAGES = [PY, "-c", "import shutil; shutil.rmtree('book/_build/html/_images', ignore_errors=True)"]
 BOOK = ["jupyter-book", "build", ".", "--config", "book/_config.yml", "--toc", "book/_toc.yml"]
@@ -42,12 +43,12 @@ TASKS = {
                                 "tests/teaching/test_solutions_pass_as_pasted.py"]]),
     "lab": ("dev", [[PY, "-m", "jupyter", "lab", "--ip=localhost", *ROOTS, "notebooks/00_start_here.ipynb"]]),
     "book": ("book", [NO_IMAGES, [*BOOK, "--path-output", "book", "--warningiserror", "--keep-going", "--all"]]),
-    "test-site": ("dev", [[PY, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--editable",
-                           ".[site]"], ["MINILIB_SITE=book/_build/html", PY, "-m", "pytest", "tests/site"]]),
+    "test-site": ("dev", [[*PIP, "--editable", ".[site]"],
+                          ["MINILIB_SITE=book/_build/html", PY, "-m", "pytest", "tests/site"]]),
     "bench": ("bench", [[PY, "-m", "minilib", "bench", "contrastive"]]),
     "refresh": ("dev", [[PY, "-m", "minilib.teaching.refresh", "notebooks/*.ipynb", "notebooks/labs/*.ipynb"]]),
     "faults": ("dev", [["MINILIB_KILLS=100", PY, "-m", "pytest", "-s", "tests/faults"]]),
-    "audit": ("dev", [[PY, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "pip-audit"],
+    "audit": ("dev", [[*PIP, "pip-audit"],
                       [PY, "-m", "pip_audit", "--skip-editable", "--desc", "off"]]),
 }  # fmt: skip
 PYTHONS = {"3.12": [UNIT, LESSONS], "3.11": [LESSONS], "3.13": [LESSONS]}
@@ -97,7 +98,7 @@ class Runner:
         if layer == "core":
             self.call([self.python, "-m", "venv", str(self.venv)])
         for wanted in packages:
-            self.run([PY, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted])
+            self.run([*PIP, *wanted])
         if not self.dry:
             mark.touch()
 
