@@ -200,6 +200,22 @@ def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_marked(tmp
         progress.progress(tmp_path, tmp_path / "out", seconds=1, memory=1e9, workers=1, strict=False)
 
 
+def test_ctrl_c_keeps_the_marks_so_far(tmp_path, monkeypatch):
+    for name in ("ada_01.ipynb", "bob_01.ipynb"):
+        (tmp_path / name).write_text("{}")
+
+    def mark(path, exercises, **_):
+        if path.name.startswith("bob"):
+            raise KeyboardInterrupt
+        return dict.fromkeys(exercises, ("passed", "well done"))
+
+    monkeypatch.setattr(sandbox, "mark_notebook", mark)
+    with pytest.raises(KeyboardInterrupt):
+        progress.progress(tmp_path, tmp_path, seconds=1, memory=1e9, workers=1, strict=False)
+    assert {row["learner"] for row in csv.DictReader((tmp_path / "progress.csv").open())} == {"ada"}
+    assert "ada" in (tmp_path / "progress.html").read_text()
+
+
 def test_names_of_all_alphabets_are_written_where_the_system_prefers_a_smaller_one(tmp_path, monkeypatch):
     """As on Windows, where a file without a named encoding takes 256 letters."""
     plain = Path.open

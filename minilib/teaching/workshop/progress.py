@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import jinja2
@@ -136,15 +135,19 @@ def progress(folder: Path, output: Path, *, seconds: float, memory: float, worke
     told = sandbox.protection().told
     print(f"{len(notebooks)} notebooks, each in a process of its own on a copy; {told}", flush=True)
 
+    sheets: list[Sheet] = []
+
     def say(sheet: Sheet) -> None:
+        sheets.append(sheet)
         print("\n".join([line(sheet), *(lines_of_exercises(sheet) if strict else [])]), flush=True)
 
-    run = partial(marked, seconds=seconds, memory=memory, workers=workers, done=say)
-    sheets = run(notebooks, folder)
-    for name in left:
-        print(printable(f"not looked at: {name} ({LAYOUT})"))
-    write_csv(sheets, output / REPORTS[0])
-    write_html(sheets, left, told, output / REPORTS[1])
+    try:
+        marked(notebooks, folder, seconds=seconds, memory=memory, workers=workers, done=say)
+        for name in left:
+            print(printable(f"not looked at: {name} ({LAYOUT})"))
+    finally:  # Ctrl-C keeps the marks so far
+        write_csv(sheets, output / REPORTS[0])
+        write_html(sheets, left, told, output / REPORTS[1])
     total = sum(len(sheet.marks) for sheet in sheets)
     print(f"{sum(sheet.passed for sheet in sheets)} of {total} exercises passed; {output / 'progress.html'} and .csv")
     return sheets
