@@ -82,7 +82,7 @@ def named(device: str) -> Device:
 def describe() -> dict[str, Any]:
     """The machine and the libraries, as plain values for a report."""
     info, versions = Path("/proc/cpuinfo"), {}
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     for name in LIBRARIES:
         with suppress(metadata.PackageNotFoundError):  # what is not installed is not listed

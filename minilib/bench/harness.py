@@ -161,7 +161,7 @@ def run_apart(module: str, settings: dict[str, Any], output: Path) -> Document:
         sys.exit(2)  # it has said what is wrong
     if status not in (0, 130):
         raise RuntimeError(f"the measuring process ended with status {status}: its message stands above.")
-    return json.loads(Path(output).read_text())
+    return json.loads(Path(output).read_text(encoding="utf-8"))
 
 
 def opened(name: str, settings: dict[str, Any], at: Any) -> Document:

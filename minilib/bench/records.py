@@ -27,7 +27,7 @@ def line_by_line(document: dict[str, Any]) -> str:
 def opened(path: Path, settings: Mapping[str, Any], kept: str, compared: Iterable[str] | None = None) -> dict[str, Any]:
     """The document in `path`; ValueError where it has no `kept`, or other settings (by default all are compared)."""
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
         found, names = document["settings"], compared or {**document["settings"], **settings}
         found, settings = ({name: of.get(name) for name in names} for of in (found, settings))
         document[kept]

@@ -70,7 +70,7 @@ def run_ranks(count: int, settings: dict[str, Any]) -> list[dict[str, Any]]:
         finally:
             for process in ranks.processes:
                 process.kill()  # without effect on one that has ended
-        return [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(count)]
+        return [json.loads(Path(folder, f"{rank}.json").read_text(encoding="utf-8")) for rank in range(count)]
 
 
 def summarise(found: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _write_rank(rank: int, ranks: int, folder: str, settings: dict[str, Any]) ->
             _step(x, ranks, alone)
             found["wall"].append(wall_clock() - wall)
             found["cpu"].append(time.process_time() - cpu)
-        Path(folder, f"{rank}.json").write_text(json.dumps(found))
+        Path(folder, f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     finally:
         dist.destroy_process_group()
 

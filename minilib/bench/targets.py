@@ -50,7 +50,7 @@ class Target(NamedTuple):
         return size + words
 
 
-_LISTED = yaml.safe_load(Path(__file__).with_name("targets.yaml").read_text())
+_LISTED = yaml.safe_load(Path(__file__).with_name("targets.yaml").read_text(encoding="utf-8"))
 CONTRASTIVE = {unit: [Target(**fields) for fields in listed] for unit, listed in _LISTED.items()}
 FROZEN = "dense, frozen head"
 LOGPS = {("tiled", "dense"): 0.90, ("margin sweep", "dense"): 0.75, ("tiled, frozen head", FROZEN): 0.75}

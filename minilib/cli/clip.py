@@ -154,7 +154,7 @@ class RunLog:
         if not self.begun:  # of a resumed run, the steps since its checkpoint are gone
             write_text(self.folder / LOG, "".join(json.dumps(old) + "\n" for old in trainer.records[:-1]))
             self.board, self.begun = _tensorboard(self.folder, record["step"]), True
-        with open(self.folder / LOG, "a") as file:
+        with open(self.folder / LOG, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if self.board is not None:
             for name, value in _scalars(record):

@@ -76,7 +76,7 @@ def _logo() -> str:
 def _triton() -> str:
     if not importlib.util.find_spec("triton"):
         return "not installed: the fused backend needs it (pip install triton)"
-    gpus = ", ".join(json.loads(HELD_ON.read_text()))
+    gpus = ", ".join(json.loads(HELD_ON.read_text(encoding="utf-8")))
     proven = f"and on {gpus}" if gpus else "not yet run on a GPU"
     return f"installed: the fused backend is proven in the interpreter (TRITON_INTERPRET=1), {proven}"
 

@@ -119,7 +119,7 @@ def told() -> Iterator[None]:
     SIGNALS.asked, SIGNALS.training = None, False
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed before Python began
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
         with warnings.catch_warnings():
             _show_notices()
@@ -184,7 +184,7 @@ def _silence(stream) -> None:
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except (OSError, ValueError):  # no real file
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _show_notices() -> None:

@@ -41,7 +41,7 @@ def opened(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        holder = f" (process {pid.read_text().strip()})" if pid.exists() else ""
+        holder = f" (process {pid.read_text(encoding='utf-8').strip()})" if pid.exists() else ""
         raise ValueError(
             f"output {folder} is in use by another run{holder}: wait for its end, or choose another output."
         ) from error
@@ -142,7 +142,7 @@ def finished(folder: Path) -> list[dict] | None:
     if not path.exists():
         return None
     try:
-        records = json.loads(path.read_text())
+        records = json.loads(path.read_text(encoding="utf-8"))
         if not (isinstance(records, list) and records and all(isinstance(record, dict) for record in records)):
             raise ValueError("no list of records")
     except ValueError as error:
@@ -153,7 +153,7 @@ def finished(folder: Path) -> list[dict] | None:
 def read_object(path: Path, what: str) -> dict:
     """The object in a JSON file of ours; ValueError, beginning with `what`, when it is damaged."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError(f"a {type(found).__name__}")
     except (ValueError, RecursionError) as error:

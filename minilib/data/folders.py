@@ -48,7 +48,7 @@ def readers_of(folder: Path, cache_dir=None, allow_outside: bool = False) -> dic
     """The splits of the folder, each with the function that reads it. Raises ValueError where it holds no table."""
     if (folder / "dataset_dict.json").exists():
         try:
-            names = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+            names = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
             if not names:
                 raise ValueError("it names no split")
         except (ValueError, KeyError, TypeError) as error:
@@ -135,7 +135,9 @@ def _saved(folder: Path, root: Path, allow_outside: bool, *, cache_dir=None, str
     from datasets import load_from_disk
 
     try:
-        names = [file["filename"] for file in json.loads((folder / "state.json").read_text())["_data_files"]]
+        names = [
+            file["filename"] for file in json.loads((folder / "state.json").read_text(encoding="utf-8"))["_data_files"]
+        ]
         if not allow_outside and not all(is_inside(folder / name, root) for name in names):
             raise PermissionError("its tables lie outside of the data folder, pass allow_outside")
         table = load_from_disk(str(folder))

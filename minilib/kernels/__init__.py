@@ -25,7 +25,7 @@ HELD_ON = Path(__file__).with_name("held_on.json")
 @cache
 def gate_of(gpu: str) -> dict | None:
     """What the gate has shown on GPUs of this name; None where it has not been run, or not been passed."""
-    return json.loads(HELD_ON.read_text()).get(gpu)
+    return json.loads(HELD_ON.read_text(encoding="utf-8")).get(gpu)
 
 
 def held(operand: Tensor) -> bool:

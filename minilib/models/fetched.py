@@ -58,7 +58,7 @@ def is_there(folder: Path) -> bool:
 def check_whole(folder: Path) -> dict:
     """What is noted of the model in the folder; ValueError where its weights are no longer those that were written."""
     try:
-        noted = json.loads((folder / ORIGIN).read_text())
+        noted = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
         same = _sha256(folder / WEIGHTS) == noted["file_sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         same = False

@@ -218,7 +218,7 @@ def pick_dtype(dtype: str, device: str) -> torch.dtype:
 def read_json(path: Path) -> dict:
     """The object in a JSON file; ValueError in one sentence when it is damaged."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}): fix the file or choose another.") from error
     if not isinstance(found, dict):

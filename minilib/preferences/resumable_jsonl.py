@@ -35,7 +35,7 @@ class LineLog:
 
     def _load(self) -> None:
         try:
-            state = json.loads(self.state_path.read_text())
+            state = json.loads(self.state_path.read_text(encoding="utf-8"))
             found = state["settings"]
             self.rows, self.bytes, self.last = state["rows"], state["bytes"], state["last"]
             self.counts = state["counts"]

@@ -29,7 +29,9 @@ def torchrun(script: str, processes: int, *, patience: float = 120.0) -> list[st
             ended = subprocess.run(command, capture_output=True, text=True, timeout=patience, env=env)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise RuntimeError(f"torchrun did not come to an end here ({type(error).__name__}): read on.") from error
-        printed = [line for log in Path(folder).rglob("stdout.log") for line in log.read_text().splitlines()]
+        printed = [
+            line for log in Path(folder).rglob("stdout.log") for line in log.read_text(encoding="utf-8").splitlines()
+        ]
     if ended.returncode != 0:
         said = [line for line in ended.stderr.splitlines() if "Error: " in line] or ["no message"]
         raise RuntimeError(f"torchrun ended with {ended.returncode} ({said[0].strip()}): read on.")

@@ -33,7 +33,7 @@ BOX = re.compile(r"^> \*\*Level.*importance.*?(\d+) minutes", re.MULTILINE)
 
 def refresh(path: Path, *, renew_ignored: bool = False) -> bool:
     """Execute one notebook and write it back; True when the stored file changed."""
-    before = path.read_text() if path.exists() else ""
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
     old, new = nbformat.reads(before, as_version=4), nbformat.reads(before, as_version=4)
     NotebookClient(new, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
     normalise(new)
@@ -44,7 +44,7 @@ def refresh(path: Path, *, renew_ignored: bool = False) -> bool:
                 fresh.outputs, fresh.metadata = stored.outputs, stored.metadata
     after = nbformat.writes(new) + "\n"
     if after != before:
-        path.write_text(after)
+        path.write_text(after, encoding="utf-8")
     return after != before
 
 
@@ -97,13 +97,13 @@ def set_minutes(notebook: NotebookNode) -> None:
 
 def set_minutes_of_readme(notebooks: list[Path], readme: Path = README) -> None:
     """The last two columns of the README's table of lessons, from the overviews."""
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     for path in notebooks:
-        told = re.findall(r"\| (?:Reading|Exercises) \| (\d+) minutes", path.read_text())
+        told = re.findall(r"\| (?:Reading|Exercises) \| (\d+) minutes", path.read_text(encoding="utf-8"))
         row = rf"^(\|.*\(notebooks/{re.escape(path.name)}\).*)\| \d+ \| \d+ \|$"
         if len(told) == 2:
             text = re.sub(row, rf"\g<1>| {' | '.join(told)} |", text, flags=re.MULTILINE)
-    readme.write_text(text)
+    readme.write_text(text, encoding="utf-8")
 
 
 def seconds(prose: str, code: str = "") -> float:

@@ -167,12 +167,12 @@ def _checkpoints(output_dir: str | Path) -> list[tuple[int, Path]]:
 def _fault_of(folder: Path, step: int) -> str | None:
     """What is missing or damaged in a checkpoint; None for a whole one."""
     try:
-        if json.loads((folder / "trainer_state.json").read_text())["global_step"] != step:
+        if json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"] != step:
             return "trainer_state.json is of another step"
     except (OSError, ValueError, KeyError, TypeError):
         return "trainer_state.json is missing or damaged"
     try:
-        wanted = dict(json.loads((folder / DIGESTS).read_text())) if (folder / DIGESTS).exists() else {}
+        wanted = dict(json.loads((folder / DIGESTS).read_text(encoding="utf-8"))) if (folder / DIGESTS).exists() else {}
         found = _digests(folder) if wanted else {}
     except (OSError, ValueError, TypeError):
         return f"{DIGESTS} is damaged"

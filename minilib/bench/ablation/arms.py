@@ -36,7 +36,7 @@ def _arm(name: str, group: str, more: dict[str, Any] | None = None, **fields: An
     return arm._replace(options=arm.options | (more or {}))
 
 
-_GROUPS = yaml.safe_load(Path(__file__).with_name("arms.yaml").read_text())
+_GROUPS = yaml.safe_load(Path(__file__).with_name("arms.yaml").read_text(encoding="utf-8"))
 _RELEASED = {f"released: {name}": [name] for name in DEVIATIONS} | {"released: all four": list(DEVIATIONS)}
 _GROUPS["released"] = {name: {"more": {"released": deviations}} for name, deviations in _RELEASED.items()}
 ARMS = tuple(_arm(name, group, **fields) for group, arms in _GROUPS.items() for name, fields in arms.items())

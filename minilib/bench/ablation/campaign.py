@@ -78,7 +78,7 @@ def _record(arm: Arm, seed: int, settings: dict[str, Any], output: Path) -> dict
     name = re.sub(r"[^a-z0-9]+", "_", arm.name.lower()).strip("_")
     path = output / "records" / f"{name}-{seed}.json"
     if path.exists():
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         if record["settings"] == settings:
             return record
     record = one_run.run(arm, seed, settings, _pairs(output, seed))

@@ -51,7 +51,7 @@ from minilib.preferences.haystack_pairs import (
 from minilib.preferences.importance import exact_entities
 from minilib.teaching.repro import quiet
 
-ASKED = yaml.safe_load(Path(__file__).with_name("questions.yaml").read_text())
+ASKED = yaml.safe_load(Path(__file__).with_name("questions.yaml").read_text(encoding="utf-8"))
 QUICK = {"pairs": 4, "steps": 2, "batch": 2, "lengths": [300], "samples": 1, "multi_lengths": [64], "multi": 2}
 MOST = 640  # questions that may be asked for the pairs of a draw
 

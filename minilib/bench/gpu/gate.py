@@ -98,12 +98,13 @@ def _apart(jobs: list[Job], here: Callable[[Job], list], output: str) -> Iterato
         process.join()
         lost = {"family": job.family, "dtype": job.dtype, "shape": None, "tile": job.tile, "error": None, "held": False}
         complaint = f"its process ended with status {process.exitcode}"
-        yield json.loads(file.read_text()) if file.exists() else [lost | {"allowed": None, "complaint": complaint}]
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        yield [lost | {"allowed": None, "complaint": complaint}] if found is None else found
         file.unlink(missing_ok=True)
 
 
 def _write(here: Callable[[Job], list], job: Job, file: Path) -> None:
-    file.write_text(json.dumps(here(job)))
+    file.write_text(json.dumps(here(job)), encoding="utf-8")
 
 
 def _pairs(loss: str, cases: dict, dtype: torch.dtype, shape: tuple[int, int], device: str, seed: int) -> float:

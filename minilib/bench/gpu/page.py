@@ -30,15 +30,15 @@ def main(root: Path = ROOT, held_on: Path = HELD_ON) -> None:
     """Write the page, the kinds of GPU on which `auto` is fused, and the sentence of the README."""
     records, results = read(root), root / "book" / "results"
     notes = results / "on_a_gpu_notes.txt"
-    write_text(results / "on_a_gpu.md", of_book(records, notes.read_text() if notes.exists() else ""))
+    write_text(results / "on_a_gpu.md", of_book(records, notes.read_text(encoding="utf-8") if notes.exists() else ""))
     write_text(held_on, json.dumps(held(records), indent=1) + "\n")
-    write_text(root / "README.md", told((root / "README.md").read_text(), held(records)))
+    write_text(root / "README.md", told((root / "README.md").read_text(encoding="utf-8"), held(records)))
 
 
 def read(root: Path = ROOT) -> dict[str, Run]:
     """The committed records by the names of their files; ValueError for one of a dry run."""
     files = sorted((root / "book" / "results").glob("on_a_gpu_*.json"))
-    found = {file.name: json.loads(file.read_text()) for file in files}
+    found = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in files}
     for name, run in found.items():
         if run["dry"]:
             raise ValueError(f"{name} is of a dry run, whose figures mean nothing: commit one of a GPU.")

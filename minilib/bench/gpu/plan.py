@@ -28,7 +28,9 @@ class Stop(NamedTuple):
     dry: dict[str, Any]
 
 
-STOPS = tuple(Stop(**stop) for stop in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())["stops"])
+STOPS = tuple(
+    Stop(**stop) for stop in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))["stops"]
+)
 
 
 def settings_of(stop: Stop, seed: int, dry: bool) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def _reach(stop: Stop, entry: dict[str, Any], document: dict[str, Any], left: fl
     finally:
         entry |= {
             "seconds": time.monotonic() - begun,
-            "result": json.loads(part.read_text()) if part.exists() else None,
+            "result": json.loads(part.read_text(encoding="utf-8")) if part.exists() else None,
         }
         part.unlink(missing_ok=True)
 
@@ -149,10 +149,10 @@ def _measure(module: str, settings: dict[str, Any], part: str, log: str, cache: 
     """What the process of a stop does; its output goes to its log, and errors end it with their last line there."""
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C reaches the run alone, which ends this group
-    with open(log, "w") as file:
+    with open(log, "w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
     os.environ |= {"TRITON_CACHE_DIR": f"{cache}/triton", "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor"}
     os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"  # dense matrices must not break up memory
     if settings["device"] != "cuda":

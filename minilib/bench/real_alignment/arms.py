@@ -25,7 +25,7 @@ class Arm(NamedTuple):
         return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
 
 
-_READ = yaml.safe_load(Path(__file__).with_name("arms.yaml").read_text())
+_READ = yaml.safe_load(Path(__file__).with_name("arms.yaml").read_text(encoding="utf-8"))
 ARMS = {name: Arm(name, **fields) for name, fields in _READ.items()}
 THREE_SEEDS = ("base", "SFT", "SFT, stretched positions", "SimPO, M = 1", "LOGO")  # which run under all seeds first
 

@@ -61,7 +61,7 @@ def real_alignment(
 
 def write(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The document and its page, from the records that are there."""
-    records = [json.loads(path.read_text()) for path in sorted((output / "records").glob("*.json"))]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((output / "records").glob("*.json"))]
     document = {"benchmark": "real_alignment", "settings": settings, "machine": device.describe()}
     document |= {"pairs": _pairs(output), **pages.summarised(records, settings), "records": records}
     write_text(output / "real_alignment.json", line_by_line(document))
@@ -91,7 +91,7 @@ def _record(output: Path, arm: Arm, seed: int, settings: dict[str, Any]) -> dict
 
 def _pairs(output: Path) -> int:
     path = output / "pairs.jsonl"
-    return sum(1 for _ in open(path)) if path.exists() else 0
+    return sum(1 for _ in open(path, encoding="utf-8")) if path.exists() else 0
 
 
 def _here(_workers: int | None, jobs: list[tuple]) -> None:

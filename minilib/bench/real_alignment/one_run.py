@@ -95,11 +95,12 @@ def train(
 
         trainer.add_callback(Watch())
         remove_unfinished_checkpoints(folder)
-        spent = json.loads((folder / "spent.json").read_text()) if (folder / "spent.json").exists() else 0.0
+        kept = folder / "spent.json"
+        spent = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else 0.0
         began = time.process_time()
         trainer.train(resume_from_checkpoint=last_checkpoint(folder))
         spent += time.process_time() - began
-        write_text(folder / "spent.json", json.dumps(spent))
+        write_text(kept, json.dumps(spent))
         if trainer.state.global_step < trainer.state.max_steps:
             raise OutOfTimeError
         trainer.save_model(str(folder / "adapter"))
@@ -111,14 +112,14 @@ def train(
         from peft import PeftModel
 
         trained = PeftModel.from_pretrained(model, folder / "adapter")
-    noted = json.loads(done.read_text())
+    noted = json.loads(done.read_text(encoding="utf-8"))
     return trained.merge_and_unload().eval(), noted["costs"], noted["curve"]
 
 
 def training_rows(path: Path, tokenizer, count: int) -> list[dict[str, Any]]:
     """The first `count` pairs of the file, each with the short prompt of its critical chunks."""
     make, found = recipe.prompt_maker(tokenizer), []
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         for line in islice(file, count):
             pair = json.loads(line)
             critical = [chunk for chunk, score in zip(pair["chunks"], pair["scores"]) if score > 0]

@@ -35,7 +35,7 @@ def measured(
     model, tokenizer, seed: int, settings: dict[str, Any], path: Path, check: Callable[[], None]
 ) -> dict[str, Any]:
     """All parts by name, those of the file at `path` as they are; `check` is called between parts and may stop."""
-    found = json.loads(path.read_text()) if path.exists() else {}
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     parts: dict[str, Callable[[], Any]] = {}
     for length, texts in settings["texts"].items():
         for number in range(texts):
@@ -74,7 +74,7 @@ def _about(model, tokenizer, seed: int, length: int, number: int, settings: dict
 
 
 def _general(model, tokenizer) -> list[bool]:
-    asked = yaml.safe_load(GENERAL.read_text())
+    asked = yaml.safe_load(GENERAL.read_text(encoding="utf-8"))
     prompts: list[Any] = list(asked)
     if getattr(tokenizer, "chat_template", None):
         prompts = [render_question(tokenizer, [{"role": "user", "content": question}]) for question in asked]

@@ -205,7 +205,7 @@ def _file(work: Path, name: str) -> Path:
 def _aligned(name: str, seed: int, settings: dict[str, Any], work: Path, deadline: float | None) -> dict[str, Any]:
     """LOGO on the pairs of this scorer, and the answers of the model that comes out, about other people."""
     found: dict[str, Any] = {"chunks_by": name, "seed": seed}
-    if name != "base" and not _file(work, name).read_text():
+    if name != "base" and not _file(work, name).read_text(encoding="utf-8"):
         return found | {"texts": []}  # no pair, no training
     model, tokenizer = one_run.loaded(settings["model"], settings)
     if name != "base":
@@ -213,7 +213,7 @@ def _aligned(name: str, seed: int, settings: dict[str, Any], work: Path, deadlin
         folder.mkdir(exist_ok=True)
 
         def rows() -> list[dict]:
-            return [json.loads(line) for line in open(_file(work, name))][: settings["pairs"]]
+            return [json.loads(line) for line in open(_file(work, name), encoding="utf-8")][: settings["pairs"]]
 
         trained = one_run.train(
             ARMS["LOGO, plain positions"], seed, settings["training"], folder, model, tokenizer, rows, deadline

@@ -62,4 +62,4 @@ def stored(settings: dict[str, Any], path: Path = PATH) -> tuple[list[dict], dic
 
 def record(path: Path = PATH) -> dict[str, Any]:
     """What the experiment has found so far."""
-    return json.loads(path.with_suffix(".json").read_text())
+    return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ from minilib.bench.real_alignment import people
 from minilib.bench.real_alignment.people import PEOPLE, invented_names, written
 from minilib.data.running_text import running_text
 
-WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text())
+WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
 KINDS = WORDS["kinds"]
 VALUES = [value for kind in KINDS.values() for part in kind["values"] for value in part]
 

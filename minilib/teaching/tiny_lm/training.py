@@ -116,7 +116,7 @@ def score_tiny_lm(output: Path, seeds: tuple[int, ...] = (1, 2, 3), samples: int
         for name, (kind, n) in places.items()
     }
     path = Path(output) / "training.json"
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     record |= {"command": "python -m minilib.teaching.tiny_lm.training", "seeds": list(seeds), "samples": samples}
     record |= {"scores": scores, "torch": torch.__version__, "transformers": version("transformers")}
     path.write_text(json.dumps(record, indent=1) + "\n")

@@ -240,7 +240,7 @@ def _unfinished(output: Path, size: str) -> dict:
     """The metrics of an interrupted tour of this size, to go on with; a fresh record otherwise."""
     path = output / "metrics.json"
     try:
-        metrics = dict(json.loads(path.read_text())) if path.exists() else {}
+        metrics = dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged: delete it to start the tour anew.") from error
     if metrics.get("size") == size and not metrics.get("finished"):
