@@ -4,6 +4,8 @@
     OUTPUT/runs/, OUTPUT/records/  see `one_run`
     OUTPUT/real_alignment.json     all records and what follows from them; .md is the page
 
+The campaign of the book goes on in book/results/smollm2, with `--output book/results/smollm2`.
+
 Texts beyond the window take nearly half of the time of all scores, so they are asked about under one seed alone.
 With a budget, no run begins after it and one that is under way stops with a checkpoint. A record with other settings
 is an error: results of two campaigns are not mixed.
