@@ -5,8 +5,7 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
-# Python compiles a module when it is first imported: pip would compile all 19,000 first, which takes two minutes.
-PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --no-compile
+PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup tour test test-solutions test-pythons lab book test-site bench refresh faults audit clean

@@ -21,7 +21,7 @@ PY = "PY"  # stands for the Python of the environment
 ONE = "OMP_NUM_THREADS=1"
 NBVAL = [PY, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--nbval", "--nbval-sanitize-with"]
 LESSONS = [ONE, *NBVAL, "notebooks/sanitize.cfg", "notebooks"]
-PIP = [PY, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+PIP = [PY, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
 UNIT = [PY, "-m", "pytest", "-n", "2", "--dist", "loadfile"]
 NO_IMAGES = [PY, "-c", "import shutil; shutil.rmtree('book/_build/html/_images', ignore_errors=True)"]
 BOOK = ["jupyter-book", "build", ".", "--config", "book/_config.yml", "--toc", "book/_toc.yml"]
