@@ -192,10 +192,14 @@ def test_a_quiet_stop_takes_one_thread_and_gives_the_others_back():
         torch.set_num_threads(threads)
 
 
+FIGURES = {"wall": ("memory_wall", "predicted_vs_measured"), "align": ("margins",), "needles": ("needles",)}
+
+
 def remembered(name, output, found):
     def stop(folder, *_):
-        for file in output.glob("needles.*" if name == "needles" else "margins.*"):
-            shutil.copy(file, folder)
+        for figure in FIGURES.get(name, ()):
+            for file in output.glob(f"{figure}.*"):
+                shutil.copy(file, folder)
         return found
 
     stop.__doc__ = f"Remember {name}."
@@ -206,6 +210,7 @@ def test_an_interrupted_tour_goes_on_where_it_stopped(tmp_path, output, metrics,
     visits = []
     for name in ("pairs", "align", "needles", "answers"):  # what they find is known from the whole tour above
         monkeypatch.setattr(tour_logo, name, remembered(name, output, metrics[name]))
+    monkeypatch.setattr(story, "wall", remembered("wall", output, metrics["wall"]))
 
     def interrupted(*_):
         raise KeyboardInterrupt

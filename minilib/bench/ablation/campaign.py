@@ -33,7 +33,7 @@ FULL = {
 }  # fmt: skip
 CURVE = ("step", "loss", "rewards/margins", "rewards/chosen", "rewards/rejected", "rewards/accuracies")
 CURVE += ("logps/chosen", "lora_delta_norm")
-QUICK = {"rows": 24, "pairs": 4, "steps": 2, "batch": 2, "samples": 5, "lengths": [64, 300], "multi_lengths": [64]}
+QUICK = {"rows": 12, "pairs": 4, "steps": 2, "batch": 2, "samples": 5, "lengths": [64, 300], "multi_lengths": [64]}
 
 
 def bench_alignment(

@@ -42,13 +42,14 @@ from minilib.teaching.tour.report import save_figure
 HELD_OUT = 7  # the seed of everything that is measured; the pairs of training come from seed 0
 SHOWN = 10  # answers that the report prints, the first ones
 SIZES = {
-    # questions: asked for pairs; watched: held-out pairs of the margin; needles: of the map; asked: held-out questions
+    # questions: asked for pairs; watched: held-out pairs of the margin; needles: of the map; asked: held-out questions;
+    # kept: questions within the window
     "full": {
-        "questions": 400, "align_steps": 200, "watched": 24, "watch_every": 20, "asked": 200,
+        "questions": 400, "align_steps": 200, "watched": 24, "watch_every": 20, "asked": 200, "kept": 100,
         "needles": {"lengths": (128, 224, 480, 736, 992), "depths": longcontext.DEPTHS, "samples": 20},
     },
     "small": {
-        "questions": 24, "align_steps": 4, "watched": 2, "watch_every": 2, "asked": 6,
+        "questions": 24, "align_steps": 4, "watched": 2, "watch_every": 2, "asked": 6, "kept": 10,
         "needles": {"lengths": (128, 480), "depths": (0.0, 1.0), "samples": 2},
     },
 }  # fmt: skip
@@ -82,7 +83,7 @@ def needles(output: Path, size: dict, metrics: dict) -> dict:
     maps, kept = {}, {}
     for name, model in tqdm(models.items(), desc="needle maps", unit="model"):
         maps[name] = longcontext.needle_map(model, tokenizer, seed=HELD_OUT, **size["needles"])
-        kept[name] = longcontext.retention(model, tokenizer, window=WINDOW, seed=HELD_OUT)
+        kept[name] = longcontext.retention(model, tokenizer, window=WINDOW, samples=size["kept"], seed=HELD_OUT)
     save_figure(output, "needles", plots.needle_maps(maps, WINDOW))
     inside = in_reach(size["needles"]["depths"], size["needles"]["lengths"], WINDOW, question=10)
     shares = {name: found.accuracy.numpy() for name, found in maps.items()}
