@@ -118,11 +118,11 @@ def test_a_campaign_leaves_records_document_and_page(finished):
     assert set(document["arms"]) == {"base", "LOGO", "SoLoPO (ours)", "LongPO (ours)"}
     assert json.loads((output / "real_alignment.json").read_text())["arms"] == json.loads(json.dumps(document["arms"]))
     page = (output / "real_alignment.md").read_text()
-    assert "**Inside the window**" in page
+    assert "## Inside the window" in page
     assert "| LOGO | 1 |" in page
     assert "we know the abstract of arXiv 2505.11166, which names two parts, and not its formula" in page
     assert "formula, beta and lambda are as others quote them" in pages.plain(document)
-    without = document | {"arms": {"LOGO": document["arms"]["LOGO"]}}
+    without = document | {"arms": {"LOGO": document["arms"]["LOGO"]}, "parts": []}
     assert "SoLoPO" not in pages.page(without)
     assert not list((output / "runs").glob("*/checkpoint-*"))
 
@@ -183,3 +183,23 @@ def test_figures_of_made_up_records_are_those_that_were_put_in():
     assert found["arms"]["LOGO"]["kept"] == 0.5
     assert found["arms"]["LOGO"]["seeds"] == [1, 2]
     assert [aim["held"] for aim in found["aims"]] == [True, False, True]
+    rows = pages.tables(found)["Facts right by tokens of the text"].splitlines()
+    assert rows[0] == "| arm | 1,000 | 14,000 |"
+    assert rows[3] == "| LOGO | 0.75 | 0.75 |"
+
+
+@pytest.mark.parametrize(("right", "words"), [(8, "is ahead of"), (0, "is behind"), (4, "cannot be told apart from")])
+def test_the_verdict_compares_logo_with_sft_at_the_same_positions(right, words):
+    records = [record("SFT, stretched positions", seed, 4) for seed in (1, 2)]
+    found = pages.summarised([*records, *(record("LOGO", seed, right) for seed in (1, 2))], {"window": 8_192})
+    (part,) = found["parts"]
+    assert part["part"] == "the preference term, at stretched positions"
+    assert part["facts"]["mean"] == (right - 4) / 8
+    assert part["invented"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert pages.verdict(found).startswith(f"LOGO {words} SFT on the same answers at the same positions:")
+    assert pages.verdict(found).endswith(", 2 seeds.")
+    assert pages.verdict({"parts": []}) == ""
+
+
+def test_every_part_is_a_difference_of_two_arms():
+    assert {arm for _, one, other in pages.PARTS for arm in (one, other)} == set(ARMS) - {"base"}

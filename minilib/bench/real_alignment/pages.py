@@ -7,7 +7,7 @@
     kept              of the short questions that the base answers right, the share that are still right
 
 Intervals are 95 %, from 2,000 draws of whole texts with replacement over all seeds. Differences are drawn over the
-texts that both arms have answered, pair by pair.
+texts that both arms have answered, pair by pair; one whose interval holds 0 counts as none.
 """
 
 from __future__ import annotations
@@ -28,6 +28,17 @@ AIMS = {
     "LOGO's short questions kept": ("LOGO", "kept", 0.98, "least"),
     "LOGO's perplexity to base": ("LOGO", "perplexity_ratio", 1.05, "most"),
 }
+PARTS = (  # what is added, by which arm, to which
+    ("the preference term, at stretched positions", "LOGO", "SFT, stretched positions"),
+    ("the preference term, at plain positions", "LOGO, plain positions", "SFT"),
+    ("stretched positions, to SFT", "SFT, stretched positions", "SFT"),
+    ("stretched positions, to LOGO", "LOGO", "LOGO, plain positions"),
+    ("the SFT term, to preference alone", "LOGO", "LOGO, no SFT term"),
+    ("a second rejected answer, to preference alone", "LOGO, no SFT term", "SimPO, M = 1"),
+    ("as many pairs again, to SFT", "SFT, twice the pairs", "SFT"),
+    ("SoLoPO's losses for LOGO's", "SoLoPO (ours)", "LOGO"),
+    ("LongPO's loss for LOGO's", "LongPO (ours)", "LOGO"),
+)
 KNOWN = {  # of the arms in neighbours.py: where their formulas come from
     "SoLoPO (ours)": "SoLoPO (ours): we know the abstract of arXiv 2505.11166, which names two parts, and not its "
     "formula. How the parts are written, added and weighed is ours: this arm is no judgement on the authors' method.",
@@ -48,7 +59,25 @@ def summarised(records: list[dict[str, Any]], settings: dict[str, Any]) -> dict[
         value = found["mean"] if isinstance(found, dict) else found
         held = None if value is None else (value >= limit if side == "least" else value <= limit)
         aims.append({"claim": claim, "side": side, "limit": limit, "measured": value, "held": held})
-    return {"arms": arms, "aims": aims}
+    return {"arms": arms, "aims": aims, "parts": _parts(by_arm, settings["window"])}
+
+
+def _parts(by_arm: dict[str, dict[int, dict]], window: int) -> list[dict[str, Any]]:
+    """What each part adds inside the window, where both arms have run."""
+    inside = {
+        arm: {key: told for key, told in _texts(runs).items() if key[1] <= window} for arm, runs in by_arm.items()
+    }
+    return [
+        {
+            "part": part,
+            "arm": arm,
+            "other": other,
+            "seeds": len({seed for seed, *_ in inside[arm].keys() & inside[other]}),
+        }
+        | {name: _difference(inside[arm], inside[other], MEASURES[name]) for name in ("facts", "invented")}
+        for part, arm, other in PARTS
+        if arm in inside and other in inside
+    ]
 
 
 def _arm(runs: dict[int, dict], by_arm: dict[str, dict[int, dict]], settings: dict[str, Any]) -> dict[str, Any]:
@@ -118,13 +147,15 @@ def drawn(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     return {"mean": round(float(mean), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
-def _difference(texts: Texts, others: Texts) -> dict[str, float] | None:
-    """The share of right facts less that of another arm on the same texts."""
+def _difference(
+    texts: Texts, others: Texts, measure: Callable[[list[dict]], list[float]] = _facts
+) -> dict[str, float] | None:
+    """The share of right facts, or another one, less that of another arm on the same texts."""
     both = [key for key in texts if key in others]
     if not both:
         return None
-    sums = np.array([sum(_facts(texts[key])) - sum(_facts(others[key])) for key in both])
-    return drawn(sums, np.array([len(_facts(texts[key])) for key in both]))
+    sums = np.array([sum(measure(texts[key])) - sum(measure(others[key])) for key in both])
+    return drawn(sums, np.array([len(measure(texts[key])) for key in both]))
 
 
 def _at_depth(texts: Texts, low: float, high: float) -> float | None:
@@ -151,12 +182,27 @@ def _kept(runs: dict[int, dict], base: dict[int, dict]) -> float | None:
 
 def page(document: dict[str, Any]) -> str:
     """The page in Markdown."""
-    return report.whole("real_alignment", document | {"tables": tables(document), "known": known(document)})
+    told = {"tables": tables(document), "known": known(document), "verdict": verdict(document)}
+    return report.whole("real_alignment", document | told)
 
 
 def plain(document: dict[str, Any]) -> str:
     """The same tables for a terminal."""
-    return "\n\n".join([*tables(document, report.plain).values(), *known(document)])
+    found = [verdict(document), *tables(document, report.plain).values(), *known(document)]
+    return "\n\n".join(filter(None, found))
+
+
+def verdict(document: dict[str, Any]) -> str:
+    """What the preference term adds to SFT at the same positions, in a sentence; "" until both arms have run."""
+    found = next((part for part in document["parts"] if part["other"] == "SFT, stretched positions"), None)
+    if found is None:
+        return ""
+    gain, runs = found["facts"], found["seeds"]
+    span = "{mean:+.2f} facts right ({low:+.2f} to {high:+.2f})".format(**gain)
+    told = "cannot be told apart from" if gain["low"] <= 0 <= gain["high"] else (
+        "is ahead of" if gain["mean"] > 0 else "is behind"
+    )  # fmt: skip
+    return f"LOGO {told} SFT on the same answers at the same positions: {span}, {runs} seed{'s' * (runs > 1)}."
 
 
 def known(document: dict[str, Any]) -> list[str]:
@@ -169,10 +215,15 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
     arms = [{"name": name, "runs": len(arm["seeds"])} | arm for name, arm in document["arms"].items()]
     inside = [SPAN.replace("N", f"{name}_inside") for name in MEASURES]
     differences = [SPAN.replace("N", name).replace(":.", ":+.") for name in ("over_base", "over_sft")]
-    lengths = list(next(iter(document["arms"].values()))["lengths"])
-    by_length = ["{lengths[N][mean]:.2f}".replace("N", length) for length in lengths]
+    lengths = sorted({int(length) for arm in arms for length in arm["lengths"]})
+    for arm in arms:  # a key of digits would be taken for a place in a list
+        arm["of"] = {f"n{length}": found for length, found in arm["lengths"].items()}
+    by_length = ["{of[nN][mean]:.2f}".replace("N", str(length)) for length in lengths]
     depths = ["{depths[N]:.2f}".replace("N", str(k)) for k in range(len(DEPTHS))]
     costs = "{name} | {cpu_seconds:,.0f} | {tokens:,.0f} | {peak_memory:bytes} | {kept:.2f} | {perplexity_ratio:.3f}"
+    added = " | ".join(
+        ["{part}", "{seeds}", *(differences[0].replace("over_base", name) for name in ("facts", "invented"))]
+    )
     line = "{claim} | at {side} {limit:.2f} | {measured:.3f} | {held:verdict}"
     title = "arm | seeds | facts right | whole answers | invented | sentences"
     return {
@@ -180,8 +231,9 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
         "Differences, facts right": report.build(
             table, "arm | to base | to SFT", " | ".join(["{name}", *differences]), arms
         ),
+        "What each part adds": report.build(table, "added | seeds | facts right | invented", added, document["parts"]),
         "Facts right by tokens of the text": report.build(
-            table, " | ".join(["arm", *(f"{int(n):,}" for n in lengths)]), " | ".join(["{name}", *by_length]), arms
+            table, " | ".join(["arm", *(f"{n:,}" for n in lengths)]), " | ".join(["{name}", *by_length]), arms
         ),
         "Facts right by depth, inside the window": report.build(
             table, "arm | 0 to 0.2 | to 0.4 | to 0.6 | to 0.8 | to 1", " | ".join(["{name}", *depths]), arms
