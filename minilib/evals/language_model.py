@@ -20,14 +20,14 @@ from minilib.models.generation import IN_SHORT, answer_room, position_table, que
 
 ROOM = 32  # tokens kept for question and answer, or more where a chat template wants them
 LONGEST, LONGEST_TEXT = 32_768, 2_048  # of a haystack by default; of running text, whose logits are all made
-SLOW = 2_048  # of a haystack by default without a GPU: some seconds for each answer of a model of 135M parameters
+SLOW = 1_024  # of a haystack by default without a GPU: five seconds for each answer of a model of 135M parameters
 SHARES, MOST = (0.5, 1, 2, 4), 64  # windows, by default and at most
 
 
 def default_lengths(window: int, room: int = ROOM, on_gpu: bool = True) -> list[int]:
     """Half a window, one, two and four, less the room for the question; of large windows less without a GPU."""
     if not on_gpu and window > SLOW:
-        return [SLOW // part - room for part in (4, 2, 1)]
+        return [SLOW // 2 - room, SLOW - room]
     return sorted({max(min(int(share * window), LONGEST) - room, 2 * room) for share in SHARES})
 
 
@@ -66,13 +66,15 @@ def fitting_lengths(model, tokenizer, window: int, wanted: Sequence[int] | None 
 
 
 def measure(model, tokenizer, *, window: int, lengths: Sequence[int], samples: int, seed: int) -> dict:
-    """All numbers of one model, ready for JSON; `samples` haystacks for each cell and each place."""
+    """All numbers of one model, ready for JSON; `samples` haystacks for each cell and place; few have fewer places."""
     settings = {"samples": samples, "seed": seed, "progress": True}
     cells = needle_map(model, tokenizer, lengths=lengths, **settings)
     inside = max((length for length in lengths if length <= window), default=min(lengths))
-    curve = lost_in_the_middle(model, tokenizer, length=inside, **settings)
+    curve = lost_in_the_middle(model, tokenizer, length=inside, places=min(9, 2 * samples + 1), **settings)
     text = min(window, LONGEST_TEXT)
-    perplexity = perplexity_by_position(model, tokenizer, length=text, bucket=text, seed=seed)[0]
+    # A slow model, asked two questions a cell, reads two texts and not sixteen.
+    prose = {"length": text, "bucket": text, "samples": min(16, samples)}
+    perplexity = perplexity_by_position(model, tokenizer, seed=seed, **prose)[0]
     multi = [kind_scores(model, tokenizer, kind="multi", length=length, **settings) for length in lengths]
     return {
         "needle_map": cells._asdict() | {"accuracy": cells.accuracy.tolist()},

@@ -27,7 +27,7 @@ from minilib.cli.eval_settings import EvalSettings
 from minilib.cli.evaluate import evaluate
 from minilib.cli.pairs_settings import PairsSettings
 from minilib.cli.settings import ALIASES, LogoSettings, fill
-from minilib.evals.language_model import default_lengths
+from minilib.evals.language_model import default_lengths, default_samples
 from minilib.longcontext.text_ids import prompt_ids
 from minilib.models.loading import load_aligned, load_language_model
 from minilib.models.tiny_lm import FOLDER, tiny_lm
@@ -408,6 +408,12 @@ def test_eval_measures_the_aligned_model_beside_its_base(run, tmp_path, capsys):
 def test_eval_reads_half_a_window_to_four_of_them():
     assert default_lengths(256) == [96, 224, 480, 992]
     assert default_lengths(131_072) == [32_736]
+
+
+def test_without_a_gpu_a_large_window_is_asked_about_short_texts():
+    """SmolLM2 on two cores: what `eval` does by default must end in minutes."""
+    assert default_lengths(8_192, 100, on_gpu=False) == [412, 924]
+    assert default_samples(8_192, on_gpu=False) == 2
 
 
 def test_eval_refuses_texts_too_short_for_their_facts(run, capsys):
