@@ -31,7 +31,8 @@ class EvalSettings:
         allow_outside: towers only; whether paths and links may lead out of the data folder.
         lengths: tokens of the texts, such as [96,224]; by default half a window, one, two and four, up to 32,768, and
             up to 1,024 where the window is larger and there is no GPU.
-        samples: questions for each length and place, by default 20, and 2 where the window is so large.
+        samples: questions for each length and place, by default 20, and 2 where the window is so large; few
+            questions also mean fewer places and texts of prose.
         base: whether the model from before the alignment is measured next to the aligned one.
         seed: of the made pairs or texts.
         output: folder of what is written, by default the run's (for a model runs/eval).

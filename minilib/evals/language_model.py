@@ -20,7 +20,7 @@ from minilib.models.generation import IN_SHORT, answer_room, position_table, que
 
 ROOM = 32  # tokens kept for question and answer, or more where a chat template wants them
 LONGEST, LONGEST_TEXT = 32_768, 2_048  # of a haystack by default; of running text, whose logits are all made
-SLOW = 1_024  # of a haystack by default without a GPU: five seconds for each answer of a model of 135M parameters
+SLOW = 1_024  # of a haystack by default without a GPU: some seconds for each answer of a model of 135M parameters
 SHARES, MOST = (0.5, 1, 2, 4), 64  # windows, by default and at most
 
 

@@ -64,16 +64,9 @@ def summarised(records: list[dict[str, Any]], settings: dict[str, Any]) -> dict[
 
 def _parts(by_arm: dict[str, dict[int, dict]], window: int) -> list[dict[str, Any]]:
     """What each part adds inside the window, where both arms have run."""
-    inside = {
-        arm: {key: told for key, told in _texts(runs).items() if key[1] <= window} for arm, runs in by_arm.items()
-    }
+    inside = {arm: _inside(_texts(runs), window) for arm, runs in by_arm.items()}
     return [
-        {
-            "part": part,
-            "arm": arm,
-            "other": other,
-            "seeds": len({seed for seed, *_ in inside[arm].keys() & inside[other]}),
-        }
+        {"part": part, "seeds": len({seed for seed, *_ in inside[arm].keys() & inside[other]})}
         | {name: _difference(inside[arm], inside[other], MEASURES[name]) for name in ("facts", "invented")}
         for part, arm, other in PARTS
         if arm in inside and other in inside
@@ -82,7 +75,7 @@ def _parts(by_arm: dict[str, dict[int, dict]], window: int) -> list[dict[str, An
 
 def _arm(runs: dict[int, dict], by_arm: dict[str, dict[int, dict]], settings: dict[str, Any]) -> dict[str, Any]:
     texts = _texts(runs)
-    inside = {key: told for key, told in texts.items() if key[1] <= settings["window"]}
+    inside = _inside(texts, settings["window"])
     beyond = {key: told for key, told in texts.items() if key[1] > settings["window"]}
     base, sft = (_texts(by_arm.get(name, {})) for name in ("base", "SFT"))
     figures: dict[str, Any] = {"seeds": sorted(runs)}
@@ -118,6 +111,10 @@ def _texts(runs: dict[int, dict]) -> Texts:
                 _, length, number = part.split()
                 found[seed, int(length), int(number)] = verdicts
     return found
+
+
+def _inside(texts: Texts, window: int) -> Texts:
+    return {key: told for key, told in texts.items() if key[1] <= window}
 
 
 def _facts(verdicts: list[dict]) -> list[float]:
@@ -194,7 +191,7 @@ def plain(document: dict[str, Any]) -> str:
 
 def verdict(document: dict[str, Any]) -> str:
     """What the preference term adds to SFT at the same positions, in a sentence; "" until both arms have run."""
-    found = next((part for part in document["parts"] if part["other"] == "SFT, stretched positions"), None)
+    found = next((part for part in document["parts"] if part["part"] == PARTS[0][0]), None)
     if found is None:
         return ""
     gain, runs = found["facts"], found["seeds"]
@@ -212,12 +209,14 @@ def known(document: dict[str, Any]) -> list[str]:
 
 def tables(document: dict[str, Any], table: report.Table = report.markdown) -> dict[str, str]:
     """The tables of the page by title."""
-    arms = [{"name": name, "runs": len(arm["seeds"])} | arm for name, arm in document["arms"].items()]
+    arms = [
+        # a key of digits would be taken for a place in a list
+        {"name": name, "runs": len(arm["seeds"]), "of": {f"n{n}": found for n, found in arm["lengths"].items()}} | arm
+        for name, arm in document["arms"].items()
+    ]
     inside = [SPAN.replace("N", f"{name}_inside") for name in MEASURES]
     differences = [SPAN.replace("N", name).replace(":.", ":+.") for name in ("over_base", "over_sft")]
     lengths = sorted({int(length) for arm in arms for length in arm["lengths"]})
-    for arm in arms:  # a key of digits would be taken for a place in a list
-        arm["of"] = {f"n{length}": found for length, found in arm["lengths"].items()}
     by_length = ["{of[nN][mean]:.2f}".replace("N", str(length)) for length in lengths]
     depths = ["{depths[N]:.2f}".replace("N", str(k)) for k in range(len(DEPTHS))]
     costs = "{name} | {cpu_seconds:,.0f} | {tokens:,.0f} | {peak_memory:bytes} | {kept:.2f} | {perplexity_ratio:.3f}"
