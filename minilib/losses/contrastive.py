@@ -155,7 +155,7 @@ def _dense_siglip(img: Tensor, txt: Tensor, scale: Tensor, bias: Tensor) -> Tens
 
 
 class _FoldedClip(torch.autograd.Function):
-    """One product forward, three backward; saves the features and four numbers per pair."""
+    """One product forward, three backward; saves the features and three numbers per pair."""
 
     @staticmethod
     def forward(ctx, img, txt, scale, kernels, tile_size, cache_bytes, grad_dtype):

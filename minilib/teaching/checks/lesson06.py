@@ -56,7 +56,7 @@ def check_rank_share(learner: Callable[[Tensor, Tensor, Tensor, int, int], Tenso
         "for one rank": lambda fn: _share(fn, [5]),
         "for the average over ranks of 7, 1 and 2 pairs": _average,
     }
-    run(learner, cases, "the factor n / b makes the average over ranks exact, whatever the size of the shards")
+    run(learner, cases, "the factor W / b makes the average over ranks exact, whatever the size of the shards")
 
 
 def check_scale_part(learner: Callable[[int, Sequence[Tensor], Sequence[Tensor], float], Tensor]) -> None:
@@ -148,7 +148,7 @@ def _share(fn: Callable, counts: list[int]) -> str | None:
     total = ((rows + cols) / 2 - positive).sum()
     suspects = {
         "that is the mean over the own rows: a small shard would weigh as much as a large one": total / len(rows),
-        "n is missing: an average over n ranks divides by n once more": total / batch,
+        "W is missing: an average over W ranks divides by W once more": total / batch,
         "the sum is not divided by the batch": total * ranks,
         "the sum over the own rows is neither divided by the batch nor multiplied by the ranks": total,
         "only the rows are there: the loss has a half of the columns": (rows - positive).sum() * ranks / batch,
@@ -169,7 +169,7 @@ def _part(fn: Callable, rank: int, counts: list[int]) -> str | None:
     images, grads = (side.detach().split(counts) for side in (sides[0], grad))
     parts = torch.stack([(i * g).sum() for i, g in zip(images, grads)]) / SCALE
     suspects = {
-        "that is the sum over all ranks: averaged afterwards, it is n times too large": parts.sum(),
+        "that is the sum over all ranks: averaged afterwards, it is W times too large": parts.sum(),
         "that is the gradient of the logarithm of the scale: divide by the scale": parts[rank] * SCALE,
         "it is divided by the number of ranks: the average over ranks will do that": parts[rank] / len(counts),
         "it is averaged over the own rows: add them": parts[rank] / counts[rank],
