@@ -173,6 +173,17 @@ def record(arm, seed, right, length=1_000):
     return {"arm": arm, "seed": seed, "scores": scores | {f"text 14000 {0}": verdicts}}
 
 
+def test_more_values_named_are_told_apart_from_better_ones():
+    """One arm names nothing wrong, one names a wrong value in each answer, one names nothing."""
+    guesses, silent = record("SFT", 1, 4), record("LOGO", 1, 0)
+    for verdict in guesses["scores"]["text 1000 0"]:
+        verdict["wrong"] = ["Cairo"]
+    arms = pages.summarised([silent, guesses, record("base", 1, 2)], {"window": 8_192})["arms"]
+    assert [*arms] == ["base", "SFT", "LOGO"]  # in the order of arms.yaml
+    assert [arm["named_inside"]["mean"] for arm in arms.values()] == [2 / 8, (4 + 4) / 8, 0]
+    assert [arm["precision_inside"]["mean"] for arm in arms.values()] == [1, 4 / (4 + 4), 0]
+
+
 def test_figures_of_made_up_records_are_those_that_were_put_in():
     records = [record("base", seed, 2) for seed in (1, 2)] + [record("LOGO", seed, 6) for seed in (1, 2)]
     found = pages.summarised(records, {"window": 8_192})

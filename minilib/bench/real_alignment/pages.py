@@ -4,6 +4,8 @@
     whole answers     share of answers with all values and no other
     invented          share of answers that name a value which is not the asked person's
     sentences         share of answers that are one whole sentence
+    named             values that answers name, right or wrong, for each that was asked for
+    precision         of the values that answers name, the share that is right
     kept              of the short questions that the base answers right, the share that are still right
 
 Intervals are 95 %, from 2,000 draws of whole texts with replacement over all seeds. Differences are drawn over the
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from minilib.bench import report
+from minilib.bench.real_alignment.arms import ARMS
 
 DRAWS = 2_000
 DEPTHS = ((0.0, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 0.8), (0.8, 1.01))
@@ -50,7 +53,7 @@ KNOWN = {  # of the arms in neighbours.py: where their formulas come from
 def summarised(records: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
     """`arms`: figures of every arm over its seeds; `aims`: what was hoped for, and whether it held."""
     by_arm: dict[str, dict[int, dict]] = {}
-    for record in records:
+    for record in sorted(records, key=lambda record: [*ARMS].index(record["arm"])):
         by_arm.setdefault(record["arm"], {})[record["seed"]] = record
     arms = {name: _arm(runs, by_arm, settings) for name, runs in by_arm.items()}
     aims = []
@@ -80,7 +83,7 @@ def _arm(runs: dict[int, dict], by_arm: dict[str, dict[int, dict]], settings: di
     base, sft = (_texts(by_arm.get(name, {})) for name in ("base", "SFT"))
     figures: dict[str, Any] = {"seeds": sorted(runs)}
     for name, part in (("inside", inside), ("beyond", beyond)):
-        for measure, function in MEASURES.items():
+        for measure, function in (MEASURES | NAMED).items():
             figures[f"{measure}_{name}"] = _spread(part, function)
     figures["lengths"] = {
         str(length): _spread({key: told for key, told in texts.items() if key[1] == length}, _facts)
@@ -127,6 +130,14 @@ MEASURES: dict[str, Callable[[list[dict]], list[float]]] = {
     "invented": lambda verdicts: [float(bool(v["wrong"])) for v in verdicts],
     "sentences": lambda verdicts: [float(v["sentence"]) for v in verdicts],
 }
+NAMED: dict[str, Callable[[list[dict]], list[float]]] = {
+    "named": lambda verdicts: [_named(v) / len(v["right"]) for v in verdicts for _ in v["right"]],
+    "precision": lambda verdicts: [float(k < sum(v["right"])) for v in verdicts for k in range(_named(v))],
+}
+
+
+def _named(verdict: dict) -> int:
+    return sum(verdict["right"]) + len(verdict["wrong"])
 
 
 def _spread(texts: Texts, measure: Callable[[list[dict]], list[float]]) -> dict[str, float] | None:
@@ -139,8 +150,9 @@ def _spread(texts: Texts, measure: Callable[[list[dict]], list[float]]) -> dict[
 
 def drawn(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     picked = np.random.default_rng(0).integers(len(sums), size=(DRAWS, len(sums)))
-    low, high = np.quantile(sums[picked].sum(1) / counts[picked].sum(1), [0.025, 0.975])
-    mean = sums.sum() / counts.sum()
+    shares = sums[picked].sum(1) / np.maximum(counts[picked].sum(1), 1)  # nothing may have been named
+    low, high = np.quantile(shares, [0.025, 0.975])
+    mean = sums.sum() / max(counts.sum(), 1)
     return {"mean": round(float(mean), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
@@ -215,6 +227,7 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
         for name, arm in document["arms"].items()
     ]
     inside = [SPAN.replace("N", f"{name}_inside") for name in MEASURES]
+    named = [SPAN.replace("N", f"{name}_inside") for name in NAMED]
     differences = [SPAN.replace("N", name).replace(":.", ":+.") for name in ("over_base", "over_sft")]
     lengths = sorted({int(length) for arm in arms for length in arm["lengths"]})
     by_length = ["{of[nN][mean]:.2f}".replace("N", str(length)) for length in lengths]
@@ -227,6 +240,9 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
     title = "arm | seeds | facts right | whole answers | invented | sentences"
     return {
         "Inside the window": report.build(table, title, " | ".join(["{name}", "{runs}", *inside]), arms),
+        "Values named, inside the window": report.build(
+            table, "arm | for a value asked for | right of those named", " | ".join(["{name}", *named]), arms
+        ),
         "Differences, facts right": report.build(
             table, "arm | to base | to SFT", " | ".join(["{name}", *differences]), arms
         ),
