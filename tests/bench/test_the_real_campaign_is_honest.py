@@ -164,13 +164,14 @@ def test_records_of_other_settings_are_not_mixed_in(finished):
 
 
 def record(arm, seed, right, length=1_000):
-    """A record with one text, four answers of two facts, of which `right` (of 8) are right."""
+    """A record with one text, four answers of two facts, of which `right` (of 8) are right; twelve steps."""
     flags = [k < right for k in range(8)]
     verdicts = [
         {"right": flags[2 * k : 2 * k + 2], "wrong": [], "sentence": True, "depths": [0.1, 0.9]} for k in range(4)
     ]
     scores = {f"text {length} 0": verdicts, "general": [True, arm == "base", False], "perplexity": 10.0}
-    return {"arm": arm, "seed": seed, "scores": scores | {f"text 14000 {0}": verdicts}}
+    curve = [{"logps/chosen": -2.0}] * 2 + [{"logps/chosen": -0.5}] * 10
+    return {"arm": arm, "seed": seed, "curve": curve, "scores": scores | {f"text 14000 {0}": verdicts}}
 
 
 def test_more_values_named_are_told_apart_from_better_ones():
@@ -193,6 +194,7 @@ def test_figures_of_made_up_records_are_those_that_were_put_in():
     assert found["arms"]["LOGO"]["over_sft"] is None
     assert found["arms"]["LOGO"]["kept"] == 0.5
     assert found["arms"]["LOGO"]["seeds"] == [1, 2]
+    assert found["arms"]["LOGO"]["chosen"] == {"first": -2.0, "last": -0.5}
     assert [aim["held"] for aim in found["aims"]] == [True, False, True]
     rows = pages.tables(found)["Facts right by tokens of the text"].splitlines()
     assert rows[0] == "| arm | 1,000 | 14,000 |"

@@ -99,6 +99,7 @@ def _arm(runs: dict[int, dict], by_arm: dict[str, dict[int, dict]], settings: di
     for cost in ("cpu_seconds", "tokens", "peak_memory"):
         spent = [run["costs"][cost] for run in runs.values() if "costs" in run]
         figures[cost] = statistics.mean(spent) if spent else None
+    figures["chosen"] = _chosen(runs)
     return figures
 
 
@@ -167,6 +168,17 @@ def _difference(
     return drawn(sums, np.array([len(measure(texts[key])) for key in both]))
 
 
+def _chosen(runs: dict[int, dict]) -> dict[str, float] | None:
+    """Mean log-probability of a chosen answer's token, before training moves a weight and over the last ten steps."""
+    key = "logps/chosen"  # which the neighbours' losses do not log
+    curves = [[step[key] for step in run.get("curve", ()) if key in step] for run in runs.values()]
+    if not all(curves):
+        return None
+    # warm-up begins at rate 0: the first two steps see the weights as they were
+    parts = {"first": slice(2), "last": slice(-10, None)}
+    return {name: round(statistics.mean(v for curve in curves for v in curve[part]), 4) for name, part in parts.items()}
+
+
 def _at_depth(texts: Texts, low: float, high: float) -> float | None:
     found = [
         float(right)
@@ -226,17 +238,18 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
         {"name": name, "runs": len(arm["seeds"]), "of": {f"n{n}": found for n, found in arm["lengths"].items()}} | arm
         for name, arm in document["arms"].items()
     ]
-    inside = [SPAN.replace("N", f"{name}_inside") for name in MEASURES]
-    named = [SPAN.replace("N", f"{name}_inside") for name in NAMED]
-    differences = [SPAN.replace("N", name).replace(":.", ":+.") for name in ("over_base", "over_sft")]
+    return _asked(arms, document["parts"], table) | _trained(arms, document["aims"], table)
+
+
+def _asked(arms: list[dict], parts: list[dict], table: report.Table) -> dict[str, str]:
+    """What the answers hold, and where."""
+    inside, named = ([SPAN.replace("N", f"{name}_inside") for name in names] for names in (MEASURES, NAMED))
+    over_base, over_sft, facts, invented = (
+        SPAN.replace("N", name).replace(":.", ":+.") for name in ("over_base", "over_sft", "facts", "invented")
+    )
     lengths = sorted({int(length) for arm in arms for length in arm["lengths"]})
     by_length = ["{of[nN][mean]:.2f}".replace("N", str(length)) for length in lengths]
     depths = ["{depths[N]:.2f}".replace("N", str(k)) for k in range(len(DEPTHS))]
-    costs = "{name} | {cpu_seconds:,.0f} | {tokens:,.0f} | {peak_memory:bytes} | {kept:.2f} | {perplexity_ratio:.3f}"
-    added = " | ".join(
-        ["{part}", "{seeds}", *(differences[0].replace("over_base", name) for name in ("facts", "invented"))]
-    )
-    line = "{claim} | at {side} {limit:.2f} | {measured:.3f} | {held:verdict}"
     title = "arm | seeds | facts right | whole answers | invented | sentences"
     return {
         "Inside the window": report.build(table, title, " | ".join(["{name}", "{runs}", *inside]), arms),
@@ -244,17 +257,33 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
             table, "arm | for a value asked for | right of those named", " | ".join(["{name}", *named]), arms
         ),
         "Differences, facts right": report.build(
-            table, "arm | to base | to SFT", " | ".join(["{name}", *differences]), arms
+            table, "arm | to base | to SFT", f"{{name}} | {over_base} | {over_sft}", arms
         ),
-        "What each part adds": report.build(table, "added | seeds | facts right | invented", added, document["parts"]),
+        "What each part adds": report.build(
+            table, "added | seeds | facts right | invented", f"{{part}} | {{seeds}} | {facts} | {invented}", parts
+        ),
         "Facts right by tokens of the text": report.build(
             table, " | ".join(["arm", *(f"{n:,}" for n in lengths)]), " | ".join(["{name}", *by_length]), arms
         ),
         "Facts right by depth, inside the window": report.build(
             table, "arm | 0 to 0.2 | to 0.4 | to 0.6 | to 0.8 | to 1", " | ".join(["{name}", *depths]), arms
         ),
+    }  # fmt: skip
+
+
+def _trained(arms: list[dict], aims: list[dict], table: report.Table) -> dict[str, str]:
+    """What training did and cost, and what was hoped for."""
+    costs = "{name} | {cpu_seconds:,.0f} | {tokens:,.0f} | {peak_memory:bytes} | {kept:.2f} | {perplexity_ratio:.3f}"
+    return {
+        "Chosen answers in training": report.build(
+            table, "arm | before training | last ten steps", "{name} | {chosen[first]:.2f} | {chosen[last]:.2f}",
+            [arm for arm in arms if arm["chosen"]],
+        ),
         "What it costs": report.build(
             table, "arm | CPU seconds | tokens read | peak memory | questions kept | perplexity to base", costs, arms
         ),
-        "Aims": report.build(table, "aim | limit | measured | verdict", line, document["aims"]),
-    }
+        "Aims": report.build(
+            table, "aim | limit | measured | verdict",
+            "{claim} | at {side} {limit:.2f} | {measured:.3f} | {held:verdict}", aims,
+        ),
+    }  # fmt: skip
