@@ -71,7 +71,7 @@ def test_a_solved_lesson_runs_to_its_end_and_changes_nothing_else(stem):
     lesson = solved(LESSONS[stem])
     filled = exercises_of(LESSONS[stem])
     checked = {id(exercise.check) for exercise in filled}
-    names = {name for exercise in filled for name in re.findall(r"def (\w+)\(", exercise.stub.source)}
+    names = {name for exercise in filled for name in re.findall(r"^def (\w+)\(", exercise.stub.source, re.M)}
     own = re.compile(rf"\b({'|'.join(names)})\b")  # a cell that draws what the learner wrote, kernels too
     NotebookClient(lesson, timeout=900, resources={"metadata": {"path": lessons()[0].parent}}).execute()
     for old, new in zip(LESSONS[stem].cells, lesson.cells, strict=True):

@@ -50,7 +50,7 @@ def verdict(document: dict[str, Any]) -> str:
     behind = [f"{name} ({_told(values)})" for name, values in over.items() if max(values) < 0 and len(values) > 1]
     told = [f"LOGO is {side} SFT at the same positions on every draw in: {'; '.join(names)}."
             for side, names in (("ahead of", ahead), ("behind", behind)) if names]  # fmt: skip
-    return " ".join([*told, "Everywhere else LOGO is neither ahead on every draw nor behind on every draw."])
+    return " ".join([*told, "Everywhere else neither of the two is ahead on every draw."])
 
 
 def summary(document: dict[str, Any]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
