@@ -132,7 +132,10 @@ def _scorer(name: str, settings: dict[str, Any], work: Path) -> recall.Scorer:
         return known[name]
     model = encoder.load_encoder(settings["quick"])
     if name != "MiniLM":
-        folder = work / f"tuned-{settings['batches'][0 if name == pages.TUNED else 1]}"
+        batch = settings["batches"][0 if name == pages.TUNED else 1]
+        folder = work / f"tuned-{batch}"
+        if not (folder / "encoder.pt").exists():  # the work folder is lost, the record is not: the same weights again
+            encoder.tune(batch, settings, folder, None)
         model.load_state_dict(torch.load(folder / "encoder.pt", weights_only=True))
     return encoder.CosineScorer(model)
 
