@@ -158,6 +158,26 @@ def test_what_a_slide_shows_is_escaped_and_formulas_are_drawn_outside_of_code():
     assert formulas.image(r"\begin{bmatrix}1\end{bmatrix}") == r"<code>\begin{bmatrix}1\end{bmatrix}</code>"
 
 
+def test_every_formula_of_every_slide_is_drawn():
+    texts = [
+        slides.CODE.sub("", cell.source)
+        for path in sorted(lesson_paths().values())
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "markdown" and slides.TAG in cell.metadata.get("tags", [])
+    ]
+    found = {formula[1] or formula[2] for text in texts for formula in slides.FORMULA.finditer(text)}
+    assert len(found) > 100
+    assert [tex for tex in found if not formulas.image(tex).startswith("<img")] == []
+
+
+def test_words_keep_their_spaces_a_brace_its_label_and_a_table_its_lines():
+    assert formulas.drawable(r"8b \text{ numbers}") == r"$8b \mathrm{\ numbers}$"
+    label = formulas.drawable(r"\underbrace{\frac{a}{b_{c}}}_{\text{sum over } i}")
+    assert label == r"$\underset{\mathrm{sum\ over\ } i}{\frac{a}{b_{c}}}$"
+    table = formulas.drawable(r"\begin{array}{c|c} 1 & 2 \\ \hline 3 & 4 \end{array}")
+    assert table == r"$\substack{1\ \ |\ 2\\\overline{3\ \ |\ 4}}$"
+
+
 # The handout
 
 

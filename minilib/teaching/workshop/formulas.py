@@ -16,18 +16,35 @@ SAME = (  # what a drawing loses nothing by
     (r"\\[lr]vert(?![a-zA-Z])", "|"),
     (r"\\[lr]Vert(?![a-zA-Z])", r"\\Vert"),
     (r"\\bmod(?![a-zA-Z])", r"\\ \\mathrm{mod}\\ "),
-    (r"\\underbrace\{([^{}]*)\}_\{\\text\{[^{}]*\}\}", r"\1"),
-    (r"\\text\{", r"\\mathrm{"),
     (r"\\q?quad(?![a-zA-Z])", r"\\ \\ \\ "),
 )
 
 
+GROUP = r"\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*)\}"  # braces, and three levels of them inside
+BRACE = re.compile(rf"\\underbrace{GROUP}_{GROUP}")
+TEXT = re.compile(r"\\text\{([^{}]*)\}")
+ARRAY = re.compile(r"\\begin\{array\}\{([a-z|]*)\}(.*?)\\end\{array\}")
+
+
 def drawable(tex: str) -> str:
     """The formula between dollars in the words that matplotlib knows."""
-    tex = " ".join(tex.split())
+    tex = ARRAY.sub(_stacked, " ".join(tex.split()))
+    tex = TEXT.sub(lambda words: r"\mathrm{" + words[1].replace(" ", r"\ ") + "}", tex)
+    tex = BRACE.sub(r"\\underset{\2}{\1}", tex)
     for pattern, instead in SAME:
         tex = re.sub(pattern, instead, tex)
     return f"${tex}$"
+
+
+def _stacked(array: re.Match) -> str:
+    """The rows of a table one above the other, with the lines between its columns and rows."""
+    bars = {array[1][:at].count("c") for at, mark in enumerate(array[1]) if mark == "|"}
+    stack = []
+    for row in array[2].split(r"\\"):
+        cells = enumerate(row.replace(r"\hline", "").split("&"))
+        line = r"\ \ ".join((r"|\ " if at in bars else "") + cell.strip() for at, cell in cells)
+        stack.append(rf"\overline{{{line}}}" if r"\hline" in row else line)
+    return r"\substack{" + r"\\".join(stack) + "}"
 
 
 def image(tex: str) -> str:
