@@ -130,7 +130,7 @@ def test_a_campaign_leaves_all_parts_page_and_features(finished):
     assert document["aligned"]["base"]["seeds"] == [1]
     page = place["output"].with_suffix(".md").read_text()
     assert "## Recall of the critical chunks" in page
-    assert "| base | 1 |" in page
+    assert "| base | 0.00 |" in page
     again = bench_scorers(**place)
     assert again["parts"] == kept["parts"]
 

@@ -57,7 +57,7 @@ PAIR_MAKERS = (CEILING, "rare words", "MiniLM", pages.TUNED)  # exact entities f
 def bench_scorers(
     output: Path = Path("runs/bench/scorers.json"), budget: float | None = None, quick: bool = False, work: Path = WORK
 ) -> dict[str, Any]:
-    """Let four scorers choose LOGO's chunks, one of them an encoder tuned with the tiled loss: about two hours.
+    """Let four scorers choose LOGO's chunks, one of them an encoder tuned with the tiled loss: over an hour.
 
     The same command goes on after an interrupt; every finished part is kept.
 

@@ -1,4 +1,4 @@
-"""A text encoder that scores chunks, and its tuning with the tiled loss at a batch of thousands.
+"""A text encoder that scores chunks, and its tuning with the tiled loss at a batch of a thousand.
 
     f(text)            mean over its tokens of what the encoder gives, normalised
     scorer(chunk)      <f(chunk), f(question)>

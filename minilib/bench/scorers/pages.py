@@ -1,10 +1,12 @@
 """The experiment on scorers as tables: recall, tuning, pairs, aligned models; for terminal and book.
 
-Intervals are 95 %, from 2,000 draws of whole texts with replacement; of aligned models over the texts of all seeds.
+Intervals are 95 %, from 2,000 draws of whole texts with replacement. All seeds of an aligned model are asked about the
+same texts, so a text with its answers under every seed is one draw.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,15 +26,18 @@ def summarised(document: dict[str, Any]) -> dict[str, Any]:
             by_name.setdefault(found["chunks_by"], {})[found["seed"]] = found["texts"]
     base, aligned = by_name.get("base", {}), {}
     for name, runs in by_name.items():
-        texts = [text for run in runs.values() for text in run]
+        texts = [list(chain(*same)) for same in zip(*runs.values(), strict=True)]
         facts, wanted = (np.array([f(text) for text in texts]) for f in (_facts_right, _facts))
         questions = np.array([len(text) for text in texts])
         whole = np.array([sum(all(a["right"]) and not a["wrong"] for a in text) for text in texts])
         invented = np.array([sum(bool(a["wrong"]) for a in text) for text in texts])
         aligned[name] = {"seeds": sorted(runs), "facts": drawn(facts, wanted), "whole": drawn(whole, questions)}
         aligned[name]["invented"] = drawn(invented, questions)
+        aligned[name]["by_seed"] = [
+            round(sum(map(_facts_right, run)) / sum(map(_facts, run)), 4) for run in runs.values()
+        ]
         if base and name != "base":
-            start = np.array([_facts_right(text) for text in next(iter(base.values()))] * len(runs))
+            start = np.array([_facts_right(text) for text in next(iter(base.values()))]) * len(runs)
             aligned[name]["over_base"] = drawn(facts - start, wanted)
     return {"aligned": aligned}
 
@@ -65,10 +70,16 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
     made = [
         {"name": name.removeprefix("pairs, ")} | found for name, found in parts.items() if name.startswith("pairs, ")
     ]
+    shares = ("facts_in_prompt", "chosen_facts", "chosen_right", "rejected_wrong")
     for entry in made:
         entry["skipped"] = sum(entry["report"]["skipped"].values())
-    aligned = [{"name": name, "runs": len(found["seeds"])} | found for name, found in document["aligned"].items()]
-    shares = [SPAN.replace("N", name) for name in ("facts", "whole", "invented")]
+        if not entry["pairs"]:  # no pair, no share
+            entry |= dict.fromkeys(shares)
+    aligned = [
+        {"name": name, "each": ", ".join(f"{share:.2f}" for share in found["by_seed"])} | found
+        for name, found in document["aligned"].items()
+    ]
+    figures = [SPAN.replace("N", name) for name in ("facts", "whole", "invented")]
     return {
         "Recall of the critical chunks": report.build(
             table, " | ".join(["scorer", *cells]), " | ".join(["{name}", *spans]), rows
@@ -79,12 +90,13 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
             tunings,
         ),
         "Pairs": report.build(
-            table, "scorer | rows read | skipped | pairs | facts in the prompt | chosen right | rejected wrong",
-            "{name} | {report[rows]} | {skipped} | {pairs} | {facts_in_prompt:.2f} | {chosen_right:.2f} | "
-            "{rejected_wrong:.2f}", made,
+            table, "scorer | rows read | skipped | pairs | facts in prompt | facts in chosen | chosen right | "
+            "rejected wrong",
+            " | ".join(["{name}", "{report[rows]}", "{skipped}", "{pairs}", *(f"{{{share}:.2f}}" for share in shares)]),
+            made,
         ),
         "Aligned models": report.build(
-            table, "chunks by | seeds | facts right | whole answers | invented | facts right, to base",
-            " | ".join(["{name}", "{runs}", *shares, SPAN.replace("N", "over_base").replace(":.", ":+.")]), aligned,
+            table, "chunks by | facts right, by seed | facts right | whole answers | invented | facts right, to base",
+            " | ".join(["{name}", "{each}", *figures, SPAN.replace("N", "over_base").replace(":.", ":+.")]), aligned,
         ),
     }  # fmt: skip
