@@ -53,6 +53,8 @@ def summarise(document: dict[str, Any]) -> dict[str, Any]:
     done = {run_of(record) for record in records}
     named = set(plan.wanted(settings, records))
     found["masked"] = _masked_rows(curves)
+    if found["masked"]:
+        found["verdicts"]["false negatives masked"] = _masked_verdict(found["masked"])
     return found | {"done": len(done), "known": len(named | done)}
 
 
@@ -181,6 +183,15 @@ def _masked_rows(curves: dict[Cell, Curve]) -> list[dict[str, Any]]:
             row |= {"masked": float(np.mean([masked[r] for r in common]))}
             rows.append(row | {"gain": _interval([masked[r] - plain[r] for r in common])})
     return rows
+
+
+def _masked_verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How much masking changes the recall, and in how many cells for sure."""
+    gains = [row["gain"] for row in rows]
+    sure = sum(low is not None and not low <= 0 <= high for _, low, high in gains)
+    means = [mean for mean, *_ in gains]
+    told = f"The recall of a cell changes by {min(means):+.1%} to {max(means):+.1%}"
+    return {"share": None, "sentence": f"{told}; in {sure} of {len(rows)} the interval leaves out zero."}
 
 
 def _interval(values: list[float]) -> list[float | None]:
