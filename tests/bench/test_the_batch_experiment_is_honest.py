@@ -165,6 +165,12 @@ def test_a_best_batch_that_grows_is_said_to_grow_and_one_that_does_not_is_not():
         assert verdict["sentence"].startswith(says)
 
 
+def test_a_best_batch_of_all_pairs_is_said_to_be_the_largest():
+    rows = [{"pairs": n, "batch": n, "replicates": 3, "interior": False} for n in (8, 16)]
+    sentence = pages._verdict({n: np.full(4, n) for n in (8, 16)}, rows, planned=2)["sentence"]
+    assert sentence.startswith("The best batch is the largest, all pairs at once: 8 at 8 pairs, 16 at 16 pairs")
+
+
 def test_runs_that_disagree_settle_nothing():
     def test(run):  # at 200 pairs each replicate has another best batch
         ahead = {0: 8, 1: 32, 2: 16}[run.draw] if run.cell.pairs == 200 else 8

@@ -17,7 +17,8 @@ def batch_curves(
     if not curves or not all(curves.values()):
         raise ValueError("curves is empty: pass the recall of at least one batch for every number of pairs.")
     best = {pairs: max(curve, key=lambda batch: curve[batch][0]) for pairs, curve in curves.items()}
-    alt = f"Recall against batch size, a curve for each of {len(curves)} amounts of data, bars span the interval. "
+    many = f"a curve for each of {len(curves)} amounts" if len(curves) > 1 else "a curve for one amount"
+    alt = f"Recall against batch size, {many} of data, bars span the interval. "
     alt += f"The mean is highest at a batch of {', '.join(f'{best[n]:,} with {n:,} pairs' for n in curves)}."
     figure = canvas(title or "Recall against batch size, by amount of data", alt)
     panel = axes(figure, xlabel="batch size (pairs)", ylabel=ylabel)
