@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from minilib.teaching.plots.canvas import axes, canvas, label
+from minilib.teaching.plots.canvas import axes, canvas
 from minilib.teaching.plots.palette import COUNT, LINES
 
 Spread = tuple[float, float, float]  # mean, low, high
@@ -26,12 +26,12 @@ def batch_curves(
         batches = sorted(curve)
         means = [curve[batch][0] for batch in batches]
         errors = [[abs(curve[b][0] - curve[b][side]) for b in batches] for side in (1, 2)]
-        panel.errorbar(batches, means, errors, color=colour, marker=marker, linestyle=style, capsize=2, linewidth=1.2)
+        look = {"color": colour, "marker": marker, "linestyle": style, "capsize": 2, "linewidth": 1.2}
+        panel.errorbar(batches, means, errors, label=f"{pairs:,} pairs", **look)
         panel.plot(best[pairs], curve[best[pairs]][0], "o", markersize=13, fillstyle="none", color=colour)
-        label(panel, f"{pairs:,} pairs", batches[0], means[0], ha="right", xytext=(-7, 0), color=colour)
     panel.set_xscale("log", base=2)
     panel.xaxis.set_major_formatter(COUNT)
     panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     panel.set_ylim(bottom=0)
-    panel.margins(x=0.27)  # room for the names in front of the first points
+    panel.legend(fontsize=9, frameon=False)
     return figure
