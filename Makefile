@@ -31,8 +31,9 @@ tour: $(VENV)/.core
 	$(RUN) -m minilib tour
 
 test: $(VENV)/.dev
-	@# two files or lessons at a time, each on one thread: a file's tests and a lesson's cells stay together
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --nbval --nbval-sanitize-with notebooks/sanitize.cfg tests notebooks
+	@# two files, then two lessons at a time, each on one thread: a file's tests and a lesson's cells stay together
+	$(RUN) -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --nbval --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
 test-solutions: $(VENV)/.dev
 	MINILIB_SOLVED=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 tests/teaching/test_solutions_pass_as_pasted.py

@@ -21,8 +21,8 @@ PY = "PY"  # stands for the Python of the environment
 ONE = "OMP_NUM_THREADS=1"
 NBVAL = [PY, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--nbval", "--nbval-sanitize-with"]
 LESSONS = [ONE, *NBVAL, "notebooks/sanitize.cfg", "notebooks"]
-ALL = [ONE, *NBVAL, "notebooks/sanitize.cfg", "tests", "notebooks"]
 PIP = [PY, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+UNIT = [PY, "-m", "pytest", "-n", "2", "--dist", "loadfile"]
 NO_IMAGES = [PY, "-c", "import shutil; shutil.rmtree('book/_build/html/_images', ignore_errors=True)"]
 BOOK = ["jupyter-book", "build", ".", "--config", "book/_config.yml", "--toc", "book/_toc.yml"]
 ROOTS = ["--allow-root"] if hasattr(os, "getuid") and os.getuid() == 0 else []  # jupyter would not start otherwise
@@ -38,7 +38,7 @@ LAYERS = {
 TASKS = {
     "setup": ("dev", []),
     "tour": ("core", [[PY, "-m", "minilib", "tour"]]),
-    "test": ("dev", [ALL]),
+    "test": ("dev", [UNIT, LESSONS]),
     "test-solutions": ("dev", [["MINILIB_SOLVED=1", ONE, PY, "-m", "pytest", "-n", "2",
                                 "tests/teaching/test_solutions_pass_as_pasted.py"]]),
     "lab": ("dev", [[PY, "-m", "jupyter", "lab", "--ip=localhost", *ROOTS, "notebooks/00_start_here.ipynb"]]),
@@ -51,7 +51,7 @@ TASKS = {
     "audit": ("dev", [[*PIP, "pip-audit"],
                       [PY, "-m", "pip_audit", "--skip-editable", "--desc", "off"]]),
 }  # fmt: skip
-PYTHONS = {"3.12": [ALL], "3.11": [LESSONS], "3.13": [LESSONS]}
+PYTHONS = {"3.12": [UNIT, LESSONS], "3.11": [LESSONS], "3.13": [LESSONS]}
 
 
 class Runner:

@@ -91,7 +91,7 @@ def test_other_pythons_get_environments_of_their_own_and_a_missing_one_a_sentenc
     (tmp_path / f"python{version}").symlink_to(sys.executable)
     told = subprocess.run(command, cwd=ROOT, env=empty, capture_output=True, text=True).stdout
     assert f"runs/venv-{version}/bin/python -m pytest -n 2 --dist loadfile --nbval" in told
-    assert ("sanitize.cfg tests notebooks\n" in told) == (version == "3.12")
+    assert ("-m pytest -n 2 --dist loadfile\n" in told) == (version == "3.12")
 
 
 # Containers and conda
