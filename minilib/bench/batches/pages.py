@@ -169,7 +169,7 @@ def _verdict(draws: dict[int, np.ndarray], rows: list[dict[str, Any]], planned: 
     share = float((draws[rows[-1]["pairs"]] > draws[rows[0]["pairs"]]).mean())
     told = "grows with the data" if share >= 0.95 else "does not grow with the data" if share <= 0.05 else None
     start = f"The best batch {told}" if told else "These runs cannot tell whether the best batch grows with the data"
-    if all(row["batch"] == row["pairs"] for row in rows):
+    if told and all(row["batch"] == row["pairs"] for row in rows):
         start = "The best batch is the largest, all pairs at once"
     return {"share": share, "sentence": f"{start}: {path} (larger at the end in {share:.0%} of the resamples)."}
 

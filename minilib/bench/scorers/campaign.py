@@ -186,7 +186,7 @@ def _pairs(name: str, settings: dict[str, Any], work: Path, document, deadline: 
 
 
 def judged_pairs(pairs: list[dict], rows: list[dict]) -> dict[str, Any]:
-    """What nobody knew while the pairs were made: shares of right chosen and of wrong rejected answers."""
+    """What nobody knew at the time: shares of right chosen and of wrong rejected answers; None without pairs."""
     values = [rows[pair["row"]]["values"] for pair in pairs]
     right = [people.all_right(pair["chosen"], mine) for pair, mine in zip(pairs, values)]
     facts = [r for pair, mine in zip(pairs, values) for r in people.judged(pair["chosen"], mine)["right"]]
@@ -198,7 +198,7 @@ def judged_pairs(pairs: list[dict], rows: list[dict]) -> dict[str, Any]:
         if fact["asked"]
     ]
     shares = {"chosen_right": right, "chosen_facts": facts, "rejected_wrong": wrong, "facts_in_prompt": held}
-    return {"pairs": len(pairs)} | {name: sum(all_) / max(1, len(all_)) for name, all_ in shares.items()}
+    return {"pairs": len(pairs)} | {name: sum(all_) / len(all_) if all_ else None for name, all_ in shares.items()}
 
 
 def _file(work: Path, name: str) -> Path:

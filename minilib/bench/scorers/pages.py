@@ -70,16 +70,13 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
     made = [
         {"name": name.removeprefix("pairs, ")} | found for name, found in parts.items() if name.startswith("pairs, ")
     ]
-    shares = ("facts_in_prompt", "chosen_facts", "chosen_right", "rejected_wrong")
     for entry in made:
         entry["skipped"] = sum(entry["report"]["skipped"].values())
-        if not entry["pairs"]:  # no pair, no share
-            entry |= dict.fromkeys(shares)
     aligned = [
         {"name": name, "each": ", ".join(f"{share:.2f}" for share in found["by_seed"])} | found
         for name, found in document["aligned"].items()
     ]
-    figures = [SPAN.replace("N", name) for name in ("facts", "whole", "invented")]
+    shares = [SPAN.replace("N", name) for name in ("facts", "whole", "invented")]
     return {
         "Recall of the critical chunks": report.build(
             table, " | ".join(["scorer", *cells]), " | ".join(["{name}", *spans]), rows
@@ -92,11 +89,11 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
         "Pairs": report.build(
             table, "scorer | rows read | skipped | pairs | facts in prompt | facts in chosen | chosen right | "
             "rejected wrong",
-            " | ".join(["{name}", "{report[rows]}", "{skipped}", "{pairs}", *(f"{{{share}:.2f}}" for share in shares)]),
-            made,
+            "{name} | {report[rows]} | {skipped} | {pairs} | {facts_in_prompt:.2f} | {chosen_facts:.2f} | "
+            "{chosen_right:.2f} | {rejected_wrong:.2f}", made,
         ),
         "Aligned models": report.build(
             table, "chunks by | facts right, by seed | facts right | whole answers | invented | facts right, to base",
-            " | ".join(["{name}", "{each}", *figures, SPAN.replace("N", "over_base").replace(":.", ":+.")]), aligned,
+            " | ".join(["{name}", "{each}", *shares, SPAN.replace("N", "over_base").replace(":.", ":+.")]), aligned,
         ),
     }  # fmt: skip

@@ -26,8 +26,10 @@ def batch_curves(
         batches = sorted(curve)
         means = [curve[batch][0] for batch in batches]
         errors = [[abs(curve[b][0] - curve[b][side]) for b in batches] for side in (1, 2)]
-        look = {"color": colour, "marker": marker, "linestyle": style, "capsize": 2, "linewidth": 1.2}
-        panel.errorbar(batches, means, errors, label=f"{pairs:,} pairs", **look)
+        panel.errorbar(
+            batches, means, errors, label=f"{pairs:,} pairs", color=colour, marker=marker, linestyle=style, capsize=2,
+            linewidth=1.2,
+        )  # fmt: skip
         panel.plot(best[pairs], curve[best[pairs]][0], "o", markersize=13, fillstyle="none", color=colour)
     panel.set_xscale("log", base=2)
     panel.xaxis.set_major_formatter(COUNT)

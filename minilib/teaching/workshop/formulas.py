@@ -6,6 +6,9 @@ import re
 
 from matplotlib import mathtext
 
+GROUP = r"\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*)\}"  # braces, and three levels of them inside
+TEXT = re.compile(r"\\text\{([^{}]*)\}")
+ARRAY = re.compile(r"\\begin\{array\}\{([a-z|]*)\}(.*?)\\end\{array\}")
 SAME = (  # what a drawing loses nothing by
     (r"\\(?:left|right)?(?:big|Big|bigg|Bigg)[lr]?(?![a-zA-Z])", ""),
     (r"\\[td]frac", r"\\frac"),
@@ -16,21 +19,15 @@ SAME = (  # what a drawing loses nothing by
     (r"\\[lr]vert(?![a-zA-Z])", "|"),
     (r"\\[lr]Vert(?![a-zA-Z])", r"\\Vert"),
     (r"\\bmod(?![a-zA-Z])", r"\\ \\mathrm{mod}\\ "),
+    (rf"\\underbrace{GROUP}_{GROUP}", r"\\underset{\2}{\1}"),
     (r"\\q?quad(?![a-zA-Z])", r"\\ \\ \\ "),
 )
-
-
-GROUP = r"\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*)\}"  # braces, and three levels of them inside
-BRACE = re.compile(rf"\\underbrace{GROUP}_{GROUP}")
-TEXT = re.compile(r"\\text\{([^{}]*)\}")
-ARRAY = re.compile(r"\\begin\{array\}\{([a-z|]*)\}(.*?)\\end\{array\}")
 
 
 def drawable(tex: str) -> str:
     """The formula between dollars in the words that matplotlib knows."""
     tex = ARRAY.sub(_stacked, " ".join(tex.split()))
     tex = TEXT.sub(lambda words: r"\mathrm{" + words[1].replace(" ", r"\ ") + "}", tex)
-    tex = BRACE.sub(r"\\underset{\2}{\1}", tex)
     for pattern, instead in SAME:
         tex = re.sub(pattern, instead, tex)
     return f"${tex}$"
