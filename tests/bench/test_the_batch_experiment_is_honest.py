@@ -166,7 +166,7 @@ def test_a_best_batch_that_grows_is_said_to_grow_and_one_that_does_not_is_not():
 
 
 def test_a_best_batch_of_all_pairs_is_said_to_be_the_largest():
-    rows = [{"pairs": n, "batch": n, "replicates": 3, "interior": False} for n in (8, 16)]
+    rows = [{"pairs": n, "batch": n, "draws": 3, "interior": False} for n in (8, 16)]
     sentence = pages._verdict({n: np.full(4, n) for n in (8, 16)}, rows, planned=2)["sentence"]
     assert sentence.startswith("The best batch is the largest, all pairs at once: 8 at 8 pairs, 16 at 16 pairs")
 
@@ -181,7 +181,7 @@ def test_runs_that_disagree_settle_nothing():
     assert verdict["sentence"].startswith("These runs cannot tell whether")
     alone = [r for r in finished(test) if r["draw"] == 0]
     assert document(alone)["verdicts"]["glyphs, equal epochs"]["sentence"].startswith(
-        "Not settled yet (2 of 2 amounts of data have all batches, replicates: 1)"
+        "Not settled yet (2 of 2 amounts of data have all batches, draws: 1)"
     )
 
 
@@ -193,11 +193,24 @@ def test_figures_are_those_of_the_learning_rate_that_won_with_their_seeds_counte
     assert row["mean"] == pytest.approx(0.3)
     assert row["mean"] - row["low"] == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-3)  # Student's t, two degrees
     best = found["best"]["glyphs, equal epochs"][0]
-    assert (best["batch"], best["interior"], best["replicates"]) == (8, False, 3)
+    assert (best["batch"], best["interior"], best["draws"]) == (8, False, 3)
     assert next(r for r in found["cells"]["glyphs, equal epochs"] if r["batch"] == 8)["replicates"][1] == [0, 3]
     text = pages.page({**found, "settings": plan.FULL | SETTINGS})
     assert "| 200 | 8 | 5 | 2 | 30.0% |" in text
     assert "grow" in text
+
+
+def test_seeds_of_one_draw_count_as_one_draw():
+    def test(run):  # batch 8 at 100 pairs has a second seed under draw 0, far above the others
+        return 0.9 if run.seed == 3 else 0.3 if run.cell.batch == 8 else 0.0
+
+    rows = document(finished(test))["cells"]["glyphs, equal epochs"]
+    row = next(r for r in rows if (r["pairs"], r["batch"]) == (100, 8))
+    assert (row["draws"], row["seeds"]) == (3, 4)
+    assert row["mean"] == pytest.approx((0.6 + 0.3 + 0.3) / 3)
+    assert row["mean"] - row["low"] == pytest.approx(4.3027 * np.std([0.6, 0.3, 0.3], ddof=1) / 3**0.5, rel=1e-3)
+    other = next(r for r in rows if (r["pairs"], r["batch"]) == (100, 16))
+    assert other["behind"][0] == pytest.approx(0.3)  # the seed that only batch 8 has is compared with nothing
 
 
 @pytest.mark.skipif(not KEPT.exists(), reason="the book holds no campaign yet")

@@ -1,14 +1,15 @@
 """The experiment on batch sizes as tables, figures and a verdict: from records to the page, for terminal and book.
 
     replicate    one draw of the data with one seed; all cells of an amount of data are compared within it
-    interval     of a mean over n replicates: mean -+ t s / sqrt(n), with Student's t of n - 1 degrees for 95 %
+    mean         over the draws, each the mean of its seeds: seeds of one draw share its data
+    interval     of a mean over n draws: mean -+ t s / sqrt(n), with Student's t of n - 1 degrees for 95 %
     behind       recall(best cell) - recall(this cell), replicate by replicate; the best by its mean
-    resample     n replicates drawn anew with repetition, 10,000 times: how sure the best batch is
+    resample     n draws drawn anew with repetition, 10,000 times: how sure the best batch is
     best batch   that of the highest mean recall
 
 The best batch **grows** with the data where in 95 % or more of the resamples it is larger at the largest amount than at
 the smallest, and does not where that happens in 5 % or fewer; between them these runs cannot tell. Resamples of three
-to five replicates are few: a share near these limits is worth less than it looks.
+draws are few: a share near these limits is worth less than it looks.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ CELLS += "same caption | same outline | draws | seeds | CPU s a run"
 CELL = "{pairs:,} | {batch:,} | {steps:,} | {lr:g} | {mean:.1%} | {low:.1%} to {high:.1%} | {behind[0]:.1%} | "
 CELL += "{behind[1]:.1%} to {behind[2]:.1%} | {same_caption:.0%} | {same_outline:.0%} | {draws} | {seeds} | "
 CELL += "{cpu_seconds:,.0f}"
-BEST = "pairs | best batch | recall@1, test | of the resamples | replicates | not at an edge"
-BEST_LINE = "{pairs:,} | {batch:,} | {mean:.1%} | {shares} | {replicates} | {interior:yes}"
-MASKED = "pairs | batch | recall@1, test | masked | gained | 95 % interval | replicates"
+BEST = "pairs | best batch | recall@1, test | of the resamples | draws | not at an edge"
+BEST_LINE = "{pairs:,} | {batch:,} | {mean:.1%} | {shares} | {draws} | {interior:yes}"
+MASKED = "pairs | batch | recall@1, test | masked | gained | 95 % interval | draws"
 MASKED_LINE = "{pairs:,} | {batch:,} | {plain:.1%} | {masked:.1%} | {gain[0]:+.1%} | "
-MASKED_LINE += "{gain[1]:+.1%} to {gain[2]:+.1%} | {replicates}"
+MASKED_LINE += "{gain[1]:+.1%} to {gain[2]:+.1%} | {draws}"
 Curve = dict[tuple[int, int], float]  # recall by (draw, seed)
 
 
@@ -114,12 +115,22 @@ def _curves(settings: dict[str, Any], records: list[dict[str, Any]]) -> dict[Cel
     return dict(sorted(curves.items()))
 
 
+def _draws(curve: Curve) -> list[float]:
+    """The recall of every draw, the mean of its seeds."""
+    draws = sorted({draw for draw, _ in curve})
+    return [float(np.mean([recall for (draw, _), recall in curve.items() if draw == this])) for this in draws]
+
+
+def _means(part: dict[Cell, Curve]) -> dict[Cell, float]:
+    return {cell: float(np.mean(_draws(curve))) for cell, curve in part.items()}
+
+
 def _cell_rows(part: dict[Cell, Curve], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    means = {cell: float(np.mean(list(curve.values()))) for cell, curve in part.items()}
+    means = _means(part)
     best, rows = max(means, key=means.get), []
     for cell, curve in part.items():
-        low, high = _interval(list(curve.values()))[1:]
-        both = [part[best][replicate] - curve[replicate] for replicate in curve if replicate in part[best]]
+        low, high = _interval(curve)[1:]
+        both = {replicate: part[best][replicate] - curve[replicate] for replicate in curve if replicate in part[best]}
         runs = [r for r in records if cell_of(r) == cell and (r["draw"], r["seed"]) in curve]
         first = next(r for r in runs if r["test"] == curve[r["draw"], r["seed"]])
         row = {"pairs": cell.pairs, "batch": cell.batch, "mean": means[cell], "low": low, "high": high}
@@ -130,19 +141,23 @@ def _cell_rows(part: dict[Cell, Curve], records: list[dict[str, Any]]) -> list[d
     return rows
 
 
+def _common(part: dict[Cell, Curve]) -> set[tuple[int, int]]:
+    return set.intersection(*(set(curve) for curve in part.values()))
+
+
 def _best_batches(part: dict[Cell, Curve]) -> np.ndarray:
-    """The best batch of each resample, `(RESAMPLES,)`, of the replicates that all cells have."""
-    common = sorted(set.intersection(*(set(curve) for curve in part.values())))
-    recall = np.array([[curve[replicate] for replicate in common] for curve in part.values()])  # (cells, replicates)
-    batches = np.array([cell.batch for cell in part])
-    if not common:
+    """The best batch of each resample, `(RESAMPLES,)`, over the draws of the replicates that all cells have."""
+    common = _common(part)
+    recall = np.array([_draws({r: curve[r] for r in common}) for curve in part.values()])  # (cells, draws)
+    batches, draws = np.array([cell.batch for cell in part]), recall.shape[1]
+    if not draws:
         return np.array([])
-    chosen = np.random.default_rng(next(iter(part)).pairs).integers(len(common), size=(RESAMPLES, len(common)))
+    chosen = np.random.default_rng(next(iter(part)).pairs).integers(draws, size=(RESAMPLES, draws))
     return batches[recall[:, chosen].mean(2).argmax(0)]
 
 
 def _best_row(part: dict[Cell, Curve], draws: np.ndarray, settings: dict[str, Any]) -> dict[str, Any]:
-    means = {cell: float(np.mean(list(curve.values()))) for cell, curve in part.items()}
+    means = _means(part)
     best = max(means, key=means.get)
     batches, counts = np.unique(draws, return_counts=True)
     shares = {int(batch): count / RESAMPLES for batch, count in zip(batches, counts)}
@@ -151,7 +166,7 @@ def _best_row(part: dict[Cell, Curve], draws: np.ndarray, settings: dict[str, An
     return {
         "pairs": best.pairs, "batch": best.batch, "mean": means[best],
         "shares": ", ".join(f"{batch:,}: {shares[batch]:.0%}" for batch in ranked[:3]),
-        "replicates": len(set.intersection(*(set(curve) for curve in part.values()))),
+        "draws": len({draw for draw, _ in _common(part)}),
         "interior": min(tried) < best.batch < max(tried) if len(part) == len(tried) else None,
     }  # fmt: skip
 
@@ -159,12 +174,10 @@ def _best_row(part: dict[Cell, Curve], draws: np.ndarray, settings: dict[str, An
 def _verdict(draws: dict[int, np.ndarray], rows: list[dict[str, Any]], planned: int) -> dict[str, Any]:
     """Whether the best batch grows with the data, in a sentence and as the share of draws in which it does."""
     path = ", ".join(f"{row['batch']:,} at {row['pairs']:,} pairs" for row in rows)
-    few = min(row["replicates"] for row in rows)
+    few = min(row["draws"] for row in rows)
     whole = sum(row["interior"] is not None for row in rows)
     if len(rows) < 2 or whole < len(rows) or few < 3:
-        sentence = (
-            f"Not settled yet ({whole} of {planned} amounts of data have all batches, replicates: {few}): {path}."
-        )
+        sentence = f"Not settled yet ({whole} of {planned} amounts of data have all batches, draws: {few}): {path}."
         return {"share": None, "sentence": sentence}
     share = float((draws[rows[-1]["pairs"]] > draws[rows[0]["pairs"]]).mean())
     told = "grows with the data" if share >= 0.95 else "does not grow with the data" if share <= 0.05 else None
@@ -178,12 +191,11 @@ def _masked_rows(curves: dict[Cell, Curve]) -> list[dict[str, Any]]:
     rows = []
     for cell, masked in curves.items():
         plain = curves.get(cell._replace(masked=False), {})
-        common = sorted(set(masked) & set(plain))
-        if cell.masked and common:
-            row = {"pairs": cell.pairs, "batch": cell.batch, "replicates": len(common)}
-            row |= {"plain": float(np.mean([plain[r] for r in common]))}
-            row |= {"masked": float(np.mean([masked[r] for r in common]))}
-            rows.append(row | {"gain": _interval([masked[r] - plain[r] for r in common])})
+        pair = {name: {r: c[r] for r in set(masked) & set(plain)} for name, c in (("plain", plain), ("masked", masked))}
+        if cell.masked and pair["masked"]:
+            row = {"pairs": cell.pairs, "batch": cell.batch, "draws": len(_draws(pair["masked"])), **_means(pair)}
+            gain = {replicate: pair["masked"][replicate] - recall for replicate, recall in pair["plain"].items()}
+            rows.append(row | {"gain": _interval(gain)})
     return rows
 
 
@@ -196,12 +208,13 @@ def _masked_verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"share": None, "sentence": f"{told}; in {sure} of {len(rows)} the interval leaves out zero."}
 
 
-def _interval(values: list[float]) -> list[float | None]:
-    """The mean and the ends of its interval, None where there is one value only."""
+def _interval(curve: Curve) -> list[float | None]:
+    """The mean over the draws and the ends of its interval, None where there is one draw only."""
     from scipy import stats  # slow to import, and every command would wait for it
 
-    if len(values) < 2:
-        return [float(np.mean(values)), None, None]
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
-    mean = float(np.mean(values))
+    draws = _draws(curve)
+    mean = float(np.mean(draws))
+    if len(draws) < 2:
+        return [mean, None, None]
+    half = float(stats.t.ppf(0.975, len(draws) - 1) * np.std(draws, ddof=1) / len(draws) ** 0.5)
     return [mean, mean - half, mean + half]

@@ -31,7 +31,6 @@ FULL = {
          "replicates": [[1, 1], [2, 2]]},
         {"kind": "grid", "data": "scenes", "pairs": [10_240, 2_048]},
         {"kind": "replicate", "data": "scenes", "pairs": SIZES[:2], "replicates": [[1, 1], [2, 2]]},
-        {"kind": "replicate", "data": "glyphs", "pairs": SIZES[:2], "replicates": [[0, 1], [0, 2]]},
         {"kind": "grid", "data": "scenes", "pairs": SIZES[2:]},
         {"kind": "replicate", "data": "scenes", "pairs": SIZES[2:], "replicates": [[1, 1], [2, 2]]},
     ],
