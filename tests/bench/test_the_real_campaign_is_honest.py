@@ -214,5 +214,13 @@ def test_the_verdict_compares_logo_with_sft_at_the_same_positions(right, words):
     assert pages.verdict({"parts": []}) == ""
 
 
+def test_differences_are_told_seed_by_seed_in_the_order_of_the_seeds():
+    records = [record("base", seed, 2) for seed in (1, 2, 3)]
+    records += [record("LOGO", seed, right) for seed, right in ((3, 2), (1, 6), (2, 0))]
+    found = pages.summarised(records, {"window": 8_192})
+    assert found["arms"]["LOGO"]["over_base_by_seed"] == "+0.50, -0.25, +0.00"
+    assert "| +0.50, -0.25, +0.00 |" in pages.tables(found)["Differences, facts right"]
+
+
 def test_every_part_is_a_difference_of_two_arms():
     assert {arm for _, one, other in pages.PARTS for arm in (one, other)} == set(ARMS) - {"base"}
