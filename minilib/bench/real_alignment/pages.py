@@ -42,6 +42,7 @@ PARTS = (  # what is added, by which arm, to which
     ("as many pairs again, to SFT", "SFT, twice the pairs", "SFT"),
     ("SoLoPO's losses for LOGO's", "SoLoPO (ours)", "LOGO"),
     ("LongPO's loss for LOGO's", "LongPO (ours)", "LOGO"),
+    ("LongPO's preference, to SFT, stretched", "LongPO (ours)", "SFT, stretched positions"),
 )
 KNOWN = {  # of the arms in neighbours.py: where their formulas come from
     "SoLoPO (ours)": "SoLoPO (ours): we know the abstract of arXiv 2505.11166, which names two parts, and not its "
@@ -269,12 +270,14 @@ def _asked(arms: list[dict], parts: list[dict], table: report.Table) -> dict[str
             table, "arm | for a value asked for | right of those named", " | ".join(["{name}", *named]), arms
         ),
         "Differences, facts right": report.build(
-            table, "arm | to base | to base, seed by seed | to SFT",
+            table, "arm | to base | seed by seed | to SFT",
             f"{{name}} | {over_base} | {{over_base_by_seed}} | {over_sft}", arms,
         ),
         "What each part adds": report.build(
-            table, "added | seeds | facts right | seed by seed | invented",
-            f"{{part}} | {{seeds}} | {facts} | {{by_seed}} | {invented}", parts,
+            table, "added | facts right | seed by seed", f"{{part}} | {facts} | {{by_seed}}", parts
+        ),
+        "What each part adds to answers with a wrong value": report.build(
+            table, "added | invented", f"{{part}} | {invented}", parts
         ),
         "Facts right by tokens of the text": report.build(
             table, " | ".join(["arm", *(f"{n:,}" for n in lengths)]), " | ".join(["{name}", *by_length]), arms
