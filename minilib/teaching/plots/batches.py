@@ -34,6 +34,6 @@ def batch_curves(
     panel.set_xscale("log", base=2)
     panel.xaxis.set_major_formatter(COUNT)
     panel.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    panel.set_ylim(bottom=0)
+    panel.set_ylim(0, min(panel.get_ylim()[1], 1.05))  # bars may pass 100 %, recall does not
     panel.legend(fontsize=9, frameon=False)
     return figure
