@@ -206,7 +206,7 @@ def test_the_verdict_compares_logo_with_sft_at_the_same_positions(right, words):
     records = [record("SFT, stretched positions", seed, 4) for seed in (1, 2)]
     found = pages.summarised([*records, *(record("LOGO", seed, right) for seed in (1, 2))], {"window": 8_192})
     (part,) = found["parts"]
-    assert part["part"] == "the preference term, at stretched positions"
+    assert part["part"] == "preference, at stretched positions"
     assert part["facts"]["mean"] == (right - 4) / 8
     assert part["invented"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     assert pages.verdict(found).startswith(f"LOGO {words} SFT on the same answers at the same positions:")

@@ -33,12 +33,12 @@ AIMS = {
     "LOGO's perplexity to base": ("LOGO", "perplexity_ratio", 1.05, "most"),
 }
 PARTS = (  # what is added, by which arm, to which
-    ("the preference term, at stretched positions", "LOGO", "SFT, stretched positions"),
-    ("the preference term, at plain positions", "LOGO, plain positions", "SFT"),
+    ("preference, at stretched positions", "LOGO", "SFT, stretched positions"),
+    ("preference, at plain positions", "LOGO, plain positions", "SFT"),
     ("stretched positions, to SFT", "SFT, stretched positions", "SFT"),
     ("stretched positions, to LOGO", "LOGO", "LOGO, plain positions"),
     ("the SFT term, to preference alone", "LOGO", "LOGO, no SFT term"),
-    ("a second rejected answer, to preference alone", "LOGO, no SFT term", "SimPO, M = 1"),
+    ("a second rejected answer, to SimPO", "LOGO, no SFT term", "SimPO, M = 1"),
     ("as many pairs again, to SFT", "SFT, twice the pairs", "SFT"),
     ("SoLoPO's losses for LOGO's", "SoLoPO (ours)", "LOGO"),
     ("LongPO's loss for LOGO's", "LongPO (ours)", "LOGO"),
@@ -270,9 +270,9 @@ def _asked(arms: list[dict], parts: list[dict], table: report.Table) -> dict[str
             table, "arm | for a value asked for | right of those named", " | ".join(["{name}", *named]), arms
         ),
         "Differences, facts right": report.build(
-            table, "arm | to base | seed by seed | to SFT",
-            f"{{name}} | {over_base} | {{over_base_by_seed}} | {over_sft}", arms,
+            table, "arm | to base | seed by seed", f"{{name}} | {over_base} | {{over_base_by_seed}}", arms
         ),
+        "Differences to SFT, facts right": report.build(table, "arm | to SFT", f"{{name}} | {over_sft}", arms),
         "What each part adds": report.build(
             table, "added | facts right | seed by seed", f"{{part}} | {facts} | {{by_seed}}", parts
         ),
