@@ -11,6 +11,7 @@ A test file names its labs in a subclass of `LabsKeepTheirPromises`; their exerc
 import contextlib
 import io
 import re
+import time
 import traceback
 from typing import NamedTuple
 
@@ -252,6 +253,15 @@ class LabsKeepTheirPromises:
 
     def test_the_minutes_are_a_quarter_of_an_hour_or_so(self, number):
         assert refresh.minutes(read(number))[0] <= 25
+
+    def test_up_to_the_last_mutated_check_the_cells_run_clean(self, number):
+        lab = read(number)
+        checks = checks_of(lab)
+        last = max(checks[check] for _, _, check in facts(lab)["mutations"])
+        started = time.perf_counter()
+        failed = run([cell.source for cell in code(lab)][: last + 1])
+        print(f"lab {number}: {last + 1} cells in {time.perf_counter() - started:.1f} s, {code_lines(lab)} lines")
+        assert failed is None, f"cell {failed[0] + 1}: {failing_check(failed[1])}"
 
     def test_a_mutation_fails_in_the_check_that_it_names(self, mutation):
         number, old, new, check = mutation
