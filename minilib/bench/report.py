@@ -33,6 +33,8 @@ SPECIAL = {
 
 class _Cells(Formatter):
     def format_field(self, value: Any, spec: str) -> str:
+        if isinstance(value, list):  # one after the other
+            return ", ".join(self.format_field(each, spec) for each in value)
         return SPECIAL[spec](value) if spec in SPECIAL else format(value, spec)
 
 

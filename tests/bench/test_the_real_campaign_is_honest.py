@@ -218,7 +218,7 @@ def test_differences_are_told_seed_by_seed_in_the_order_of_the_seeds():
     records = [record("base", seed, 2) for seed in (1, 2, 3)]
     records += [record("LOGO", seed, right) for seed, right in ((3, 2), (1, 6), (2, 0))]
     found = pages.summarised(records, {"window": 8_192})
-    assert found["arms"]["LOGO"]["over_base_by_seed"] == "+0.50, -0.25, +0.00"
+    assert found["arms"]["LOGO"]["over_base_by_seed"] == [0.5, -0.25, 0.0]
     assert "| +0.50, -0.25, +0.00 |" in pages.tables(found)["Differences, facts right"]
 
 

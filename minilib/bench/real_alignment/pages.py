@@ -172,13 +172,11 @@ def _difference(
     return drawn(sums, np.array([len(measure(texts[key])) for key in both]))
 
 
-def _by_seed(texts: Texts, others: Texts) -> str:
+def _by_seed(texts: Texts, others: Texts) -> list[float]:
     """The difference of right facts under each seed that both arms have run, in the order of the seeds."""
-    found = []
-    for seed in sorted({seed for seed, *_ in texts.keys() & others.keys()}):
-        gain = _difference({key: told for key, told in texts.items() if key[0] == seed}, others)
-        found.append(f"{gain['mean']:+.2f}")
-    return ", ".join(found)
+    seeds = sorted({seed for seed, *_ in texts.keys() & others.keys()})
+    by_seed = ({key: told for key, told in texts.items() if key[0] == seed} for seed in seeds)
+    return [_difference(mine, others)["mean"] for mine in by_seed]
 
 
 def _chosen(runs: dict[int, dict]) -> dict[str, float] | None:
@@ -270,11 +268,11 @@ def _asked(arms: list[dict], parts: list[dict], table: report.Table) -> dict[str
             table, "arm | for a value asked for | right of those named", " | ".join(["{name}", *named]), arms
         ),
         "Differences, facts right": report.build(
-            table, "arm | to base | seed by seed", f"{{name}} | {over_base} | {{over_base_by_seed}}", arms
+            table, "arm | to base | seed by seed", f"{{name}} | {over_base} | {{over_base_by_seed:+.2f}}", arms
         ),
         "Differences to SFT, facts right": report.build(table, "arm | to SFT", f"{{name}} | {over_sft}", arms),
         "What each part adds": report.build(
-            table, "added | facts right | seed by seed", f"{{part}} | {facts} | {{by_seed}}", parts
+            table, "added | facts right | seed by seed", f"{{part}} | {facts} | {{by_seed:+.2f}}", parts
         ),
         "What each part adds to answers with a wrong value": report.build(
             table, "added | invented", f"{{part}} | {invented}", parts

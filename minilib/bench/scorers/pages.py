@@ -72,10 +72,7 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
     ]
     for entry in made:
         entry["skipped"] = sum(entry["report"]["skipped"].values())
-    aligned = [
-        {"name": name, "each": ", ".join(f"{share:.2f}" for share in found["by_seed"])} | found
-        for name, found in document["aligned"].items()
-    ]
+    aligned = [{"name": name} | found for name, found in document["aligned"].items()]
     shares = [SPAN.replace("N", name) for name in ("facts", "whole", "invented")]
     return {
         "Recall of the critical chunks": report.build(
@@ -94,6 +91,7 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
         ),
         "Aligned models": report.build(
             table, "chunks by | facts right, by seed | facts right | whole answers | invented | facts right, to base",
-            " | ".join(["{name}", "{each}", *shares, SPAN.replace("N", "over_base").replace(":.", ":+.")]), aligned,
+            " | ".join(["{name}", "{by_seed:.2f}", *shares, SPAN.replace("N", "over_base").replace(":.", ":+.")]),
+            aligned,
         ),
     }  # fmt: skip
