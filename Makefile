@@ -76,6 +76,8 @@ define new_environment
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "minilib needs Python 3.11 or newer: run make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	@# the pip that comes with Python 3.11 takes twice as long over the rest; without a network it stays as it is
+	$(PIP) --upgrade pip
 endef
 # alone: its torchvision would replace torch, and the tests and the bench need one file of it
 OPEN_CLIP := --no-deps "open_clip_torch>=3.3,<4"

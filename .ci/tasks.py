@@ -29,7 +29,7 @@ ROOTS = ["--allow-root"] if hasattr(os, "getuid") and os.getuid() == 0 else []  
 
 # What each layer of the environment installs, and the layer below it.
 LAYERS = {
-    "core": ([[TORCH], ["--editable", "."]], None),
+    "core": ([["--upgrade", "pip"], [TORCH], ["--editable", "."]], None),
     "bench": ([["--editable", ".[bench]"], ["--no-deps", "open_clip_torch>=3.3,<4"]], "core"),
     "dev": ([["--editable", ".[dev]"]], "bench"),
     "book": ([["--editable", ".[book]"]], "dev"),
