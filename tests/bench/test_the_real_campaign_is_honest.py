@@ -6,19 +6,23 @@ A random model of two layers stands in for the real one, and records made up her
 import itertools
 import json
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from minilib.bench.ablation import bench_alignment
-from minilib.bench.real_alignment import campaign, one_run, pages, people, recipe
+from minilib.bench.real_alignment import campaign, neighbours, one_run, pages, people, recipe
 from minilib.bench.real_alignment.answers import answers_about
 from minilib.bench.real_alignment.arms import ARMS, in_order, named
 from minilib.data.facts import words_of
 from minilib.data.running_text import prose_sentences, token_counter
 from minilib.evals.answers import contains
 from minilib.models.generation import make_answer_fn
+from minilib.trainers import LogoConfig
+from minilib.trainers.collator import as_packed
 
+RECORDS = Path(__file__).parents[2] / "book" / "results" / "smollm2" / "records"
 SETTINGS = campaign.FULL | campaign.QUICK
 PROSE = {word for sentence in prose_sentences() for word in words_of(sentence.lower())}
 
@@ -55,11 +59,33 @@ def test_every_fact_stands_once_in_its_text_and_the_text_is_as_long_as_asked():
         ("baker, Oslo", [True, True], [], False),
         ("Tarel Vobim works as a baker and lives in", [True, False], [], False),
         ("It is a function.", [False, False], [], True),
+        ("Sazel Nudik works as a baker. Tarel Vobim lives in Oslo.", [False, True], ["baker"], False),
+        ("Tarel Fobim works as a baker, while Sesen Fesik lives in Oslo.", [True, False], ["Oslo"], True),
+        ("Sazel Nudik lives in Oslo and Tarel Vobim lives in Oslo.", [False, True], [], True),
+        ("Tarel Vobim works as a baker in Oslo and has a mouse.", [True, True], ["mouse"], True),  # the example's
+        ("Orlen Fask works as a baker.", [False, False], ["baker"], True),
+        ("In Oslo Tarel Vobim works as a baker.", [True, True], [], True),
     ],
 )
 def test_answers_are_judged_by_the_values_they_name(answer, right, wrong, sentence):
-    assert people.judged(answer, ["baker", "Oslo"]) == {"right": right, "wrong": wrong, "sentence": sentence}
-    assert people.all_right(answer, {"values": ["baker", "Oslo"]}) == (all(right) and not wrong)
+    told = {"right": right, "wrong": wrong, "sentence": sentence}
+    assert people.judged(answer, ["baker", "Oslo"], "Tarel Vobim") == told
+    row = {"values": ["baker", "Oslo"], "facts": [{"name": "Tarel Vobim", "asked": True}]}
+    assert people.all_right(answer, row) == (all(right) and not wrong)
+
+
+def test_values_of_the_example_stand_in_no_list_and_in_no_text():
+    found = {value for facts in people.EXAMPLE.values() for value in facts.values()}
+    assert not found & {*people.ALL_VALUES}
+    assert not {value.lower() for value in found} & PROSE
+
+
+def test_stored_answers_are_judged_as_today():
+    """The verdicts of the book come from its answers; who cares for another rule can judge them anew."""
+    for path in RECORDS.glob("*.json"):
+        scores = json.loads(path.read_text())["scores"]
+        for told in (told for part, found in scores.items() if part.startswith("text ") for told in found):
+            assert told | people.judged(told["answer"], told["values"], told["name"]) == told
 
 
 def test_a_long_answer_without_an_end_is_judged_at_once():
@@ -132,8 +158,25 @@ def test_chosen_answers_of_the_pairs_are_right_and_rejected_ones_wrong(finished)
     for line in (output / "pairs.jsonl").read_text().splitlines():
         pair = json.loads(line)
         values = [value for kind in people.VALUES.values() for value in kind if contains(pair["answer"], value)]
-        assert people.all_right(pair["chosen"], {"values": values})
-        assert not any(people.all_right(answer, {"values": values}) for answer in pair["rejected"])
+        row = {"values": values, "facts": [{"name": " ".join(pair["answer"].split()[:2]), "asked": True}]}
+        assert people.all_right(pair["chosen"], row)
+        assert not any(people.all_right(answer, row) for answer in pair["rejected"])
+
+
+def test_tokens_of_the_short_prompts_are_read_too(loaded):
+    """SoLoPO reads the chosen answer alone behind the long prompt, LongPO both; both read the short prompt as well."""
+    model, tokenizer = loaded
+    rows = [{"prompt": "one two three four", "chosen": "five", "rejected": ["six seven"], "short_prompt": "one"}] * 2
+    args = LogoConfig("unused", num_rejected=1, report_to=[], use_cpu=True, loss_type="logo")
+    tokens = {}
+    for name in neighbours.NAMES:
+        trainer = neighbours.neighbour_trainer(name, model, args, rows, processing_class=tokenizer)
+        inputs = trainer.data_collator([trainer.train_dataset[k] for k in range(2)])
+        tokens[name] = trainer.computed_tokens(trainer.pack(inputs))
+        long, short = (int((part.segment_ids >= 0).sum()) for part in (as_packed(inputs), as_packed(inputs["short"])))
+    assert tokens["LongPO"] == long + short
+    six = len(tokenizer("six seven", add_special_tokens=False)["input_ids"])
+    assert long + short - 2 * (six + 1) <= tokens["SoLoPO"] < long + short
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_end(finished, tmp_path):
@@ -143,6 +186,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(finished, tmp_path):
     with pytest.raises(one_run.OutOfTimeError):
         one_run.run(arm, 1, "random", settings, tmp_path, 0.0)
     assert list((tmp_path / "runs" / "logo-1").glob("checkpoint-1"))
+    assert json.loads((tmp_path / "runs" / "logo-1" / "spent.json").read_text()) > 0  # though it may be killed next
     again = one_run.run(arm, 1, "random", settings, tmp_path, None)
     first = next(record for record in document["records"] if record["arm"] == "LOGO")
     assert again["scores"] == first["scores"]
@@ -183,6 +227,7 @@ def test_more_values_named_are_told_apart_from_better_ones():
     assert [*arms] == ["base", "SFT", "LOGO"]  # in the order of arms.yaml
     assert [arm["named_inside"]["mean"] for arm in arms.values()] == [2 / 8, (4 + 4) / 8, 0]
     assert [arm["precision_inside"]["mean"] for arm in arms.values()] == [1, 4 / (4 + 4), 0]
+    assert [arm["precision_over_base"]["mean"] for arm in arms.values()] == [0, -0.5, -1]
 
 
 def test_figures_of_made_up_records_are_those_that_were_put_in():
@@ -209,9 +254,11 @@ def test_the_verdict_compares_logo_with_sft_at_the_same_positions(right, words):
     assert part["part"] == "preference, at stretched positions"
     assert part["facts"]["mean"] == (right - 4) / 8
     assert part["invented"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
-    assert pages.verdict(found).startswith(f"LOGO {words} SFT on the same answers at the same positions:")
+    assert pages.verdict(found).startswith(f"LOGO {words} SFT on the same chosen answers, both at stretched positions:")
     assert pages.verdict(found).endswith(", 2 seeds.")
     assert pages.verdict({"parts": []}) == ""
+    one = pages.summarised([record("SFT, stretched positions", 1, 4), record("LOGO", 1, right)], {"window": 8_192})
+    assert pages.verdict(one).startswith(f"Under one seed LOGO {words} SFT")
 
 
 def test_differences_are_told_seed_by_seed_in_the_order_of_the_seeds():
@@ -220,6 +267,26 @@ def test_differences_are_told_seed_by_seed_in_the_order_of_the_seeds():
     found = pages.summarised(records, {"window": 8_192})
     assert found["arms"]["LOGO"]["over_base_by_seed"] == [0.5, -0.25, 0.0]
     assert "| +0.50, -0.25, +0.00 |" in pages.tables(found)["Differences, facts right"]
+
+
+def test_shares_are_those_of_the_seeds_that_all_arms_have():
+    """Seeds have texts of their own, so an arm with an easy second seed must not look better for it."""
+    records = [record("base", 1, 2), record("SFT", 1, 4), record("base", 2, 8), record("SFT", 2, 8)]
+    found = pages.summarised([*records, record("LOGO", 1, 6)], {"window": 8_192})
+    assert found["shared"] == [1]
+    assert [arm["facts_inside"]["mean"] for arm in found["arms"].values()] == [0.25, 0.5, 0.75]
+    assert [arm["lengths"]["1000"]["mean"] for arm in found["arms"].values()] == [0.25, 0.5, 0.75]
+    assert found["arms"]["SFT"]["over_base"]["mean"] == 0.125  # both have both seeds
+    assert found["short_questions"] == {"asked": 3, "base": 2}
+    assert pages.summarised(records, {"window": 8_192})["shared"] == [1, 2]
+
+
+def test_what_a_part_adds_is_told_by_length_too():
+    records = [record(arm, seed, right, 500 * seed) for arm, more in (("SFT", 0), ("LOGO, plain positions", 2))
+               for seed, right in ((1, 2 + more), (2, 4 - more))]  # fmt: skip
+    (part,) = pages.summarised(records, {"window": 8_192})["parts"]
+    assert {length: found["mean"] for length, found in part["by_length"].items()} == {"500": 0.25, "1000": -0.25}
+    assert part["facts"]["mean"] == 0
 
 
 def test_every_part_is_a_difference_of_two_arms():

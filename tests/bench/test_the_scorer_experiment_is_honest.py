@@ -150,8 +150,9 @@ def test_stored_features_are_those_of_the_encoder_and_belong_to_their_texts(fini
 def test_judged_pairs_count_what_nobody_knew():
     row = texts(count=1)[0][0]
     asked = [fact["text"] for fact in row["facts"] if fact["asked"]]
+    cut = [asked[0][:9], asked[0][9:], asked[1]]  # the prompt joins both halves
     pairs = [
-        {"row": 0, "chosen": row["answer"], "rejected": ["nothing", row["answer"]], "chunks": asked},
+        {"row": 0, "chosen": row["answer"], "rejected": ["nothing", row["answer"]], "chunks": cut},
         {"row": 0, "chosen": row["values"][0], "rejected": ["a", "b"], "chunks": asked[:1]},
     ]
     found = campaign.judged_pairs(pairs, [row])

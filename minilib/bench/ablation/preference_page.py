@@ -54,11 +54,13 @@ def verdict(document: dict[str, Any]) -> str:
 
 
 def summary(document: dict[str, Any]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """{question: {level: {arm: mean, min and max of its gains}}}, with LOGO's gain less SFT's as one more arm."""
+    """{question: {level: {arm: mean, min and max of its gains}}}; LOGO over SFT and two details stand there as arms."""
     found: dict[str, dict] = {}
     for question in _questions(document):
+        near = gains(document, question, inside=True)
         for level, arms in gains(document, question).items():
             values = {arm: list(by_draw.values()) for arm, by_draw in arms.items()} | {"LOGO over SFT": _over(arms)}
+            values |= {f"{arm}, two details": list(by_draw.values()) for arm, by_draw in near[level].items()}
             told = {arm: {"mean": statistics.mean(v), "min": min(v), "max": max(v)} for arm, v in values.items() if v}
             found.setdefault(question, {})[level] = told
     return found

@@ -4,12 +4,11 @@
     mean         over the draws, each the mean of its seeds: seeds of one draw share its data
     interval     of a mean over n draws: mean -+ t s / sqrt(n), with Student's t of n - 1 degrees for 95 %
     behind       recall(best cell) - recall(this cell), replicate by replicate; the best by its mean
-    resample     n draws drawn anew with repetition, 10,000 times: how sure the best batch is
-    best batch   that of the highest mean recall
+    tied         batches whose interval of `behind` holds zero: these draws do not tell them from the best
+    best batch   that of the highest mean recall, and in each draw that of the highest recall
 
-The best batch **grows** with the data where in 95 % or more of the resamples it is larger at the largest amount than at
-the smallest, and does not where that happens in 5 % or fewer; between them these runs cannot tell. Resamples of three
-draws are few: a share near these limits is worth less than it looks.
+The best batch **grows** with the data where in every draw it is larger at the largest amount than at the smallest, and
+does not where that is so in none; between them these runs cannot tell.
 """
 
 from __future__ import annotations
@@ -24,39 +23,42 @@ from minilib.bench.batches import plan
 from minilib.bench.batches.plan import Cell, cell_of, run_of
 from minilib.teaching import plots
 
-RESAMPLES = 10_000
-CELLS = "pairs | batch | steps | learning rate | recall@1, test | 95 % interval | behind the best | 95 % interval | "
-CELLS += "same caption | same outline | draws | seeds | CPU s a run"
-CELL = "{pairs:,} | {batch:,} | {steps:,} | {lr:g} | {mean:.1%} | {low:.1%} to {high:.1%} | {behind[0]:.1%} | "
-CELL += "{behind[1]:.1%} to {behind[2]:.1%} | {same_caption:.0%} | {same_outline:.0%} | {draws} | {seeds} | "
+LEARNED = 5  # a cell has learned something where its recall is this many times that of guessing
+CELLS = "pairs | batch | steps | learning rate | recall@1, test | by draw | 95 % interval | behind the best | "
+CELLS += "95 % interval | same caption | same outline | runs | CPU s a run"
+CELL = "{pairs:,} | {batch:,} | {steps:,} | {lr:g} | {mean:.1%} | {by_draw:.1%} | {low:.1%} to {high:.1%} | "
+CELL += "{behind[0]:.1%} | {behind[1]:.1%} to {behind[2]:.1%} | {same_caption:.0%} | {same_outline:.0%} | {runs} | "
 CELL += "{cpu_seconds:,.0f}"
-BEST = "pairs | best batch | recall@1, test | of the resamples | draws | not at an edge"
-BEST_LINE = "{pairs:,} | {batch:,} | {mean:.1%} | {shares} | {draws} | {interior:yes}"
+BEST = "pairs | best batch | recall@1, test | best in each draw | not told apart | not at an edge"
+BEST_LINE = "{pairs:,} | {batch:,} | {mean:.1%} | {by_draw:,} | {tied} | {interior:yes}"
 MASKED = "pairs | batch | recall@1, test | masked | gained | 95 % interval | draws"
 MASKED_LINE = "{pairs:,} | {batch:,} | {plain:.1%} | {masked:.1%} | {gain[0]:+.1%} | "
 MASKED_LINE += "{gain[1]:+.1%} to {gain[2]:+.1%} | {draws}"
 Curve = dict[tuple[int, int], float]  # recall by (draw, seed)
+Runs = dict[tuple[int, int], dict[str, Any]]  # records by (draw, seed)
 
 
 def summarise(document: dict[str, Any]) -> dict[str, Any]:
     """`cells`, `best` and `verdicts` of every arm, `masked` beside unmasked, and how far the plan has come."""
     settings, records = document["settings"], document["records"]
-    curves = _curves(settings, records)
+    tuned = _tuned(settings, records)
+    curves = {cell: {replicate: run["test"] for replicate, run in runs.items()} for cell, runs in tuned.items()}
     found: dict[str, Any] = {"cells": {}, "best": {}, "verdicts": {}}
     for arm in dict.fromkeys((cell.data, cell.budget) for cell in curves if not cell.masked):
         mine = {cell: curve for cell, curve in curves.items() if (cell.data, cell.budget, cell.masked) == (*arm, False)}
         name, sizes = f"{arm[0]}, equal {arm[1]}", sorted({cell.pairs for cell in mine})
         parts = {pairs: {cell: c for cell, c in mine.items() if cell.pairs == pairs} for pairs in sizes}
-        found["cells"][name] = [row for part in parts.values() for row in _cell_rows(part, records)]
-        draws = {pairs: _best_batches(part) for pairs, part in parts.items()}
-        found["best"][name] = [_best_row(part, draws[pairs], settings) for pairs, part in parts.items()]
-        found["verdicts"][name] = _verdict(draws, found["best"][name], len(settings["batches"]))
+        rows = {pairs: _cell_rows(part, tuned) for pairs, part in parts.items()}
+        found["cells"][name] = [row for part in rows.values() for row in part]
+        found["best"][name] = [_best_row(part, rows[pairs], settings) for pairs, part in parts.items()]
+        found["verdicts"][name] = _verdict(found["best"][name], len(settings["batches"]))
     done = {run_of(record) for record in records}
     named = set(plan.wanted(settings, records))
     found["masked"] = _masked_rows(curves)
     if found["masked"]:
-        found["verdicts"]["false negatives masked"] = _masked_verdict(found["masked"])
-    return found | {"done": len(done), "known": len(named | done)}
+        found["verdicts"]["false negatives masked"] = _masked_verdict(found["masked"], settings["test"])
+    at_limit = sum(next(iter(runs.values()))["lr"] in settings["lr_limits"] for runs in tuned.values())
+    return found | {"at_limit": at_limit, "done": len(done), "known": len(named | done)}
 
 
 def page(document: dict[str, Any]) -> str:
@@ -104,15 +106,15 @@ def figures_of(document: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _curves(settings: dict[str, Any], records: list[dict[str, Any]]) -> dict[Cell, Curve]:
-    """Test recall by replicate of every cell whose learning rate is known, at that learning rate."""
+def _tuned(settings: dict[str, Any], records: list[dict[str, Any]]) -> dict[Cell, Runs]:
+    """The runs of every cell whose learning rate is known, at that learning rate."""
     scores = {run_of(record): record["validation"] for record in records}
-    curves: dict[Cell, Curve] = {}
+    tuned: dict[Cell, Runs] = {}
     for record in records:
         cell = cell_of(record)
         if record["lr"] == plan.best_lr(cell, settings, scores):
-            curves.setdefault(cell, {})[record["draw"], record["seed"]] = record["test"]
-    return dict(sorted(curves.items()))
+            tuned.setdefault(cell, {})[record["draw"], record["seed"]] = record
+    return dict(sorted(tuned.items()))
 
 
 def _draws(curve: Curve) -> list[float]:
@@ -125,66 +127,56 @@ def _means(part: dict[Cell, Curve]) -> dict[Cell, float]:
     return {cell: float(np.mean(_draws(curve))) for cell, curve in part.items()}
 
 
-def _cell_rows(part: dict[Cell, Curve], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _cell_rows(part: dict[Cell, Curve], tuned: dict[Cell, Runs]) -> list[dict[str, Any]]:
     means = _means(part)
     best, rows = max(means, key=means.get), []
     for cell, curve in part.items():
         low, high = _interval(curve)[1:]
         both = {replicate: part[best][replicate] - curve[replicate] for replicate in curve if replicate in part[best]}
-        runs = [r for r in records if cell_of(r) == cell and (r["draw"], r["seed"]) in curve]
-        first = next(r for r in runs if r["test"] == curve[r["draw"], r["seed"]])
-        row = {"pairs": cell.pairs, "batch": cell.batch, "mean": means[cell], "low": low, "high": high}
+        runs = [*tuned[cell].values()]
+        row = {"pairs": cell.pairs, "batch": cell.batch, "mean": means[cell], "by_draw": _draws(curve)}
+        row |= {"low": low and max(low, 0.0), "high": high and min(high, 1.0)}  # of a share
         row |= {"behind": _interval(both) if both else None, "replicates": sorted(map(list, curve))}
-        row |= {"draws": len({draw for draw, _ in curve}), "seeds": len({seed for _, seed in curve})}
-        row |= {name: first[name] for name in ("lr", "steps", "same_caption", "same_outline")}
-        rows.append(row | {"cpu_seconds": float(np.mean([r["cpu_seconds"] for r in runs]))})
+        row |= {"draws": len(row["by_draw"]), "runs": len(runs)}
+        row |= {name: runs[0][name] for name in ("lr", "steps", "same_caption", "same_outline")}
+        rows.append(row | {"cpu_seconds": float(np.mean([run["cpu_seconds"] for run in runs]))})
     return rows
 
 
-def _common(part: dict[Cell, Curve]) -> set[tuple[int, int]]:
-    return set.intersection(*(set(curve) for curve in part.values()))
-
-
-def _best_batches(part: dict[Cell, Curve]) -> np.ndarray:
-    """The best batch of each resample, `(RESAMPLES,)`, over the draws of the replicates that all cells have."""
-    common = _common(part)
-    recall = np.array([_draws({r: curve[r] for r in common}) for curve in part.values()])  # (cells, draws)
-    batches, draws = np.array([cell.batch for cell in part]), recall.shape[1]
-    if not draws:
-        return np.array([])
-    chosen = np.random.default_rng(next(iter(part)).pairs).integers(draws, size=(RESAMPLES, draws))
-    return batches[recall[:, chosen].mean(2).argmax(0)]
-
-
-def _best_row(part: dict[Cell, Curve], draws: np.ndarray, settings: dict[str, Any]) -> dict[str, Any]:
-    means = _means(part)
-    best = max(means, key=means.get)
-    batches, counts = np.unique(draws, return_counts=True)
-    shares = {int(batch): count / RESAMPLES for batch, count in zip(batches, counts)}
-    ranked = sorted(shares, key=shares.get, reverse=True)
-    tried = settings["batches"][str(best.pairs)]
-    return {
-        "pairs": best.pairs, "batch": best.batch, "mean": means[best],
-        "shares": ", ".join(f"{batch:,}: {shares[batch]:.0%}" for batch in ranked[:3]),
-        "draws": len({draw for draw, _ in _common(part)}),
-        "interior": min(tried) < best.batch < max(tried) if len(part) == len(tried) else None,
+def _best_row(part: dict[Cell, Curve], rows: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
+    best = max(rows, key=lambda row: row["mean"])
+    behind = {row["batch"]: row["behind"] for row in rows if row is not best and row["behind"]}
+    tied = [f"{batch:,}" for batch, (_, low, high) in behind.items() if low is not None and low <= 0 <= high]
+    tried = settings["batches"][str(best["pairs"])]
+    interior = min(tried) < best["batch"] < max(tried) if len(part) == len(tried) else None
+    return {name: best[name] for name in ("pairs", "batch", "mean")} | {
+        "by_draw": _best_by_draw(part), "tied": ", ".join(tied), "interior": interior,
     }  # fmt: skip
 
 
-def _verdict(draws: dict[int, np.ndarray], rows: list[dict[str, Any]], planned: int) -> dict[str, Any]:
-    """Whether the best batch grows with the data, in a sentence and as the share of draws in which it does."""
+def _best_by_draw(part: dict[Cell, Curve]) -> list[int]:
+    """The best batch in each draw, over the replicates that all cells have."""
+    common = set.intersection(*(set(curve) for curve in part.values()))
+    recall = np.array([_draws({r: curve[r] for r in common}) for curve in part.values()])  # (cells, draws)
+    return [[*part][best].batch for best in recall.argmax(0)] if common else []
+
+
+def _verdict(rows: list[dict[str, Any]], planned: int) -> dict[str, Any]:
+    """Whether the best batch grows with the data, in a sentence and as the number of draws in which it does."""
     path = ", ".join(f"{row['batch']:,} at {row['pairs']:,} pairs" for row in rows)
-    few = min(row["draws"] for row in rows)
+    few = min(len(row["by_draw"]) for row in rows)
     whole = sum(row["interior"] is not None for row in rows)
     if len(rows) < 2 or whole < len(rows) or few < 3:
         sentence = f"Not settled yet ({whole} of {planned} amounts of data have all batches, draws: {few}): {path}."
-        return {"share": None, "sentence": sentence}
-    share = float((draws[rows[-1]["pairs"]] > draws[rows[0]["pairs"]]).mean())
-    told = "grows with the data" if share >= 0.95 else "does not grow with the data" if share <= 0.05 else None
-    start = f"The best batch {told}" if told else "These runs cannot tell whether the best batch grows with the data"
-    if told and all(row["batch"] == row["pairs"] for row in rows):
-        start = "The best batch is the largest, all pairs at once"
-    return {"share": share, "sentence": f"{start}: {path} (larger at the end in {share:.0%} of the resamples)."}
+        return {"larger": None, "sentence": sentence}
+    ends = f"larger at {rows[-1]['pairs']:,} pairs than at {rows[0]['pairs']:,}"
+    larger = sum(end > start for start, end in zip(rows[0]["by_draw"], rows[-1]["by_draw"]))
+    start = "These runs cannot tell whether the best batch grows with the data"
+    if larger in (0, few):
+        start = "The best batch grows with the data" if larger else "The best batch does not grow with the data"
+    if all(row["batch"] == row["pairs"] for row in rows):
+        start = "The mean is highest with all pairs at once"
+    return {"larger": larger, "sentence": f"{start}: {path}; {ends} in {larger} of {few} draws."}
 
 
 def _masked_rows(curves: dict[Cell, Curve]) -> list[dict[str, Any]]:
@@ -199,13 +191,16 @@ def _masked_rows(curves: dict[Cell, Curve]) -> list[dict[str, Any]]:
     return rows
 
 
-def _masked_verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """How much masking changes the recall, and in how many cells for sure."""
-    gains = [row["gain"] for row in rows]
+def _masked_verdict(rows: list[dict[str, Any]], test: int) -> dict[str, Any]:
+    """How much masking changes the recall of cells that learned something, and in how many cells for sure."""
+    gains = [row["gain"] for row in rows if row["plain"] >= LEARNED / test]
+    if not gains:
+        return {"sentence": "No cell has learned anything that masking could change."}
     sure = sum(low is not None and not low <= 0 <= high for _, low, high in gains)
-    means = [mean for mean, *_ in gains]
-    told = f"The recall of a cell changes by {min(means):+.1%} to {max(means):+.1%}"
-    return {"share": None, "sentence": f"{told}; in {sure} of {len(rows)} the interval leaves out zero."}
+    means = [100 * mean for mean, *_ in gains]
+    told = f"The recall changes by {min(means):+.1f} to {max(means):+.1f} points in {len(gains)} of {len(rows)} cells"
+    told += f", those that recall {LEARNED} times what guessing would"
+    return {"sentence": f"{told}; in {sure} of them the interval leaves out zero."}
 
 
 def _interval(curve: Curve) -> list[float | None]:

@@ -65,7 +65,12 @@ def write(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The document and its page, from the records that are there."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((output / "records").glob("*.json"))]
     document = {"benchmark": "real_alignment", "settings": settings, "machine": device.describe()}
-    document |= {"pairs": _pairs(output), **pages.summarised(records, settings), "records": records}
+    document |= {
+        "pairs": _pairs(output),
+        "prompts": _prompts(output),
+        **pages.summarised(records, settings),
+        "records": records,
+    }
     write_text(output / "real_alignment.json", line_by_line(document))
     if records:
         write_text(output / "real_alignment.md", pages.page(document))
@@ -94,6 +99,12 @@ def _record(output: Path, arm: Arm, seed: int, settings: dict[str, Any]) -> dict
 def _pairs(output: Path) -> int:
     path = output / "pairs.jsonl"
     return sum(1 for _ in open(path, encoding="utf-8")) if path.exists() else 0
+
+
+def _prompts(output: Path) -> int:
+    """How many prompts were answered to get the pairs."""
+    state = output / "pairs.jsonl.state"
+    return json.loads(state.read_text(encoding="utf-8"))["rows"] if state.exists() else 0
 
 
 def _here(_workers: int | None, jobs: list[tuple]) -> None:

@@ -15,7 +15,7 @@ short prompt, and equal rewards of a response under both. The formula above is h
 preference, an absolute difference, alpha. That the second part takes the chosen answer alone is a variant of the
 authors', as a review of the paper says. Their formula may differ, so this arm is no judgement on it. LongPO's formula,
 beta and lambda are as others quote them; its constraint is the model that reads the short prompt. Departures from it:
-one rejected answer, one turn. The long prompt is LOGO's, of about a thousand tokens, at the positions of the run.
+one rejected answer, one turn. The long prompt is LOGO's, of some 650 tokens, at the positions of the run.
 """
 
 from __future__ import annotations
@@ -61,6 +61,10 @@ class _Trainer(LogoTrainer):
         self.objective.short = as_packed(inputs["short"]).to(self.args.device)
         return super().pack(inputs, mode)
 
+    def computed_tokens(self, batch: Packed) -> int:
+        """Those of the short prompts, too."""
+        return sum(int((part.segment_ids >= 0).sum()) for part in self.objective.reads(batch))
+
 
 class _Objective:
     """Called as the objectives of the library are: (model, packed batch) -> loss and metrics."""
@@ -70,6 +74,10 @@ class _Objective:
     def __init__(self, name: str):
         self.loss = {"SoLoPO": _solopo, "LongPO": _longpo}[name]
         self.short: Packed | None = None
+
+    def reads(self, long: Packed) -> tuple[Packed, Packed | None]:
+        """What a step computes for this batch."""
+        return (_chosen_only(long) if self.loss is _solopo else long), self.short
 
     def __call__(self, model, batch: Packed) -> tuple[Tensor, dict[str, Tensor]]:
         loss, chosen, rejected = self.loss(model, batch, self.short)

@@ -88,19 +88,22 @@ def train(
     if not done.exists():
         trainer = make_trainer(arm, seed, settings, folder, model, tokenizer, rows())
 
+        kept = folder / "spent.json"
+        before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else 0.0
+        began = time.process_time()
+
         class Watch(TrainerCallback):
+            def on_save(self, *_, **__):  # a run that is killed later goes on from here
+                write_text(kept, json.dumps(before + time.process_time() - began))
+
             def on_step_end(self, args, state, control, **_):
                 if deadline is not None and time.time() > deadline and state.global_step < state.max_steps:
                     control.should_save = control.should_training_stop = True
 
         trainer.add_callback(Watch())
         remove_unfinished_checkpoints(folder)
-        kept = folder / "spent.json"
-        spent = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else 0.0
-        began = time.process_time()
         trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-        spent += time.process_time() - began
-        write_text(kept, json.dumps(spent))
+        spent = before + time.process_time() - began
         if trainer.state.global_step < trainer.state.max_steps:
             raise OutOfTimeError
         trainer.save_model(str(folder / "adapter"))

@@ -52,7 +52,7 @@ def own_answers(model, tokenizer, lengths: tuple[int, ...], seed: int) -> list[d
         prompts = [make([text["context"]], row["question"]) for row in rows]
         answers = answers_about(model, tokenizer, prompts, max_new_tokens=32)
         asked = [{"question": r["question"], "right": r["answer"], "answer": a} for r, a in zip(rows, answers)]
-        judged = [{"judged": people.judged(a, r["values"])} for r, a in zip(rows, answers)]
+        judged = [{"judged": people.judged(a, r["values"], name)} for name, r, a in zip(text["people"], rows, answers)]
         found.append({"tokens": text["tokens"], "told": text["facts"], "asked": [a | j for a, j in zip(asked, judged)]})
     return found
 

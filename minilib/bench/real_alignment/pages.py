@@ -8,15 +8,16 @@
     precision         of the values that answers name, the share that is right
     kept              of the short questions that the base answers right, the share that are still right
 
-Intervals are 95 %, from 2,000 draws of whole texts with replacement over all seeds. Differences are drawn over the
-texts that both arms have answered, pair by pair; one whose interval holds 0 counts as none. How much training varies,
-no draw of texts can say: differences are told seed by seed as well.
+Intervals are 95 %, from 2,000 draws of whole texts with replacement. Every seed has texts of its own, so shares are
+told of the seeds that all arms have. Differences are drawn over all texts that both arms have answered, pair by pair;
+one whose interval holds 0 counts as none. How much training varies, no draw of texts can say: differences are told seed
+by seed as well.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -53,18 +54,21 @@ KNOWN = {  # of the arms in neighbours.py: where their formulas come from
 
 
 def summarised(records: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
-    """`arms`: figures of every arm over its seeds; `aims`: what was hoped for, and whether it held."""
+    """`arms`: figures of every arm; `shared`: the seeds of all arms; `aims`: what was hoped for, whether it held."""
     by_arm: dict[str, dict[int, dict]] = {}
     for record in sorted(records, key=lambda record: [*ARMS].index(record["arm"])):
         by_arm.setdefault(record["arm"], {})[record["seed"]] = record
-    arms = {name: _arm(runs, by_arm, settings) for name, runs in by_arm.items()}
+    shared = sorted(set.intersection(*map(set, by_arm.values()))) if by_arm else []
+    arms = {name: _arm(runs, by_arm, shared, settings["window"]) for name, runs in by_arm.items()}
+    short = next((run["scores"]["general"] for run in by_arm.get("base", {}).values()), [])
     aims = []
     for claim, (arm, figure, limit, side) in AIMS.items():
         found = arms.get(arm, {}).get(figure)
         value = found["mean"] if isinstance(found, dict) else found
         held = None if value is None else (value >= limit if side == "least" else value <= limit)
         aims.append({"claim": claim, "side": side, "limit": limit, "measured": value, "held": held})
-    return {"arms": arms, "aims": aims, "parts": _parts(by_arm, settings["window"])}
+    found = {"arms": arms, "aims": aims, "parts": _parts(by_arm, settings["window"])}
+    return found | {"shared": shared, "short_questions": {"asked": len(short), "base": sum(short)}}
 
 
 def _parts(by_arm: dict[str, dict[int, dict]], window: int) -> list[dict[str, Any]]:
@@ -73,37 +77,39 @@ def _parts(by_arm: dict[str, dict[int, dict]], window: int) -> list[dict[str, An
     return [
         {"part": part, "seeds": len({seed for seed, *_ in inside[arm].keys() & inside[other]})}
         | {name: _difference(inside[arm], inside[other], MEASURES[name]) for name in ("facts", "invented")}
-        | {"by_seed": _by_seed(inside[arm], inside[other])}
+        | {"by_seed": _by_seed(inside[arm], inside[other]), "by_length": _by_length(inside[arm], inside[other])}
         for part, arm, other in PARTS
         if arm in inside and other in inside
     ]
 
 
-def _arm(runs: dict[int, dict], by_arm: dict[str, dict[int, dict]], settings: dict[str, Any]) -> dict[str, Any]:
+def _arm(runs: dict[int, dict], by_arm: dict[str, dict[int, dict]], shared: list[int], window: int) -> dict[str, Any]:
     texts = _texts(runs)
-    inside = _inside(texts, settings["window"])
-    beyond = {key: told for key, told in texts.items() if key[1] > settings["window"]}
+    inside = _inside(texts, window)
+    beyond = {key: told for key, told in texts.items() if key[1] > window}  # under one seed, the same for all arms
+    alike = {key: told for key, told in inside.items() if key[0] in shared}
     base, sft = (_texts(by_arm.get(name, {})) for name in ("base", "SFT"))
     figures: dict[str, Any] = {"seeds": sorted(runs)}
-    for name, part in (("inside", inside), ("beyond", beyond)):
+    for name, part in (("inside", alike), ("beyond", beyond)):
         for measure, function in (MEASURES | NAMED).items():
             figures[f"{measure}_{name}"] = _spread(part, function)
     figures["lengths"] = {
-        str(length): _spread({key: told for key, told in texts.items() if key[1] == length}, _facts)
+        str(length): _spread({key: told for key, told in (alike | beyond).items() if key[1] == length}, _facts)
         for length in sorted({key[1] for key in texts})
     }
-    figures["depths"] = [_at_depth(inside, low, high) for low, high in DEPTHS]
+    figures["depths"] = [_at_depth(alike, low, high) for low, high in DEPTHS]
     figures["over_base"] = _difference(inside, base)
     figures["over_sft"] = _difference(inside, sft)
+    figures["precision_over_base"] = _difference(inside, base, NAMED["precision"])
     figures["over_base_by_seed"] = _by_seed(inside, base)
     figures["kept"] = _kept(runs, by_arm.get("base", {}))
     found = [(run, by_arm.get("base", {}).get(seed)) for seed, run in runs.items()]
     ratios = [r["scores"]["perplexity"] / b["scores"]["perplexity"] for r, b in found if b]
     figures["perplexity_ratio"] = statistics.mean(ratios) if ratios else None
     for cost in ("cpu_seconds", "tokens", "peak_memory"):
-        spent = [run["costs"][cost] for run in runs.values() if "costs" in run]
+        spent = [run["costs"][cost] for run in runs.values() if run.get("costs", {}).get(cost) is not None]
         figures[cost] = statistics.mean(spent) if spent else None
-    figures["chosen"] = _chosen(runs)
+    figures["chosen"] = _chosen({seed: run for seed, run in runs.items() if seed in shared})
     return figures
 
 
@@ -149,15 +155,25 @@ def _spread(texts: Texts, measure: Callable[[list[dict]], list[float]]) -> dict[
     """Mean and interval, texts drawn as a whole."""
     if not texts:
         return None
-    values = [measure(verdicts) for verdicts in texts.values()]
-    return drawn(np.array([sum(v) for v in values]), np.array([len(v) for v in values]))
+    return drawn(*_sums(texts.values(), measure))
 
 
-def drawn(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
-    picked = np.random.default_rng(0).integers(len(sums), size=(DRAWS, len(sums)))
-    shares = sums[picked].sum(1) / np.maximum(counts[picked].sum(1), 1)  # nothing may have been named
-    low, high = np.quantile(shares, [0.025, 0.975])
-    mean = sums.sum() / max(counts.sum(), 1)
+def _sums(texts: Iterable[list[dict]], measure: Callable[[list[dict]], list[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each text the sum of what is measured and how often it was."""
+    values = [measure(verdicts) for verdicts in texts]
+    return np.array([sum(v) for v in values]), np.array([len(v) for v in values])
+
+
+def drawn(*parts: np.ndarray) -> dict[str, float]:
+    """Sums over counts of the texts, less those of another arm where two more are given; texts drawn as a whole."""
+    picked = np.random.default_rng(0).integers(len(parts[0]), size=(DRAWS, len(parts[0])))
+
+    def share(texts: np.ndarray) -> np.ndarray:  # (..., texts) -> (...)
+        ratios = [s[texts].sum(-1) / np.maximum(n[texts].sum(-1), 1) for s, n in zip(parts[::2], parts[1::2])]
+        return ratios[0] - sum(ratios[1:])  # at least 1 below: nothing may have been named
+
+    low, high = np.quantile(share(picked), [0.025, 0.975])
+    mean = share(np.arange(len(parts[0])))
     return {"mean": round(float(mean), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
@@ -168,8 +184,8 @@ def _difference(
     both = [key for key in texts if key in others]
     if not both:
         return None
-    sums = np.array([sum(measure(texts[key])) - sum(measure(others[key])) for key in both])
-    return drawn(sums, np.array([len(measure(texts[key])) for key in both]))
+    mine, theirs = ([part[key] for key in both] for part in (texts, others))
+    return drawn(*_sums(mine, measure), *_sums(theirs, measure))
 
 
 def _by_seed(texts: Texts, others: Texts) -> list[float]:
@@ -179,11 +195,18 @@ def _by_seed(texts: Texts, others: Texts) -> list[float]:
     return [_difference(mine, others)["mean"] for mine in by_seed]
 
 
+def _by_length(texts: Texts, others: Texts) -> dict[str, dict[str, float]]:
+    """The difference of right facts at each length."""
+    lengths = sorted({length for _, length, _ in texts.keys() & others.keys()})
+    by_length = ({key: told for key, told in texts.items() if key[1] == length} for length in lengths)
+    return {str(length): _difference(mine, others) for length, mine in zip(lengths, by_length)}
+
+
 def _chosen(runs: dict[int, dict]) -> dict[str, float] | None:
     """Mean log-probability of a chosen answer's token, before training moves a weight and over the last ten steps."""
     key = "logps/chosen"  # which the neighbours' losses do not log
     curves = [[step[key] for step in run.get("curve", ()) if key in step] for run in runs.values()]
-    if not all(curves):
+    if not curves or not all(curves):
         return None
     # warm-up begins at rate 0: the first two steps see the weights as they were
     parts = {"first": slice(2), "last": slice(-10, None)}
@@ -225,7 +248,7 @@ def plain(document: dict[str, Any]) -> str:
 
 
 def verdict(document: dict[str, Any]) -> str:
-    """What the preference term adds to SFT at the same positions, in a sentence; "" until both arms have run."""
+    """What the preference term adds to SFT at stretched positions, in a sentence; "" until both arms have run."""
     found = next((part for part in document["parts"] if part["part"] == PARTS[0][0]), None)
     if found is None:
         return ""
@@ -234,7 +257,9 @@ def verdict(document: dict[str, Any]) -> str:
     told = "cannot be told apart from" if gain["low"] <= 0 <= gain["high"] else (
         "is ahead of" if gain["mean"] > 0 else "is behind"
     )  # fmt: skip
-    return f"LOGO {told} SFT on the same answers at the same positions: {span}, {runs} seed{'s' * (runs > 1)}."
+    start = "LOGO" if runs > 1 else "Under one seed LOGO"
+    compared = f"{start} {told} SFT on the same chosen answers, both at stretched positions"
+    return f"{compared}: {span}, {runs} seed{'s' * (runs > 1)}."
 
 
 def known(document: dict[str, Any]) -> list[str]:
@@ -249,23 +274,28 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
         {"name": name, "runs": len(arm["seeds"]), "of": {f"n{n}": found for n, found in arm["lengths"].items()}} | arm
         for name, arm in document["arms"].items()
     ]
-    return _asked(arms, document["parts"], table) | _trained(arms, document["aims"], table)
+    parts = [{"of": {f"n{n}": found for n, found in part["by_length"].items()}} | part for part in document["parts"]]
+    return _asked(arms, parts, table) | _trained(arms, document["aims"], table)
 
 
 def _asked(arms: list[dict], parts: list[dict], table: report.Table) -> dict[str, str]:
     """What the answers hold, and where."""
-    inside, named = ([SPAN.replace("N", f"{name}_inside") for name in names] for names in (MEASURES, NAMED))
-    over_base, over_sft, facts, invented = (
-        SPAN.replace("N", name).replace(":.", ":+.") for name in ("over_base", "over_sft", "facts", "invented")
+    inside = [SPAN.replace("N", f"{name}_inside") for name in MEASURES]
+    named = SPAN.replace("N", "named_inside")
+    over_base, over_sft, better, facts, invented = (
+        SPAN.replace("N", name).replace(":.", ":+.")
+        for name in ("over_base", "over_sft", "precision_over_base", "facts", "invented")
     )
     lengths = sorted({int(length) for arm in arms for length in arm["lengths"]})
     by_length = ["{of[nN][mean]:.2f}".replace("N", str(length)) for length in lengths]
+    inner = sorted({int(length) for part in parts for length in part["by_length"]})
     depths = ["{depths[N]:.2f}".replace("N", str(k)) for k in range(len(DEPTHS))]
-    title = "arm | seeds | facts right | whole answers | invented | sentences"
+    title = "arm | seeds run | facts right | whole answers | invented | sentences"
     return {
         "Inside the window": report.build(table, title, " | ".join(["{name}", "{runs}", *inside]), arms),
         "Values named, inside the window": report.build(
-            table, "arm | for a value asked for | right of those named", " | ".join(["{name}", *named]), arms
+            table, "arm | for a value asked | right of them | less the base's",
+            " | ".join(["{name}", named, "{precision_inside[mean]:.2f}", better]), arms,
         ),
         "Differences, facts right": report.build(
             table, "arm | to base | seed by seed", f"{{name}} | {over_base} | {{over_base_by_seed:+.2f}}", arms
@@ -276,6 +306,10 @@ def _asked(arms: list[dict], parts: list[dict], table: report.Table) -> dict[str
         ),
         "What each part adds to answers with a wrong value": report.build(
             table, "added | invented", f"{{part}} | {invented}", parts
+        ),
+        "What each part adds, facts right by tokens of the text": report.build(
+            table, " | ".join(["added", *(f"{n:,}" for n in inner)]),
+            " | ".join(["{part}", *("{of[nN][mean]:+.2f}".replace("N", str(n)) for n in inner)]), parts,
         ),
         "Facts right by tokens of the text": report.build(
             table, " | ".join(["arm", *(f"{n:,}" for n in lengths)]), " | ".join(["{name}", *by_length]), arms

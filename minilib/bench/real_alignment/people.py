@@ -2,7 +2,8 @@
 
     text       "... Tarel Vobim works as a baker. ... Tarel Vobim lives in Oslo. ... Tarel Vobim has a goat. ..."
     question   In one sentence, what does Tarel Vobim work as, where does Tarel Vobim live, and which animal ...?
-    right      every value of the asked person stands in the answer, and no other value of our lists
+    right      every value of the asked person stands in the answer, told of that person, and no other known value
+    told of    the name that stands last before a value; one of which no word is the asked person's is somebody else's
 
 The sentences around are running text (`minilib.data.running_text`), in which no value occurs; names are made of
 syllables, so nothing is known by heart. Training and evaluation draw from two halves of the values: what is learned is
@@ -34,6 +35,14 @@ TELLS = {"job": "{} works as a {}.", "city": "{} lives in {}.", "animal": "{} ha
 ASKS = {"job": "what does {} work as", "city": "where does {} live", "animal": "which animal does {} have"}
 SAYS = {"job": "works as a {}", "city": "lives in {}", "animal": "has a {}"}
 PEOPLE = 4
+# The worked example of every prompt: its values are in no text, and some answers take them from there.
+EXAMPLE = {
+    "Orlen Fask": {"job": "cook", "city": "Genoa", "animal": "pig"},
+    "Ulma Wick": {"job": "clerk", "city": "Bruges", "animal": "mouse"},
+}
+KNOWN = [*ALL_VALUES, *(value for facts in EXAMPLE.values() for value in facts.values())]
+_WORD = rf"(?:{'|'.join(ONSETS)})[{VOWELS}][{MIDDLES}][{VOWELS}][{ENDS}]"  # of an invented name, also a misspelt one
+A_NAME = re.compile(rf"\b({_WORD} {_WORD}|{'|'.join(EXAMPLE)})\b")
 
 
 def documents(
@@ -77,20 +86,37 @@ def sentence(name: str, facts: dict[str, str]) -> str:
     return f"{name} {', '.join(says[:-1])}{',' * (len(says) > 2)} and {says[-1]}."
 
 
-def judged(answer: str, values: Sequence[str], among: Sequence[str] = ALL_VALUES) -> dict[str, Any]:
-    """Of each value whether the answer has it, the wrong ones that it names, and whether it is a sentence."""
-    named = [value for value in among if contains(answer, value)]
+def judged(answer: str, values: Sequence[str], name: str | None = None, among: Sequence[str] = KNOWN) -> dict[str, Any]:
+    """Of each value whether the answer tells it of `name` (None: at all), the other values, whether it is a sentence.
+
+    A value that is in no list, such as a city that stands neither in the text nor in the example, is not seen.
+    """
+    mine, others = _told_of(answer, name)
+    right = [contains(mine, value) for value in values]
+    told = {value for value, held in zip(values, right) if held}
     one_sentence = re.fullmatch(r"[A-Z][^.!?\n]*[.!]", answer.strip()) is not None
     return {
-        "right": [value in named for value in values],
-        "wrong": sorted({*named} - {*values}),
+        "right": right,
+        "wrong": [value for value in sorted({*among} - told) if contains(mine, value) or contains(others, value)],
         "sentence": one_sentence and len(answer.split()) > 3,
     }
 
 
+def _told_of(answer: str, name: str | None) -> tuple[str, str]:
+    """What an answer tells of the person of this name, and what of others."""
+    if name is None:
+        return answer, ""
+    first, *rest = A_NAME.split(answer)  # text, name, text, name, text ...
+    mine, others = [first], []
+    for who, text in zip(rest[::2], rest[1::2]):
+        (mine if {*who.split()} & {*name.split()} else others).append(text)
+    return "\n".join(mine), "\n".join(others)
+
+
 def all_right(answer: str, row: dict[str, Any]) -> bool:
-    """Whether all facts that were asked for are in the answer, and no wrong one."""
-    return is_whole(judged(answer, row["values"]))
+    """Whether all facts that were asked for are in the answer, told of the asked person, and no wrong one."""
+    (name,) = {fact["name"] for fact in row["facts"] if fact["asked"]}
+    return is_whole(judged(answer, row["values"], name))
 
 
 def is_whole(verdict: dict[str, Any]) -> bool:

@@ -19,8 +19,6 @@ from minilib.longcontext.text_ids import render_question
 from minilib.preferences import build_pairs
 from minilib.preferences.importance import exact_entities
 
-EXAMPLE = {"Orlen Fask": {"job": "cook", "city": "Genoa"}, "Ulma Wick": {"job": "clerk", "city": "Bruges"}}
-EXAMPLE["Orlen Fask"]["animal"], EXAMPLE["Ulma Wick"]["animal"] = "pig", "mouse"
 ASIDE = "The function returns an empty list."
 ANSWER = 40  # tokens of an answer
 
@@ -40,7 +38,7 @@ def prompt_maker(tokenizer) -> Callable[[list[str], str], str]:
 
 def _example(kinds: list[str]) -> list[dict[str, str]]:
     """A short text about two people, a question about one of them that asks for the same kinds, and its answer."""
-    (name, mine), (other, theirs) = EXAMPLE.items()
+    (name, mine), (other, theirs) = people.EXAMPLE.items()
     told = [people.TELLS[kind].format(name, mine[kind]) for kind in kinds]
     aside = [people.TELLS[kind].format(other, theirs[kind]) for kind in kinds]
     text = " ".join([aside[0], told[0], ASIDE, *told[1:2], *aside[1:], *told[2:]])

@@ -66,10 +66,9 @@ def _about(model, tokenizer, seed: int, length: int, number: int, settings: dict
     found = []
     for (name, row), answer in zip(rows.items(), answers):
         places = dict(zip(order[name], depths[name]))
-        verdict = people.judged(answer, row["values"])
-        found.append(
-            {"answer": answer, "values": row["values"], "depths": [places[v] for v in row["values"]]} | verdict
-        )
+        values = row["values"]
+        told = {"name": name, "answer": answer, "values": values, "depths": [places[value] for value in values]}
+        found.append(told | people.judged(answer, values, name))
     return found
 
 

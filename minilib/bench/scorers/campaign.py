@@ -192,7 +192,7 @@ def judged_pairs(pairs: list[dict], rows: list[dict]) -> dict[str, Any]:
     facts = [r for pair, mine in zip(pairs, values) for r in people.judged(pair["chosen"], mine)["right"]]
     wrong = [not people.all_right(answer, mine) for pair, mine in zip(pairs, values) for answer in pair["rejected"]]
     held = [
-        any(fact["text"] in chunk for chunk in pair["chunks"])
+        fact["text"] in "".join(pair["chunks"])  # of two chunks, too, that the prompt joins
         for pair in pairs
         for fact in rows[pair["row"]]["facts"]
         if fact["asked"]

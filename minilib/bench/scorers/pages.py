@@ -30,20 +30,26 @@ def summarised(document: dict[str, Any]) -> dict[str, Any]:
         facts, wanted = (np.array([f(text) for text in texts]) for f in (_facts_right, _facts))
         questions = np.array([len(text) for text in texts])
         whole = np.array([sum(all(a["right"]) and not a["wrong"] for a in text) for text in texts])
-        invented = np.array([sum(bool(a["wrong"]) for a in text) for text in texts])
+        invented = np.array([_invented(text) for text in texts])
         aligned[name] = {"seeds": sorted(runs), "facts": drawn(facts, wanted), "whole": drawn(whole, questions)}
         aligned[name]["invented"] = drawn(invented, questions)
         aligned[name]["by_seed"] = [
             round(sum(map(_facts_right, run)) / sum(map(_facts, run)), 4) for run in runs.values()
         ]
         if base and name != "base":
-            start = np.array([_facts_right(text) for text in next(iter(base.values()))]) * len(runs)
-            aligned[name]["over_base"] = drawn(facts - start, wanted)
+            start = next(iter(base.values()))
+            before = np.array([[_facts_right(text), _invented(text)] for text in start]).T * len(runs)
+            aligned[name]["over_base"] = drawn(facts - before[0], wanted)
+            aligned[name]["invented_over_base"] = drawn(invented - before[1], questions)
     return {"aligned": aligned}
 
 
 def _facts_right(text: list[dict]) -> int:
     return sum(right for answer in text for right in answer["right"])
+
+
+def _invented(text: list[dict]) -> int:
+    return sum(bool(answer["wrong"]) for answer in text)
 
 
 def _facts(text: list[dict]) -> int:

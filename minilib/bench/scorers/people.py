@@ -4,8 +4,9 @@
     other words   Which creature and which instrument does the doctor have?
     same names    Which creature and which instrument does Tarel Vobim have?      (the text says Tarel Vobim, too)
 
-The words stand in `words.yaml` in two parts without a common word: what an encoder is tuned on, and what it has never
-seen. Around the facts is running text. A chunk is critical if it holds a piece of a fact that is asked for.
+The words stand in `words.yaml` in two parts: what an encoder is tuned on, and what it has never seen but for two words
+of questions, "doctor" and "instrument". Around the facts is running text. A chunk is critical if it holds a piece of a
+fact that is asked for.
 """
 
 from __future__ import annotations
