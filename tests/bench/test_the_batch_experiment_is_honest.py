@@ -202,7 +202,8 @@ def test_figures_are_those_of_the_learning_rate_that_won_with_their_seeds_counte
     assert (best["batch"], best["interior"], best["by_draw"]) == (8, False, [8, 8, 8])
     assert next(r for r in found["cells"]["glyphs, equal epochs"] if r["batch"] == 8)["replicates"][1] == [0, 3]
     text = pages.page({**found, "settings": plan.FULL | SETTINGS})
-    assert "| 200 | 8 | 5 | 2 | 30.0% | 20.0%, 30.0%, 40.0% |" in text
+    assert "| 200 | 8 | 30.0% | 20.0%, 30.0%, 40.0% |" in text
+    assert "| 200 | 8 | 5 | 2 | 25% | 50% | 3 | 2 |" in text
     assert "grow" in text
 
 

@@ -24,11 +24,12 @@ from minilib.bench.batches.plan import Cell, cell_of, run_of
 from minilib.teaching import plots
 
 LEARNED = 5  # a cell has learned something where its recall is this many times that of guessing
-CELLS = "pairs | batch | steps | learning rate | recall@1, test | by draw | 95 % interval | behind the best | "
-CELLS += "95 % interval | same caption | same outline | runs | CPU s a run"
-CELL = "{pairs:,} | {batch:,} | {steps:,} | {lr:g} | {mean:.1%} | {by_draw:.1%} | {low:.1%} to {high:.1%} | "
-CELL += "{behind[0]:.1%} | {behind[1]:.1%} to {behind[2]:.1%} | {same_caption:.0%} | {same_outline:.0%} | {runs} | "
-CELL += "{cpu_seconds:,.0f}"
+CELLS = "pairs | batch | recall@1, test | by draw | 95 % interval | behind the best | 95 % interval"
+CELL = "{pairs:,} | {batch:,} | {mean:.1%} | {by_draw:.1%} | {low:.1%} to {high:.1%} | {behind[0]:.1%} | "
+CELL += "{behind[1]:.1%} to {behind[2]:.1%}"
+TOOK = "pairs | batch | steps | learning rate | same caption | same outline | runs | CPU s a run"
+TOOK_LINE = "{pairs:,} | {batch:,} | {steps:,} | {lr:g} | {same_caption:.0%} | {same_outline:.0%} | {runs} | "
+TOOK_LINE += "{cpu_seconds:,.0f}"
 BEST = "pairs | best batch | recall@1, test | best in each draw | not told apart | not at an edge"
 BEST_LINE = "{pairs:,} | {batch:,} | {mean:.1%} | {by_draw:,} | {tied} | {interior:yes}"
 MASKED = "pairs | batch | recall@1, test | masked | gained | 95 % interval | draws"
@@ -89,6 +90,7 @@ def tables(document: dict[str, Any], table: report.Table = report.markdown) -> d
     for name, rows in document["best"].items():
         found[f"The best batch, {name}"] = report.build(table, BEST, BEST_LINE, rows)
         found[f"Every cell, {name}"] = report.build(table, CELLS, CELL, document["cells"][name])
+        found[f"What a run took, {name}"] = report.build(table, TOOK, TOOK_LINE, document["cells"][name])
     masked = report.build(table, MASKED, MASKED_LINE, document["masked"])
     return found | ({"False negatives masked, glyphs, equal epochs": masked} if masked else {})
 
