@@ -88,6 +88,22 @@ def test_stored_answers_are_judged_as_today():
             assert told | people.judged(told["answer"], told["values"], told["name"]) == told
 
 
+def test_what_the_page_says_of_single_answers_is_so():
+    """One chosen answer is wrong by the rule of today; LongPO answers nearly as SFT at stretched positions does."""
+    wrong = []
+    for line in (RECORDS.parent / "pairs.jsonl").read_text().splitlines():
+        pair = json.loads(line)
+        values = [value for value in people.ALL_VALUES if contains(pair["answer"], value)]
+        row = {"values": values, "facts": [{"name": " ".join(pair["answer"].split()[:2]), "asked": True}]}
+        wrong += [] if people.all_right(pair["chosen"], row) else [pair["row"]]
+    assert wrong == [64]
+    scores = [json.loads((RECORDS / f"{arm}-1.json").read_text())["scores"]
+              for arm in ("longpo_ours", "sft_stretched_positions")]  # fmt: skip
+    answers = [[told["answer"] for part in found if part.startswith("text ") for told in found[part]]
+               for found in scores]  # fmt: skip
+    assert sum(one == other for one, other in zip(*answers, strict=True)) == 78
+
+
 def test_a_long_answer_without_an_end_is_judged_at_once():
     began = time.process_time()
     assert not people.judged("A " + "word of it and " * 100, ["baker"])["sentence"]

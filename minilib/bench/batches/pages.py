@@ -172,13 +172,13 @@ def _verdict(rows: list[dict[str, Any]], planned: int) -> dict[str, Any]:
         sentence = f"Not settled yet ({whole} of {planned} amounts of data have all batches, draws: {few}): {path}."
         return {"larger": None, "sentence": sentence}
     ends = f"larger at {rows[-1]['pairs']:,} pairs than at {rows[0]['pairs']:,}"
-    larger = sum(end > start for start, end in zip(rows[0]["by_draw"], rows[-1]["by_draw"]))
+    larger = [end > start for start, end in zip(rows[0]["by_draw"], rows[-1]["by_draw"])]
     start = "These runs cannot tell whether the best batch grows with the data"
-    if larger in (0, few):
-        start = "The best batch grows with the data" if larger else "The best batch does not grow with the data"
+    if all(larger) or not any(larger):
+        start = f"The best batch {'grows' if all(larger) else 'does not grow'} with the data"
     if all(row["batch"] == row["pairs"] for row in rows):
         start = "The mean is highest with all pairs at once"
-    return {"larger": larger, "sentence": f"{start}: {path}; {ends} in {larger} of {few} draws."}
+    return {"larger": sum(larger), "sentence": f"{start}: {path}; {ends} in {sum(larger)} of {len(larger)} draws."}
 
 
 def _masked_rows(curves: dict[Cell, Curve]) -> list[dict[str, Any]]:

@@ -188,18 +188,23 @@ def _difference(
     return drawn(*_sums(mine, measure), *_sums(theirs, measure))
 
 
+SEED, LENGTH = 0, 1  # what a text's key holds, in this order
+
+
+def _by(place: int, texts: Texts, others: Texts) -> dict[int, dict[str, float]]:
+    """The difference of right facts under each seed or at each length that both arms have, in ascending order."""
+    found = sorted({key[place] for key in texts.keys() & others.keys()})
+    return {value: _difference({k: told for k, told in texts.items() if k[place] == value}, others) for value in found}
+
+
 def _by_seed(texts: Texts, others: Texts) -> list[float]:
-    """The difference of right facts under each seed that both arms have run, in the order of the seeds."""
-    seeds = sorted({seed for seed, *_ in texts.keys() & others.keys()})
-    by_seed = ({key: told for key, told in texts.items() if key[0] == seed} for seed in seeds)
-    return [_difference(mine, others)["mean"] for mine in by_seed]
+    """The mean difference under each seed, in the order of the seeds."""
+    return [difference["mean"] for difference in _by(SEED, texts, others).values()]
 
 
 def _by_length(texts: Texts, others: Texts) -> dict[str, dict[str, float]]:
-    """The difference of right facts at each length."""
-    lengths = sorted({length for _, length, _ in texts.keys() & others.keys()})
-    by_length = ({key: told for key, told in texts.items() if key[1] == length} for length in lengths)
-    return {str(length): _difference(mine, others) for length, mine in zip(lengths, by_length)}
+    """The difference at each length, by keys as JSON has them."""
+    return {str(length): difference for length, difference in _by(LENGTH, texts, others).items()}
 
 
 def _chosen(runs: dict[int, dict]) -> dict[str, float] | None:
