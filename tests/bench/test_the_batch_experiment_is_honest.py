@@ -157,7 +157,7 @@ def peak_at(best):
 
 def test_a_best_batch_that_grows_is_said_to_grow_and_one_that_does_not_is_not():
     for best, larger, says in (
-        ({100: 8, 200: 32}, 3, "The best batch grows with the data: 8 at 100 pairs, 32 at 200 pairs; larger at 200"),
+        ({100: 8, 200: 32}, 3, "The best batch grows with the data. By the mean: 8 at 100 pairs, 32 at 200 pairs."),
         ({100: 16, 200: 16}, 0, "The best batch does not grow with the data"),
         ({100: 32, 200: 8}, 0, "The best batch does not grow with the data"),
     ):
@@ -167,10 +167,28 @@ def test_a_best_batch_that_grows_is_said_to_grow_and_one_that_does_not_is_not():
 
 
 def test_a_best_batch_of_all_pairs_is_said_to_be_the_largest():
-    rows = [{"pairs": n, "batch": n, "by_draw": [n, n, 4], "interior": False} for n in (8, 16)]
+    rows = [{"pairs": n, "batch": n, "by_draw": [n, n, 4], "interior": False, "tried": [4, n]} for n in (8, 16)]
     sentence = pages._verdict(rows, planned=2)["sentence"]
-    assert sentence.startswith("The mean is highest with all pairs at once: 8 at 8 pairs, 16 at 16 pairs")
-    assert sentence.endswith("larger at 16 pairs than at 8 in 2 of 3 draws.")
+    assert sentence.startswith("The mean is highest with all pairs at once. By the mean: 8 at 8 pairs, 16 at 16 pairs")
+    assert sentence.endswith("Larger than at 8 pairs: at 16 pairs in 2 of 3 draws.")
+
+
+def test_a_best_batch_is_not_called_larger_where_nothing_smaller_was_tried():
+    small = {"pairs": 8, "batch": 4, "by_draw": [4, 4, 4], "interior": True, "tried": [2, 4, 8]}
+    large = {"pairs": 80, "batch": 16, "by_draw": [8, 16, 16], "interior": True, "tried": [8, 16, 80]}
+    verdict = pages._verdict([small, large], planned=2)
+    assert verdict["larger"] == 2, "the smallest batch of 80 pairs may win for want of a batch of 4"
+    assert verdict["sentence"].startswith("These runs cannot tell")
+    assert pages._verdict([small, large | {"tried": [4, 8, 16, 80]}], planned=2)["larger"] == 3
+
+
+def test_a_stage_may_add_a_batch_of_one_kind_of_data():
+    more = {"kind": "grid", "data": "glyphs", "pairs": [200], "batches": [4]}
+    settings = SETTINGS | {"stages": [*SETTINGS["stages"], more]}
+    assert plan.batches(settings, "glyphs", 200) == [4, 8, 16, 32]
+    assert plan.batches(settings, "glyphs", 100) == [8, 16, 32]
+    assert plan.batches(settings, "scenes", 200) == plan.batches(settings, "glyphs", 200, "steps") == []
+    assert {run.cell.batch for run in wanted(settings, []) if run.cell.pairs == 200} == {4, 8, 16, 32}
 
 
 def test_runs_that_disagree_settle_nothing():
@@ -224,7 +242,7 @@ def test_masking_is_judged_where_something_was_learned():
     rows = [{"plain": 0.2, "gain": [0.01, 0.005, 0.015]}, {"plain": 0.3, "gain": [-0.02, -0.05, 0.01]}]
     told = pages._masked_verdict([*rows, {"plain": 0.002, "gain": [0.0, 0.0, 0.0]}], test=600)["sentence"]
     assert told.startswith("The recall changes by -2.0 to +1.0 points in 2 of 3 cells")
-    assert told.endswith("in 1 of them the interval leaves out zero.")
+    assert told.endswith("in 1 of them the interval leaves out zero, and the widest goes from -5.0 to +1.0.")
     assert pages._masked_verdict([{"plain": 0.002, "gain": None}], test=600)["sentence"].startswith("No cell")
 
 

@@ -8,7 +8,8 @@
     best batch   that of the highest mean recall, and in each draw that of the highest recall
 
 The best batch **grows** with the data where in every draw it is larger at the largest amount than at the smallest, and
-does not where that is so in none; between them these runs cannot tell.
+does not where that is so in none; between them these runs cannot tell. A best batch that is the smallest tried at its
+amount counts as larger only than one that was tried there as well.
 """
 
 from __future__ import annotations
@@ -149,10 +150,11 @@ def _best_row(part: dict[Cell, Curve], rows: list[dict[str, Any]], settings: dic
     best = max(rows, key=lambda row: row["mean"])
     behind = {row["batch"]: row["behind"] for row in rows if row is not best and row["behind"]}
     tied = [f"{batch:,}" for batch, (_, low, high) in behind.items() if low is not None and low <= 0 <= high]
-    tried = settings["batches"][str(best["pairs"])]
+    cell = next(iter(part))
+    tried = plan.batches(settings, cell.data, cell.pairs, cell.budget)
     interior = min(tried) < best["batch"] < max(tried) if len(part) == len(tried) else None
     return {name: best[name] for name in ("pairs", "batch", "mean")} | {
-        "by_draw": _best_by_draw(part), "tied": ", ".join(tied), "interior": interior,
+        "by_draw": _best_by_draw(part), "tied": ", ".join(tied), "interior": interior, "tried": tried,
     }  # fmt: skip
 
 
@@ -171,14 +173,24 @@ def _verdict(rows: list[dict[str, Any]], planned: int) -> dict[str, Any]:
     if len(rows) < 2 or whole < len(rows) or few < 3:
         sentence = f"Not settled yet ({whole} of {planned} amounts of data have all batches, draws: {few}): {path}."
         return {"larger": None, "sentence": sentence}
-    ends = f"larger at {rows[-1]['pairs']:,} pairs than at {rows[0]['pairs']:,}"
-    larger = [end > start for start, end in zip(rows[0]["by_draw"], rows[-1]["by_draw"])]
+    grown = {row["pairs"]: _larger(rows[0], row) for row in rows[1:]}
+    counts = ", ".join(f"at {pairs:,} pairs in {sum(draws)} of {len(draws)} draws" for pairs, draws in grown.items())
+    larger = grown[rows[-1]["pairs"]]
     start = "These runs cannot tell whether the best batch grows with the data"
     if all(larger) or not any(larger):
         start = f"The best batch {'grows' if all(larger) else 'does not grow'} with the data"
     if all(row["batch"] == row["pairs"] for row in rows):
         start = "The mean is highest with all pairs at once"
-    return {"larger": sum(larger), "sentence": f"{start}: {path}; {ends} in {sum(larger)} of {len(larger)} draws."}
+    sentence = f"{start}. By the mean: {path}. Larger than at {rows[0]['pairs']:,} pairs: {counts}."
+    return {"larger": sum(larger), "sentence": sentence}
+
+
+def _larger(small: dict[str, Any], large: dict[str, Any]) -> list[bool]:
+    """In which draws the best batch is larger at the larger amount of data, and could have come out otherwise."""
+    return [
+        end > start and (end > min(large["tried"]) or start in large["tried"])
+        for start, end in zip(small["by_draw"], large["by_draw"])
+    ]
 
 
 def _masked_rows(curves: dict[Cell, Curve]) -> list[dict[str, Any]]:
@@ -201,8 +213,10 @@ def _masked_verdict(rows: list[dict[str, Any]], test: int) -> dict[str, Any]:
     sure = sum(low is not None and not low <= 0 <= high for _, low, high in gains)
     means = [100 * mean for mean, *_ in gains]
     told = f"The recall changes by {min(means):+.1f} to {max(means):+.1f} points in {len(gains)} of {len(rows)} cells"
-    told += f", those that recall {LEARNED} times what guessing would"
-    return {"sentence": f"{told}; in {sure} of them the interval leaves out zero."}
+    told += f", those with at least {LEARNED} times the recall of guessing"
+    widest = max(gains, key=lambda gain: gain[2] - gain[1])
+    told += f"; in {sure} of them the interval leaves out zero, and the widest goes from"
+    return {"sentence": f"{told} {100 * widest[1]:+.1f} to {100 * widest[2]:+.1f}."}
 
 
 def _interval(curve: Curve) -> list[float | None]:

@@ -113,10 +113,17 @@ def best_lr(cell: Cell, settings: dict[str, Any], scores: dict[Run, float]) -> f
     return max(lrs, key=lambda lr: scores[Run(cell, lr)])  # of equals the smallest
 
 
+def batches(settings: dict[str, Any], data: str, pairs: int, budget: str = "epochs") -> list[int]:
+    """Every batch size that has a grid of learning rates there."""
+    grids = (stage for stage in settings["stages"] if stage["kind"] == "grid" and pairs in stage["pairs"])
+    cells = (cell for stage in grids for cell in _cells(settings, stage, pairs))
+    return sorted({cell.batch for cell in cells if (cell.data, cell.budget) == (data, budget)})
+
+
 def _cells(settings: dict[str, Any], stage: dict[str, Any], pairs: int) -> list[Cell]:
     budget, masked = stage.get("budget", "epochs"), stage.get("masked", False)
-    batches = [batch for batch in settings["batches"][str(pairs)] if batch <= stage.get("most", batch)]
-    return [Cell(stage["data"], pairs, batch, budget, masked) for batch in batches]
+    sizes = stage.get("batches", settings["batches"][str(pairs)])
+    return [Cell(stage["data"], pairs, b, budget, masked) for b in sizes if b <= stage.get("most", b)]
 
 
 def _runs(cell: Cell, stage: dict[str, Any], settings: dict[str, Any], scores: dict[Run, float]) -> list[Run]:

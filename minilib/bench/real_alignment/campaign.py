@@ -67,7 +67,7 @@ def write(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
     document = {"benchmark": "real_alignment", "settings": settings, "machine": device.describe()}
     document |= {
         "pairs": _pairs(output),
-        "prompts": _prompts(output),
+        **_prompts(output),
         **pages.summarised(records, settings),
         "records": records,
     }
@@ -101,10 +101,11 @@ def _pairs(output: Path) -> int:
     return sum(1 for _ in open(path, encoding="utf-8")) if path.exists() else 0
 
 
-def _prompts(output: Path) -> int:
-    """How many prompts were answered to get the pairs."""
-    state = output / "pairs.jsonl.state"
-    return json.loads(state.read_text(encoding="utf-8"))["rows"] if state.exists() else 0
+def _prompts(output: Path) -> dict[str, Any]:
+    """How many prompts were answered to get the pairs, and why how many of them gave none."""
+    path = output / "pairs.jsonl.state"
+    state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": 0, "counts": {"skipped": {}}}
+    return {"prompts": state["rows"], "skipped": state["counts"]["skipped"]}
 
 
 def _here(_workers: int | None, jobs: list[tuple]) -> None:

@@ -103,6 +103,7 @@ def _arm(runs: dict[int, dict], by_arm: dict[str, dict[int, dict]], shared: list
     figures["precision_over_base"] = _difference(inside, base, NAMED["precision"])
     figures["over_base_by_seed"] = _by_seed(inside, base)
     figures["kept"] = _kept(runs, by_arm.get("base", {}))
+    figures["short_right"] = [sum(runs[seed]["scores"]["general"]) for seed in sorted(runs)]
     found = [(run, by_arm.get("base", {}).get(seed)) for seed, run in runs.items()]
     ratios = [r["scores"]["perplexity"] / b["scores"]["perplexity"] for r, b in found if b]
     figures["perplexity_ratio"] = statistics.mean(ratios) if ratios else None
@@ -264,7 +265,10 @@ def verdict(document: dict[str, Any]) -> str:
     )  # fmt: skip
     start = "LOGO" if runs > 1 else "Under one seed LOGO"
     compared = f"{start} {told} SFT on the same chosen answers, both at stretched positions"
-    return f"{compared}: {span}, {runs} seed{'s' * (runs > 1)}."
+    sentence = f"{compared}: {span}, {runs} seed{'s' * (runs > 1)}."
+    if over := document["arms"]["LOGO"]["over_sft"]:
+        sentence += " Against SFT at plain positions it has {mean:+.2f} ({low:+.2f} to {high:+.2f}).".format(**over)
+    return sentence
 
 
 def known(document: dict[str, Any]) -> list[str]:
