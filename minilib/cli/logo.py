@@ -69,10 +69,11 @@ def logo(settings: LogoSettings) -> None:
         already = records is not None
         if not already:
             records = _align(settings, kind, table, rank)
-    if rank == 0:
-        print(_summary(records, settings, already))
-        if settings.merge:
-            write_merged(settings.output, settings.output / MERGED, trust_remote_code=settings.trust_remote_code)
+        if rank == 0:
+            print(_summary(records, settings, already))
+        if rank == 0 and settings.merge:
+            with run_folder.filled(settings.output / MERGED, first_rank=True) as place:
+                write_merged(settings.output, place, trust_remote_code=settings.trust_remote_code)
             print(f"{settings.output / MERGED} holds the model with its adapter merged, for transformers alone")
 
 

@@ -13,8 +13,12 @@ Taught in notebooks/07_train_with_giant_batches.ipynb.
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import tempfile
 import uuid
 import warnings
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,7 +74,8 @@ def load_pairs(
     names where you give none. label_column: of classes, which become captions. image_size: None leaves pictures as
     they are, pillow images of their own sizes. image_folder: what paths are relative to and must not leave, by default
     the data folder; allow_outside: whether they may. cache_dir: where `datasets` keeps what it has read, by default its
-    own cache. A Notice tells which columns were found.
+    own cache; pictures cut to size lie there while the pairs are in use. A Notice tells which columns were
+    found.
     Raises ValueError for a missing path or column, or rows without a caption or with an unreadable image.
     """
     size = None if image_size is None else positive_int(image_size, "image_size", least=8)
@@ -80,18 +85,22 @@ def load_pairs(
     name = Path(source).name if isinstance(source, (str, Path)) else None
     reader = PictureReader(size, root_of(image_folder, folder), allow_outside)
     collect = _Collect(columns, reader, name)
+    place = _Folder(cache_dir) if table.cache_files else None  # a table in memory stays there
     pictures = table.map(
         collect, batched=True, batch_size=64, with_indices=True, remove_columns=table.column_names,
         features=_features(size), load_from_cache_file=False, new_fingerprint=uuid.uuid4().hex[:16],
+        cache_file_name=str(place.path / "pictures.arrow") if place else None,
     )  # fmt: skip
     collect.raise_faults()
-    return collect.pairs(pictures if size else table.select_columns([columns.image]))
+    return collect.pairs(pictures if size else table.select_columns([columns.image]), place)
 
 
 def find_columns(table, image: str | None, caption: str | None, label: str | None) -> Columns:
     """The columns of image and text: those that are named, or else those that are called so."""
     from datasets import ClassLabel, Image
 
+    if caption and label:
+        raise ValueError(f"caption_column is {caption!r} and label_column {label!r}: give one of the two.")
     names = names_of(table)
     if not names:
         raise ValueError("source must hold at least one pair, got an empty table: pass a source with rows.")
@@ -132,7 +141,8 @@ def captions_of(row_text: Any, columns: Columns) -> list[str]:
     """The captions of a row. Raises ValueError, for a sentence about the row, where one is missing or no text."""
     if columns.is_label:
         if isinstance(row_text, int) and columns.classes:
-            row_text = columns.classes[row_text]
+            known = 0 <= row_text < len(columns.classes)  # -1 is a row without a class
+            row_text = columns.classes[row_text] if known else None
         row_text = None if row_text is None else OF_A_CLASS.format(str(row_text).replace("_", " "))
     texts = list(row_text) if isinstance(row_text, (list, tuple, np.ndarray)) else [row_text]
     if any(isinstance(text, dict) for text in texts):  # such as the sentences of Flickr30k, each with raw and tokens
@@ -212,21 +222,44 @@ class _Collect:
             more = f"; and {self.bad - LISTED:,} more" if self.bad > LISTED else ""
             raise ValueError(f"source has {'; '.join(self.faults)}{more}: fix these rows or drop them.")
 
-    def pairs(self, pictures: Dataset) -> Dataset:
+    def pairs(self, pictures: Dataset, place: _Folder | None) -> Dataset:
         """The rows: a caption with the number of its picture, which is looked up when the row is read."""
         from datasets import Dataset
 
         table = Dataset.from_dict({"image": self.images, "caption": self.captions})
-        return table.with_transform(_PicturesByNumber(pictures, self.columns.image, self.reader))
+        return table.with_transform(_PicturesByNumber(pictures, self.columns.image, self.reader, place))
+
+
+class _Folder:
+    """A folder that goes when nothing in this process holds it any more; copies are the same folder."""
+
+    def __init__(self, parent: str | Path | None):
+        from datasets import config
+
+        parent = Path(parent or config.HF_DATASETS_CACHE)
+        parent.mkdir(parents=True, exist_ok=True)
+        self.path = Path(tempfile.mkdtemp(prefix="minilib-pairs-", dir=parent))
+        weakref.finalize(self, _remove, self.path, os.getpid())
+
+    def __deepcopy__(self, memo: dict) -> _Folder:
+        return self
+
+    def __reduce__(self) -> tuple:
+        return str, ()  # another process, such as a worker that loads rows, reads and removes nothing
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:  # not in a process that was forked off
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class _PicturesByNumber:
     """The transform behind `image`: numbers of pictures become the pictures."""
 
-    def __init__(self, pictures: Dataset, column: str, reader: PictureReader):
+    def __init__(self, pictures: Dataset, column: str, reader: PictureReader, place: _Folder | None):
         if reader.size is not None:
             pictures = pictures.with_format(None)
-        self.pictures, self.column, self.reader = pictures, column, reader
+        self.pictures, self.column, self.reader, self.place = pictures, column, reader, place
 
     def __call__(self, rows: dict) -> dict:
         if "image" not in rows:  # only captions were asked for

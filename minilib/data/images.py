@@ -111,6 +111,8 @@ def pixels_of(value: Any) -> np.ndarray:
         raise TypeError(f"an array of {array.dtype} and no picture")
     if array.size == 0:
         raise TypeError(f"an empty array of shape {array.shape}")
+    if array.dtype.kind in "iu" and array.dtype != np.uint8 and (array.min(), array.max()) == (0, 1):
+        raise TypeError(f"an array of {array.dtype} with 0 and 1 alone: give booleans, or scale it to 0..255")
     return np.ascontiguousarray(_to_bytes(_channels_last(array), deep=array.dtype == np.uint16))
 
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from random import Random
 
 from minilib.data.facts import NAMES, VALUES, words_of
 
+REMEMBERED = 1_000  # characters of the longest text whose count is remembered
 HELP_TOPICS = Path(__file__).parent / "text" / "python_help_topics.txt.gz"
 
 
@@ -54,11 +55,16 @@ def running_text(rng: Random, room: int, measure: Callable[[str], int]) -> list[
 
 
 def token_counter(tokenizer: Callable | None = None) -> Callable[[str], int]:
-    """A function that counts the tokens of one sentence inside a text, and remembers what it has counted."""
+    """A function that counts the tokens of a text, and remembers those of words and sentences."""
     if tokenizer is None:
         tokenizer = re.compile(r"\w+|[^\w\s]").findall
     if hasattr(tokenizer, "encode"):
-        return lru_cache(maxsize=100_000)(lambda text: len(tokenizer.encode(text, add_special_tokens=False)))
-    if not callable(tokenizer):
+        tokenizer = partial(tokenizer.encode, add_special_tokens=False)
+    elif not callable(tokenizer):
         raise TypeError(f"tokenizer must be callable or offer encode, got {tokenizer!r}: pass one that splits a text.")
-    return lru_cache(maxsize=100_000)(lambda text: len(tokenizer(text)))
+
+    def count(text: str) -> int:
+        return len(tokenizer(text))
+
+    known = lru_cache(maxsize=100_000)(count)
+    return lambda text: (known if len(text) <= REMEMBERED else count)(text)  # whole prompts would fill the memory

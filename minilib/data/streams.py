@@ -10,6 +10,7 @@ captions of one image in a batch would be called wrong for each other, so they a
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minilib.data.files import PictureReader, as_pixels, captions_of, find_columns, root_of, undecoded
+from minilib.data.files import PictureReader, as_pixels, captions_of, find_columns, key_of, root_of, undecoded
 from minilib.data.rows import positive_int
 from minilib.data.table_files import unreadable
 from minilib.data.tables import open_table
@@ -37,7 +38,7 @@ class StreamedPairs:
 
     source, columns, split, image_size and the rest: as in `load_pairs`. rows: how many will be drawn, steps times the
     batch. shuffle_buffer: rows among which the next one is drawn; 1 keeps the order. keep: rows that may be asked for
-    once more.
+    once more, at least those of a batch.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class StreamedPairs:
 
     def batch_indices(self, step: int, batch_size: int, seed: int) -> Tensor:
         """Row numbers `(batch_size,)` of batch number `step`: the next ones; the stream is shuffled already."""
+        if batch_size > self.keep:  # the gradient cache reads a batch twice
+            self.keep, self.window = batch_size, deque(self.window, maxlen=batch_size)
         return torch.arange(step * batch_size, (step + 1) * batch_size)
 
     def __getitem__(self, indices) -> dict:
@@ -101,8 +104,9 @@ class StreamedPairs:
 
     def fingerprint(self, rows: int = 8) -> str:
         """What tells this stream from another, of its first rows: nobody waits for the last one."""
-        first = [next(source) for source in [self._endless()] for _ in range(min(rows, self.rows))]
-        return hashlib.sha256(repr(first).encode()).hexdigest()[:16]
+        first = itertools.islice(self._endless(), min(rows, self.rows))
+        told = [(number, key_of(image), text) for number, image, text in first]
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def _rewind(self) -> None:
         self.source, self.next, self.window = self._endless(), 0, deque(maxlen=self.keep)

@@ -29,15 +29,9 @@ INTERPRETED_TILE = {"BM": 64, "BN": 64}
 
 
 def launch(
-    name: str,
-    img: Tensor,
-    txt: Tensor,
-    tensors: list[Tensor],
-    partner: int,
-    *sizes: int,
-    grid: tuple[int, int] | None = None,
-    **flags,
-) -> None:
+    name: str, img: Tensor, txt: Tensor, tensors: list[Tensor], partner: int, *sizes: int,
+    grid: tuple[int, int] | None = None, **flags,
+) -> None:  # fmt: skip
     """Run kernel `name` over img (rows, d) against txt (cols, d); without a grid, one program per tile.
 
     `partner` is the distance from a row to the column it pairs with, NO_PARTNER for blocks without pairs.

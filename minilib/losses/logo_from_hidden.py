@@ -32,18 +32,9 @@ from minilib.losses.validation import check_answers, check_logps, check_settings
 
 
 def logo_loss_from_hidden(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    answer: Tensor,
-    *,
-    num_rejected: int,
-    beta: float,
-    gamma: float,
-    sft_weight: float = 0.1,
-    rejected_weights: Tensor | None = None,
-    chunk_size: int | None = None,
-) -> tuple[Tensor, Tensor]:
+    hidden: Tensor, weight: Tensor, labels: Tensor, answer: Tensor, *, num_rejected: int, beta: float, gamma: float,
+    sft_weight: float = 0.1, rejected_weights: Tensor | None = None, chunk_size: int | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`logo_loss` of the answers that these hidden states predict: token_logps, means and loss in one call.
 
     Args:

@@ -91,16 +91,9 @@ def orpo_loss(chosen: Tensor, rejected: Tensor, *, beta: float = 0.1) -> Tensor:
 
 
 def logo_loss(
-    chosen: Tensor,
-    rejected: Tensor,
-    *,
-    beta: float,
-    gamma: float,
-    sft_weight: float = 0.1,
-    sft: Tensor | None = None,
-    rejected_weights: Tensor | None = None,
-    released: Collection[str] = (),
-) -> Tensor:
+    chosen: Tensor, rejected: Tensor, *, beta: float, gamma: float, sft_weight: float = 0.1, sft: Tensor | None = None,
+    rejected_weights: Tensor | None = None, released: Collection[str] = (),
+) -> Tensor:  # fmt: skip
     """LOGO (Eq. 2 and 3): SimPO's margin against the mean of M rejected answers, and a little SFT.
 
     Args:
@@ -117,6 +110,8 @@ def logo_loss(
     rejected = check_pair(chosen, rejected)
     check_settings(beta=beta, gamma=gamma, sft_weight=sft_weight)
     check_deviations(released, rejected.shape[1])
+    if sft is not None:
+        check_same_shape(sft, chosen, "sft", "chosen")
     if rejected_weights is not None:
         weights = check_weights(rejected_weights, *rejected.shape).to(rejected)
         against = (weights * rejected).sum(1, keepdim=True)  # (b, 1)

@@ -53,6 +53,11 @@ def check_numbers(values, *, counts=(), least=None, positive=()) -> None:
             raise ValueError(f"{name} is {value!r}: give a positive finite number.")
 
 
+def check_number(name: str, value) -> None:
+    if not isinstance(value, (Real, Tensor)):
+        raise TypeError(f"{name} is {value!r}: give a number, or a tensor of one element.")
+
+
 def not_finite_error(message: str) -> ValueError:
     """A ValueError that a trainer can tell from others: numbers that were finite when it began are no longer."""
     error = ValueError(message)
@@ -172,6 +177,7 @@ def scalar(name: str, value: Tensor | float, like: Tensor) -> Tensor:
     """`value` as a 0-dim tensor on the device of the features, its gradient kept; fp32 for half-precision features."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     # A tensor keeps its place in the graph: the learned temperature gets its gradient through here.
+    check_number(name, value)
     value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=dtype)
     if value.numel() != 1 or value.is_complex():
         raise ValueError(f"{name} has shape {tuple(value.shape)}: give one real number or a tensor of one element.")
@@ -294,6 +300,7 @@ def check_settings(**settings: float) -> None:
     """beta must be above 0, gamma and sft_weight 0 or more, all of them finite."""
     # Written so that NaN, which compares with nothing, fails as well.
     for name, value in settings.items():
+        check_number(name, value)
         fits, wanted = (value > 0, "above 0") if name == "beta" else (value >= 0, "of 0 or more")
         if not fits or math.isinf(value):
             raise ValueError(f"{name} is {value!r}: give a finite number {wanted}.")

@@ -11,11 +11,13 @@ import hashlib
 import os
 import warnings
 from mmap import ACCESS_READ, mmap
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minilib.common import Notice, atomic_path, different_setting
 
@@ -24,7 +26,10 @@ DIGEST = 64  # hexadecimal digits at the end of a file
 
 def save(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict, **state: Any) -> None:
     """Write model, optimizer, settings and further plain state to `path`, all or nothing; the old file is kept."""
-    whole = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "settings": settings, **state}
+    whole = {"optimizer": optimizer.state_dict(), "settings": settings, **state}
+    whole = {"model": model.state_dict()} | {name: plain(value, name) for name, value in whole.items()}
+    for left in path.parent.glob(f"{path.name}.*.unfinished"):  # by a process that was killed
+        left.unlink(missing_ok=True)
     with atomic_path(path) as unfinished:
         torch.save(whole, unfinished)
         with open(unfinished, "r+b") as file:
@@ -34,6 +39,19 @@ def save(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, sett
             os.fsync(file.fileno())
         if path.exists():
             os.replace(path, previous(path))
+
+
+def plain(value: Any, name: str) -> Any:
+    """`value` with NumPy's numbers as Python's; TypeError for an object that `torch.load` would not read again."""
+    if isinstance(value, dict):
+        return {key: plain(part, f"{name}[{key!r}]") for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)([plain(part, f"{name}[{place}]") for place, part in enumerate(value)])
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if not isinstance(value, (str, bytes, Number, Tensor, type(None))):
+        raise TypeError(f"{name} is a {type(value).__name__}: a checkpoint keeps numbers, texts, tensors, and lists.")
+    return value
 
 
 def previous(path: Path) -> Path:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -62,6 +63,9 @@ class ContrastiveConfig:
     save_every: int = 10
     progress: bool | str = True
 
+    def __post_init__(self):  # numbers of NumPy, such as those of a sweep, become Python's
+        vars(self).update({name: x.item() for name, x in vars(self).items() if isinstance(x, np.generic)})
+
     def to_compare(self) -> dict:
         """What must be the same for a run to go on, and on all ranks."""
         elsewhere = ("backend", "output_dir", "save_every", "progress")
@@ -89,15 +93,9 @@ class ContrastiveTrainer:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        dataset,
-        config: ContrastiveConfig | None = None,
-        *,
-        callbacks: Sequence[Callable[["ContrastiveTrainer", dict], None]] = (),
-        group=None,
-        **settings,
-    ):
+        self, model: nn.Module, dataset, config: ContrastiveConfig | None = None, *,
+        callbacks: Sequence[Callable[["ContrastiveTrainer", dict], None]] = (), group=None, **settings,
+    ):  # fmt: skip
         config = replace(config, **settings) if config else ContrastiveConfig(**settings)
         self.config, self.settings = config, config.to_compare() | {"dataset_rows": len(dataset)}
         self.model, self.group = ranks.unwrap(model, group)
@@ -207,6 +205,8 @@ class ContrastiveTrainer:
 
     def save(self) -> None:
         """Write the checkpoint, on rank 0; the one before it is kept, and stays alone where a weight is not finite."""
+        if self.path is None:
+            raise ValueError("output_dir is None: give a folder for the checkpoint.")
         if fault := not_finite(self.model):
             raise self._diverged(len(self.records) - 1, fault)
         if self.rank == 0:

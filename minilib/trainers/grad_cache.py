@@ -26,13 +26,9 @@ Encoder = Callable[[Any], Tensor]
 
 
 def cached_backward(
-    encoders: Sequence[Encoder],
-    micro_batches: Sequence[Any],
-    loss_fn: Callable[..., Tensor],
-    *,
-    frozen: Sequence[bool] | None = None,
-    wrapped: Sequence[DistributedDataParallel] = (),
-) -> Tensor:
+    encoders: Sequence[Encoder], micro_batches: Sequence[Any], loss_fn: Callable[..., Tensor], *,
+    frozen: Sequence[bool] | None = None, wrapped: Sequence[DistributedDataParallel] = (),
+) -> Tensor:  # fmt: skip
     """Accumulate the gradient of `loss_fn` over the whole batch into the encoders' parameters.
 
     Args:
@@ -85,7 +81,9 @@ def _encode_with_graph(encoders, micro_batches, states, gradients, wrapped):
             for side, encode in enumerate(encoders):
                 if gradients[side] is not None:
                     _set_random_state(states[side][number])
-                    encode(batch).backward(gradients[side][number])
+                    part = encode(batch)
+                    if part.requires_grad:  # not where the caller has frozen all its weights
+                        part.backward(gradients[side][number])
     _set_random_state(after)
 
 

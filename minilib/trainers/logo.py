@@ -113,17 +113,10 @@ class LogoTrainer(Trainer):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        args: LogoConfig,
-        train_dataset=None,
-        eval_dataset=None,
-        *,
-        processing_class,
-        peft_config: PeftConfig | None = None,
-        callbacks: list[TrainerCallback] | None = None,
+        self, model: nn.Module, args: LogoConfig, train_dataset=None, eval_dataset=None, *, processing_class,
+        peft_config: PeftConfig | None = None, callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple = (None, None),
-    ):
+    ):  # fmt: skip
         if not isinstance(args, LogoConfig):
             raise TypeError(f"args is a {type(args).__name__}: give a LogoConfig, which takes the same arguments.")
         check_model(model, args)  # before a copy is taken, which then knows the verdict as well
@@ -163,6 +156,10 @@ class LogoTrainer(Trainer):
             eval_dataset = self.number(eval_dataset, "eval_dataset")
         return super().get_eval_dataloader(eval_dataset)
 
+    def get_test_dataloader(self, test_dataset):
+        """transformers' loader for `predict`, which gives metrics and no predictions."""
+        return super().get_test_dataloader(self.number(test_dataset, "test_dataset"))
+
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         """The loss of one micro-batch; its metrics wait for the next `log`."""
         mode = "train" if model.training else "eval"
@@ -197,9 +194,9 @@ class LogoTrainer(Trainer):
     def computed_tokens(self, batch: Packed) -> int:
         """Tokens that the model reads for this batch, padding left out: a shared prompt counts once."""
         real = (batch.segment_ids >= 0).sum()
-        if self.objective.route == "separate":
-            each = batch.num_answers // len(batch.input_ids)
-            real = real + (each - 1) * (batch.segment_ids == 0).sum()
+        model = self.accelerator.unwrap_model(self.model)
+        if check_route(model, batch, self.objective.route)[1] == "separate":  # "auto" may stand for it
+            real = real + (batch.num_answers // len(batch.input_ids) - 1) * (batch.segment_ids == 0).sum()
         return int(real)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

@@ -23,6 +23,7 @@ from support.small_disk import remount, tmpfs
 import minilib.__main__ as main_module
 from minilib.cli import faults, run_folder
 from minilib.cli import logo as logo_command
+from minilib.models.loading import load_language_model
 from minilib.trainers import ContrastiveTrainer, checkpoint
 
 CLIP = ["clip", "--pairs", "32", "--batch-size=16", "--steps", "6", "--save-every=2", "--dim", "8", "--seed", "3"]
@@ -309,6 +310,23 @@ def test_a_file_that_may_not_grow_is_one_sentence_and_leaves_no_half(tmp_path, c
     assert "checkpoint.pt: file too large: free some space" in told
     assert not leftovers(tmp_path)
     assert not list((tmp_path / "run").glob("checkpoint*"))
+
+
+def test_a_merge_that_finds_no_room_leaves_no_half_and_goes_on_when_there_is_some(whole, logo, tmp_path, capfd):
+    shutil.copytree(whole / "logo", tmp_path / "run")
+    line = [*logo, "--output", tmp_path / "run", "--merge", "true"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        code, (told,) = ended(capfd, *line)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == 2
+    assert "file too large: free some space" in told
+    assert not leftovers(tmp_path)
+    assert not list((tmp_path / "run").glob("merged/*"))
+    minilib(*line)
+    assert load_language_model(str(tmp_path / "run" / "merged"))
 
 
 def test_a_reader_who_goes_is_no_traceback():

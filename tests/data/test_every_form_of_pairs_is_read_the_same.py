@@ -3,16 +3,18 @@
 The forms are written by FORMS below, each into a folder of its own; `clip` and `eval` of the command line read them.
 """
 
+import gc
 import gzip
 import io
 import json
+import pickle
 import tarfile
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDataset, Value
 from PIL import Image as Pillow
 from support.reference import refused
 
@@ -451,3 +453,78 @@ def test_a_broken_row_of_a_stream_is_named(pictures, tmp_path):
     stream = StreamedPairs(tmp_path / "mine.jsonl", 3, shuffle_buffer=1)
     assert stream[[0, 1]]["caption"] == CAPTIONS[:2]
     refused(ValueError, "row 2 (FileNotFoundError) of the stream, file lost.png", lambda: stream[[2]])
+
+
+def test_a_row_without_a_class_has_no_caption(pictures):
+    """-1 is how `datasets` writes that a row has none."""
+    labels = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
+    table = Dataset.from_dict({"image": [{"bytes": one} for one in pictures[:3]], "label": [0, 1, -1]}, labels)
+    refused(ValueError, "source has no 'label' in row 2", lambda: load_pairs(table, label_column="label"))
+    stream = StreamedPairs(table, 3, shuffle_buffer=1, columns={"label_column": "label"})
+    assert stream[[0, 1]]["caption"] == ["a photo of a cat.", "a photo of a dog."]
+    refused(ValueError, "source has no 'label' in row 2", lambda: stream[[2]])
+
+
+def test_captions_come_from_one_column(pictures):
+    both = {"caption_column": "caption", "label_column": "label"}
+    table = Dataset.from_dict({"image": [{"bytes": pictures[0]}], "caption": ["a"], "label": ["b"]})
+    refused(ValueError, "caption_column is 'caption' and label_column 'label'", lambda: load_pairs(table, **both))
+
+
+# What is left behind
+
+
+def test_pictures_are_kept_on_disk_as_long_as_somebody_holds_the_pairs(pictures, tmp_path):
+    (tmp_path / "data").mkdir()
+    images(tmp_path / "data", pictures)
+    (tmp_path / "data" / "a.jsonl").write_text(lines(rows()))
+
+    def places():
+        return sorted(path.name for path in (tmp_path / "cache").glob("minilib-pairs-*"))
+
+    first, second = (load_pairs(tmp_path / "data" / "a.jsonl", cache_dir=tmp_path / "cache") for _ in range(2))
+    assert len(places()) == 2
+    part = second.select([3, 1])
+    copy = pickle.loads(pickle.dumps(part))  # as a worker that loads rows gets it
+    del second
+    assert torch.equal(copy[:]["image"], first[[3, 1]]["image"])
+    del copy
+    gc.collect()
+    assert len(places()) == 2, "a copy in another process removes nothing, and a part holds the whole"
+    assert torch.equal(part[:]["image"], first[[3, 1]]["image"])
+    del first, part
+    gc.collect()
+    assert places() == []
+
+
+# Streams
+
+
+def test_a_stream_of_pictures_in_memory_is_known_again():
+    """The text of a pillow image holds its address, that of a large array is cut."""
+    table = [{"image": Pillow.new("RGB", (40, 40), (k, 0, 0)), "caption": CAPTIONS[k]} for k in range(3)]
+
+    def told(rows):
+        return StreamedPairs(IterableDataset.from_generator(lambda: iter(rows)), 3).fingerprint()
+
+    again = [{**row, "image": row["image"].copy()} for row in table]
+    other = [*table[:2], {**table[2], "image": Pillow.new("RGB", (40, 40), (9, 9, 9))}]
+    assert told(table) == told(again) != told(other)
+    arrays = [[{"image": np.full((200, 200), k, np.uint8), "caption": "a"}] for k in range(2)]
+    arrays[1][0]["image"][:50] = arrays[1][0]["image"][-50:] = 0
+    arrays[0][0]["image"][100] = 7
+    assert told(arrays[0]) != told(arrays[1])
+
+
+def test_a_batch_of_a_stream_is_read_once_for_both_passes_of_the_gradient_cache(pictures, tmp_path):
+    images(tmp_path, pictures)
+    (tmp_path / "a.jsonl").write_text(lines(rows()))
+    stream = StreamedPairs(tmp_path / "a.jsonl", 24, shuffle_buffer=1, keep=2)
+    rewound, begin = [], stream._rewind
+    stream._rewind = lambda: (rewound.append(1), begin())
+    for step in range(3):
+        batch = stream.batch_indices(step, 8, seed=0)
+        for _ in range(2):
+            for piece in batch.split(4):
+                stream[piece]
+    assert rewound == []

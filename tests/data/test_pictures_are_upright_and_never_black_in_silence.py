@@ -127,6 +127,7 @@ def test_booleans_are_black_and_white():
         (np.float32([[0, np.nan]]), "NaN or infinite values"),
         (np.int64([[0, 256]]), "values from 0 to 256: scale them to 0..255"),
         (np.int8([[-1, 3]]), "values from -1 to 3"),
+        (np.eye(8, dtype=int), "an array of int64 with 0 and 1 alone: give booleans, or scale it to 0..255"),
         (np.zeros(784, np.uint8), r"an array of shape \(784,\)"),
         (np.zeros((8, 8, 2), np.uint8), r"an array of shape \(8, 8, 2\)"),
         (np.zeros((2, 3, 8, 8), np.uint8), r"an array of shape \(2, 3, 8, 8\)"),

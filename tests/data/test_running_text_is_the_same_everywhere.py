@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import minilib
-from minilib.data.running_text import HELP_TOPICS, help_topics, prose_sentences
+from minilib.data.running_text import HELP_TOPICS, help_topics, prose_sentences, token_counter
 
 PACKAGE = Path(minilib.__file__).parent
 
@@ -46,3 +46,11 @@ def test_no_module_reads_the_help_of_the_running_python():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             roots = {name.partition(".")[0] for name in names}
             assert not roots & {"pydoc", "pydoc_data", "this"}, path
+
+
+def test_counts_of_words_are_remembered_and_those_of_whole_prompts_are_not():
+    asked = []
+    count = token_counter(lambda text: asked.append(text) or text.split())
+    for text in ("a word", "a word", "long " * 1_000, "long " * 1_000):
+        assert count(text) == len(text.split())
+    assert [len(text) for text in asked] == [6, 5_000, 5_000]

@@ -53,6 +53,8 @@ CLIP_OPTIONS = {
 SCALES = {
     "two scales": (torch.ones(2), ValueError, "logit_scale has shape (2,)"),
     "infinite scale": (math.inf, ValueError, "logit_scale is inf"),
+    "no scale": (None, TypeError, "logit_scale is None: give a number"),
+    "a text": ("14", TypeError, "logit_scale is '14': give a number, or a tensor of one element"),
     "nan scale": (torch.tensor(math.nan), ValueError, "logit_scale is nan"),
 }
 

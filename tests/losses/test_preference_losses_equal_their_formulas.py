@@ -225,6 +225,13 @@ BAD = {
         "rejected_weights is list and there are 3",
     ),
     "a string": (lambda: logo_loss(C, R, beta=1, gamma=0, released="negatives"), ValueError, "released is 'negatives'"),
+    "sft of another shape": (
+        lambda: logo_loss(C, R, beta=1, gamma=0, sft=torch.zeros(7)),
+        ValueError,
+        "sft is (7,) and chosen (5,)",
+    ),
+    "no beta": (lambda: logo_loss(C, R, beta=None, gamma=0), TypeError, "beta is None: give a number"),
+    "a text as gamma": (lambda: logo_loss(C, R, beta=1, gamma="2"), TypeError, "gamma is '2': give a number"),
     "three negatives": (
         lambda: logo_loss(C, R, beta=1, gamma=0, released={"negatives"}),
         ValueError,

@@ -172,3 +172,15 @@ def test_wrapped_towers_exchange_each_bucket_once_per_step(frozen):
 def test_a_module_that_is_not_wrapped_is_refused():
     with pytest.raises(TypeError, match="wrapped holds a Linear: give DistributedDataParallel modules only"):
         cached_backward([], [], clip_loss, wrapped=[nn.Linear(2, 2)])
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_a_tower_that_the_caller_has_frozen_is_trained_around(tower):
+    """Its weights ask for no gradient, and nobody has told `frozen`."""
+    model, judge = (ToyTowers(dropout=0.0).double() for _ in range(2))
+    for towers in (model, judge):
+        getattr(towers, f"{tower}_tower").requires_grad_(False)
+    loss, got = cached(model, 8)
+    expected, wanted = whole_batch(judge)
+    torch.testing.assert_close(loss, expected)
+    assert_same(got, wanted)

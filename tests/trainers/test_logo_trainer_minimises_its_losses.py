@@ -17,10 +17,11 @@ import torch
 from support.logo_toys import UNUSED, make_trainer, scores_apart, some_rows, toy_rows, toy_tokenizer
 from support.reference import refused
 from support.tiny_llama import tiny_llama
-from transformers import TrainingArguments
+from transformers import LlamaForCausalLM, TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from minilib.common import process_peak
+from minilib.longcontext.rope import stretch_config
 from minilib.longcontext.scoring import head_weight
 from minilib.losses.preference import cpo_loss, dpo_loss, logo_loss, orpo_loss, simpo_loss
 from minilib.trainers import logo
@@ -401,6 +402,26 @@ def test_tokens_are_counted_one_by_one(share_prompt, loss):
         prompt, answers = len(row["prompt"].split()), [row["chosen"], *row["rejected"]][: 1 if loss == "sft" else None]
         total += prompt * (1 if share_prompt else len(answers)) + sum(len(text.split()) + 1 for text in answers)
     assert [log["tokens"] for log in logged(trainer)][-1] == total
+
+
+def test_tokens_of_the_route_that_auto_stands_for_are_counted():
+    """Angles that change with the length of a call leave one route: a full sequence for each answer."""
+    config = tiny_llama(torch.float32).config
+    window = config.max_position_embeddings
+    model = LlamaForCausalLM(stretch_config(config, "dynamic_ntk", 4 * window))
+    settings = {"model": model, "target_length": 4 * window, "at_end": True, "dtype": torch.float32}
+    told = []
+    for share_prompt in (True, False):
+        trainer = make_trainer(share_prompt=share_prompt, **settings)
+        told.append(trainer.computed_tokens(trainer.pack(some_rows(trainer, 3))))
+    assert told[0] == told[1]
+
+
+def test_predict_gives_the_metrics_of_rows_that_come_with_the_call():
+    trainer, rows = make_trainer(), toy_rows(4, seed=9)
+    told = trainer.predict(rows).metrics
+    assert told["test_loss"] == pytest.approx(trainer.evaluate(rows)["eval_loss"])
+    refused(ValueError, "test_dataset has no 'chosen' in row 0", lambda: trainer.predict([{"prompt": "a"}]))
 
 
 def test_speed_is_that_of_training_alone_and_begins_anew_with_every_run(monkeypatch):

@@ -11,7 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
+from support.reference import refused
 from support.toys import ToyPairs, ToyTowers
 
 from minilib import ContrastiveTrainer
@@ -95,3 +98,41 @@ def test_an_interrupt_is_passed_on_and_the_run_goes_on_later(tmp_path, monkeypat
         trainer.train()
     resumed = make_trainer(tmp_path)
     assert len(resumed.train()) == STEPS
+
+
+def test_numbers_of_numpy_are_kept_as_pythons(tmp_path):
+    """Those of a sweep over `np.logspace`, or what a callback has averaged: `torch.load` reads neither."""
+
+    def average(trainer, record):
+        record["mean"], record["seen"] = np.mean([record["loss"], 1.0]), [np.int64(record["step"])]
+
+    settings = {"batch_size": np.int64(32), "micro_batch_size": np.int64(8), "steps": np.int64(4)}
+    first = ContrastiveTrainer(
+        ToyTowers(), ToyPairs(200), output_dir=tmp_path, lr=np.float64(1e-3), seed=np.int64(7), callbacks=[average],
+        progress=False, **settings,
+    )  # fmt: skip
+    first.train()
+    again = ContrastiveTrainer(
+        ToyTowers(), ToyPairs(200), output_dir=tmp_path, lr=1e-3, seed=7, progress=False,
+        batch_size=32, micro_batch_size=8, steps=4,
+    )  # fmt: skip
+    assert again.train() == first.records
+    assert type(again.records[-1]["mean"]) is float
+    assert again.records[-1]["seen"] == [3]
+
+
+def test_what_could_not_be_read_again_is_refused_before_anything_is_written(tmp_path):
+    trainer = make_trainer(tmp_path, callbacks=[lambda trainer, record: record.update(where=[Path("here")])])
+    with pytest.raises(TypeError, match=r"records\[0\]\['where'\]\[0\] is a \w*Path: a checkpoint keeps numbers"):
+        trainer.train()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_save_left_goes_with_the_next_one(tmp_path):
+    (tmp_path / "checkpoint.pt.4711.unfinished").write_bytes(b"half")
+    make_trainer(tmp_path).train()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.previous.pt", "checkpoint.pt"]
+
+
+def test_a_trainer_without_a_folder_has_no_place_for_a_checkpoint():
+    refused(ValueError, "output_dir is None: give a folder", make_trainer(None).save)
