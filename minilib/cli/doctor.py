@@ -33,7 +33,7 @@ def diagnosis() -> list[str]:
         *machine_lines(),
         f"triton    {_triton()}",
         f"backends  {', '.join(BACKENDS[1:])}; auto picks {_auto()}: same value and gradients as "
-        "dense, never more than one tile of the similarity matrix",
+        "dense, a tile of the similarity matrix at a time (on a CPU up to 256 MiB of them are kept)",
         f"ring      {_ring()}",
         f"logo      {_logo()}",
         f"batches   dense fills the free memory at about {dense:,} pairs (4 fp32 matrices); tiled needs b x d numbers",

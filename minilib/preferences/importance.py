@@ -7,7 +7,7 @@
 where
     q, n_w, T         words of the question but function words; how often w stands in the context, of T words in all
 
-exact_entities needs rows with `facts`. rare_words needs nothing, counts in nats (a word that stands once in 400 words
+exact_entities needs rows with `facts`. rare_words needs nothing, counts in nats (a word that stands once in 404 words
 is worth 6) and is ours; in a script without blanks between words, two neighbouring signs are a word. A threshold
 belongs to its scorer: the paper's 6 is meant for entities of a long question. Any other function will do as well.
 Taught in notebooks/11_make_chosen_and_rejected_answers.ipynb.

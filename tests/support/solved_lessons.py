@@ -38,6 +38,10 @@ def lessons():
     return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
+def labs():
+    return sorted(NOTEBOOKS.glob("labs/[0-9][0-9]_*.ipynb"))
+
+
 def exercises_of(lesson):
     """The exercises of a notebook that is read, in order."""
     found = []

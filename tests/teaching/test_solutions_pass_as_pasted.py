@@ -14,16 +14,20 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from support.lesson_rules import exercises, tags
-from support.solved_lessons import exercises_of, lessons, run, solved
+from support.solved_lessons import exercises_of, labs, lessons, run, solved
 
 from minilib.teaching.workshop.exercises import needed
 
 LESSONS = {path.stem: nbformat.read(path, as_version=4) for path in lessons()}
-EXERCISES = [(stem, exercise) for stem, lesson in LESSONS.items() for exercise in exercises_of(lesson)]
+LABS = {f"lab {path.stem}": nbformat.read(path, as_version=4) for path in labs()}
+BOTH = LESSONS | LABS
+EXERCISES = [(stem, exercise) for stem, notebook in BOTH.items() for exercise in exercises_of(notebook)]
 # Lessons of which not every fold holds a whole function yet; the list only ever gets shorter.
 IN_WORK: set[str] = set()
 every_exercise = pytest.mark.parametrize(
-    ("stem", "exercise"), EXERCISES, ids=[f"{stem[:2]}-{exercise.name}" for stem, exercise in EXERCISES]
+    ("stem", "exercise"),
+    EXERCISES,
+    ids=[f"{stem[:6] if stem in LABS else stem[:2]}-{exercise.name}" for stem, exercise in EXERCISES],
 )
 
 
@@ -35,27 +39,27 @@ def test_the_folded_solution_passes_as_pasted(stem, exercise):
         pytest.importorskip("triton", reason="lesson 05 needs triton, which this machine does not have")
     assert exercise.solution, "the fold holds no block of Python"
     assert f"def {exercise.name}(" in exercise.solution, "the fold shows no whole function"
-    line = run(LESSONS[stem], exercise, exercise.solution)
+    line = run(BOTH[stem], exercise, exercise.solution)
     assert line.startswith("Passed: "), line
 
 
 @every_exercise
 def test_the_stub_as_it_stands_is_not_attempted_yet(stem, exercise):
-    assert run(LESSONS[stem], exercise, exercise.stub.source).startswith("Not attempted yet: ")
+    assert run(BOTH[stem], exercise, exercise.stub.source).startswith("Not attempted yet: ")
 
 
 @every_exercise
 def test_a_function_that_returns_nothing_gets_one_line_in_the_notebook(stem, exercise):
-    line = run(LESSONS[stem], exercise, exercise.stub.source, learner=lambda *args, **kwargs: None)
+    line = run(BOTH[stem], exercise, exercise.stub.source, learner=lambda *args, **kwargs: None)
     assert line.startswith("Not yet: "), line
     assert "\n" not in line
 
 
-@pytest.mark.parametrize("stem", LESSONS)
+@pytest.mark.parametrize("stem", BOTH)
 def test_every_exercise_is_found_and_its_cell_does_nothing_but_check(stem):
     """So what a mistake is told by `checks.check_...` is what it is told in the notebook."""
-    found = exercises_of(LESSONS[stem])
-    assert len(found) == len(exercises(LESSONS[stem]))
+    found = exercises_of(BOTH[stem])
+    assert len(found) == len(exercises(BOTH[stem]))
     assert [e.check.source for e in found] == [f"checks.check_{e.name}({e.name})" for e in found]
 
 

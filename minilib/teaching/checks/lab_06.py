@@ -66,7 +66,7 @@ def _advantages(fn: Callable, rewards: Tensor) -> str | None:
     middle = rewards - rewards.mean()
     suspects = {
         "the sample is its own baseline: what is the expectation then?": torch.zeros_like(rewards),
-        "the sample's own reward is in the mean: it shrinks the gradient by (k - 1) / k": middle,
+        "the sample's own reward is in the mean: it scales the gradient by (k - 1) / k": middle,
         "the spread is divided out as well: only the baseline is asked for": middle / rewards.std(),
         "the baseline is added: subtract it": rewards + torch.stack(others),
     }

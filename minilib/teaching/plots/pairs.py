@@ -1,7 +1,7 @@
 """Pictures of preference data: which chunks each answer reads, how chunks are scored, where the answers went.
 
 Drawn from scores, from the plan that `minilib.preferences.chunking` made of them and from the counts of a quality
-report. Critical chunks are dark and hatched, irrelevant ones light and plain, what nobody reads is white. Drawn in
+report. Critical chunks are hatched, irrelevant ones plain, what nobody reads is white. Drawn in
 notebook 11.
 """
 
@@ -35,8 +35,8 @@ def context_strips(
         if not set(chunks) <= set(range(len(scores))):
             raise ValueError(f"reads[{name!r}] names a chunk that scores does not have: pass numbers of chunks")
     alt = (
-        f"A document as a strip of chunks, the critical ones dark and hatched with their scores. Below it strips for "
-        f"{', '.join(reads)}: chunks that are read are filled, others are white. Compare how many dark ones each holds."
+        f"A document as a strip of chunks, the critical ones hatched with their scores. Below it strips for "
+        f"{', '.join(reads)}: chunks that are read are filled, others are white. Compare how many hatched ones each holds."
     )
     figure = canvas(title or "What is read decides what is said", alt, size=(8.0, 1.5 + 0.62 * (1 + len(reads))))
     panel = axes(figure, xlabel="chunk of the document")
@@ -65,7 +65,7 @@ def chunk_scores(
 ) -> Figure:  # fmt: skip
     """Bars of the score of every chunk, a panel for each scorer, with its threshold; `holds` are chunks with a fact.
 
-    A chunk that holds a piece of what is asked for is dark and hatched, so a light bar above the line is a false find.
+    A chunk that holds a piece of what is asked for is hatched, so a plain bar above the line is a false find.
     """
     same_length(scores=scores)
     same_length(**scores)
@@ -73,7 +73,7 @@ def chunk_scores(
     told = ", ".join(f"{name} {len(found[name] & set(holds))} of {len(holds)}" for name in scores)
     alt = (
         f"Bars of the score of each chunk by {', '.join(scores)}, with thresholds as dashed lines. Chunks that hold a "
-        "piece of what is asked for are dark and hatched, all others light: see which bars rise above their line."
+        "piece of what is asked for are hatched, all others plain: see which bars rise above their line."
     )
     figure = canvas(title or f"Chunks with a fact that are found: {told}", alt, size=(7.0, 1.0 + 1.3 * len(scores)))
     for row, (name, values) in enumerate(scores.items()):
@@ -99,7 +99,7 @@ def answers_kept(counts: Mapping[str, Mapping[str, int]], *, title: str | None =
     most = max(shares, key=shares.get)
     alt = (
         f"Bars of the rejected answers for {', '.join(counts)}, each cut into the share that is kept and the shares "
-        "dropped for each reason. A bar with little dark at its left end offers little contrast."
+        "dropped for each reason. A bar with a short first part offers little contrast."
     )
     heading = f"Kept most often: {most}, {shares[most]:.0%} of the answers"
     figure = canvas(title or heading, alt, size=(7.4, 1.7 + 0.45 * len(counts)))
