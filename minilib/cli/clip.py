@@ -179,19 +179,24 @@ def evaluate(
     split: str | None = None,
     image_column: str | None = None,
     caption_column: str | None = None,
+    image_folder: Path | None = None,
     allow_outside: bool = False,
+    output: Path | None = None,
 ) -> None:
-    """Print recall at 1, 5 and 10 of a trained model, both ways, and write it to evaluation.json in the run's folder.
+    """Print recall at 1, 5 and 10 of a trained model, both ways, and write it to evaluation.json.
 
     Args:
         data: as in `clip`, by default that of the run; made pairs come from another seed than those of the training.
         run: the output folder of `clip`.
         pairs: how many scenes, digit strips or glyphs to make.
-        seed: of the made pairs.
+        seed: of the made pairs; of scenes 1 or more, 0 is that of the training.
         split: of your own data, by default "test" or "validation" where there is one.
         image_column: by default that of the training, or found by its name.
         caption_column: by default that of the training, or found by its name.
+        image_folder: what paths of images are relative to, by default as `load_pairs` has it, or as in the training
+            where the data are those.
         allow_outside: whether paths and links may lead out of the data folder.
+        output: the folder of evaluation.json, by default the run's.
     """
     check_numbers({"pairs": pairs, "seed": seed}, counts=("pairs",), least={"seed": 0})
     if not (run / "model.json").exists():
@@ -199,6 +204,8 @@ def evaluate(
     model, size, known = _trained(run)
     trained = run_folder.settings_of(run)
     data = data or trained.get("data", "scenes")
+    if data == "scenes" and seed == 0:
+        raise ValueError("seed is 0, that of the scenes of the training: give 1 or more.")
     if data in MADE:
         found = clip_data.made(data, pairs, seed=seed, size=size or 32, split="test")
     else:
@@ -208,11 +215,13 @@ def evaluate(
         columns = {name: value for name, value in {**known, **given}.items() if value is not None or name not in known}
         if image_column or caption_column:
             columns.pop("label_column", None)
+        if image_folder is not None or data != trained.get("data"):  # other data lie elsewhere
+            columns["image_folder"] = image_folder
         found = clip_data.load_pairs(data, image_size=size, split=split, allow_outside=allow_outside, **columns)
     recall = evaluate_retrieval(model, found)
     for way, values in recall.items():
         print(f"{way.replace('_', ' '):13s}", "  ".join(f"recall@{k} {value:.1%}" for k, value in values.items()))
-    run_folder.write_json(run / "evaluation.json", recall)
+    run_folder.write_json((output or run) / "evaluation.json", recall)
 
 
 def _trained(run: Path) -> tuple:

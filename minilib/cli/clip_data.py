@@ -70,9 +70,12 @@ def to_score(data: str, split: str | None, allow_outside: bool, trained: dict) -
     chosen = split or next((name for name in ("test", "validation") if name in names), None)
     default = "train" if "train" in names else names[0]
     scored = chosen or default
-    line = f"{data}: split {scored!r} of {', '.join(names)}" if len(names) > 1 else f"{data}: all of its pairs"
-    if trained.get("data") == data and (trained.get("split") or default) == scored:
-        line += ", on which the model was trained"
+    line = f"{data}: split {scored!r} of {', '.join(names)}" if len(names) > 1 or "[" in scored else (
+        f"{data}: all of its pairs"
+    )  # fmt: skip
+    before = trained.get("split") or default
+    if trained.get("data") == data and before.partition("[")[0] == scored.partition("[")[0]:
+        line += ", on which the model was trained" if before == scored else f", of which {before!r} was trained on"
     return chosen, line
 
 

@@ -6,6 +6,7 @@ anew here, by the names that the user has typed.
 
 from __future__ import annotations
 
+import locale
 import math
 import os
 import re
@@ -157,7 +158,8 @@ def _check_config(flag: str, value: str, reached: _Reached) -> None:
     if not value or not path.is_file():
         raise UsageError(f"{flag} {value!r} is no file: give the path of a YAML file of settings.")
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), _Unique)
+        text = path.read_text(encoding="utf-8")
+        found = yaml.load(text, _Unique)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
     except (yaml.YAMLError, RecursionError) as error:
@@ -165,6 +167,8 @@ def _check_config(flag: str, value: str, reached: _Reached) -> None:
         where = f", line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or type(error).__name__).split())
         raise UsageError(f"{path}{where} is no plain YAML ({problem}): fix the file.") from error
+    if not text.isascii() and (system := locale.getencoding().lower()) not in ("utf-8", "utf8"):
+        raise UsageError(f"{path} holds letters beyond ASCII, and this system reads it as {system}: set PYTHONUTF8=1.")
     if not isinstance(found, dict):
         raise UsageError(f"{path} holds no settings: write lines such as `steps: 100`.")
     known = {name.removeprefix("--") for name in reached.flags} | set(reached.commands)

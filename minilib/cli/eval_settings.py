@@ -28,13 +28,15 @@ class EvalSettings:
         pairs: towers only; how many scenes, digit strips or glyphs to make.
         image_column: towers only; by default that of the training, or found by its name.
         caption_column: towers only; by default that of the training, or found by its name.
+        image_folder: towers only; what paths of images are relative to, by default the data folder, or that of the
+            training where the data are.
         allow_outside: towers only; whether paths and links may lead out of the data folder.
         lengths: tokens of the texts, such as [96,224]; by default half a window, one, two and four, up to 32,768, and
             up to 1,024 where the window is larger and there is no GPU.
         samples: questions for each length and place, by default 20, and 2 where the window is so large; few
             questions also mean fewer places and texts of prose.
         base: whether the model from before the alignment is measured next to the aligned one.
-        seed: of the made pairs or texts.
+        seed: of the made pairs or texts; of scenes 1 or more, 0 is that of the training.
         output: folder of what is written, by default the run's (for a model runs/eval).
         dtype: of a language model: "auto" (bf16 on a GPU), "float32", "bfloat16" or "float16".
         attention: of a language model: "auto" (sdpa), "sdpa" or "eager".
@@ -53,6 +55,7 @@ class EvalSettings:
     pairs: int = 1_000
     image_column: str | None = None
     caption_column: str | None = None
+    image_folder: Path | None = None
     allow_outside: bool = False
     lengths: list[int] | None = None
     samples: int | None = None

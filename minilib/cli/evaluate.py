@@ -26,7 +26,8 @@ def evaluate(settings: EvalSettings | None = None, **given) -> None:
     run, model = settings.run, settings.model
     command = None if model is not None else run_folder.command_of(run)
     if model is None and command != "logo" and (run / "model.json").exists():
-        named = {name: getattr(settings, name) for name in ("split", "image_column", "caption_column", "allow_outside")}
+        names = ("split", "image_column", "caption_column", "image_folder", "allow_outside", "output")
+        named = {name: getattr(settings, name) for name in names}
         commands.evaluate(settings.data, run, settings.pairs, settings.seed, **named)
         return
     if model is None and not holds_language_model(run):

@@ -38,7 +38,9 @@ class QuestionScores:
     def __init__(self, settings: EvalSettings, folder: Path):
         if not settings.data.strip() or not Path(settings.data).exists():
             raise ValueError(f"data {settings.data!r} does not exist: give the path of questions, or leave data out.")
-        self.folder, self.digest = folder, fingerprint_of(settings.data)
+        if folder.resolve().is_relative_to(Path(settings.data).resolve()):
+            raise ValueError(f"output {folder} lies in the data, where its files would be questions: choose another.")
+        self.folder, self.digest = folder, fingerprint_of(settings.data, folder)
         self.questions = load_questions(settings.data, split=settings.split, **columns_of(settings))
 
     def __call__(self, name: str, loaded, settings: EvalSettings) -> dict:

@@ -55,7 +55,10 @@ def read_data(
         return "pairs", _pairs(table)
     given = {name.removesuffix("_column"): column for name, column in (columns or {}).items()}
     if any(given.values()) or set(question_columns(table.column_names, **given)) <= set(table.column_names):
-        return "questions", load_questions(table, **(columns or {}))
+        questions = load_questions(table, **(columns or {}))
+        if blank := [number for number, asked in enumerate(questions["question"]) if not asked.strip()]:
+            raise ValueError(f"data has no question in {rows_named(blank)}: fill the field or leave out the row.")
+        return "questions", questions
     raise ValueError(
         f"data {data!r} has the columns {table.column_names}: give pairs with prompt, {', '.join(ANSWERS)}, or "
         f"questions with {', '.join(QUESTION)}, or name their columns."

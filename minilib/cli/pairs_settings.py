@@ -27,8 +27,8 @@ class PairsSettings:
         length: tokens of a made haystack, by default some four times what is read at a time.
         scorer: what makes a chunk matter: "rare_words" or "entities" (spaCy); haystacks know it exactly.
         threshold: score above which a chunk matters, by default 6.
-        chunk_size: tokens of a chunk, by default 512, or less so that num_chunks fill the window.
-        num_chunks: N, chunks that are read at a time, by default 16 (tiny: 8).
+        chunk_size: tokens of a chunk, by default 512 (smollm2: 256), or less so that num_chunks fill the window.
+        num_chunks: N, chunks that are read at a time, by default 16 (tiny: 8, smollm2: 4).
         answer_tokens: the most tokens of an answer to a question of yours, by default 128, or a 16th of a small window.
         temperature: of the answers; 0 takes the likeliest.
         seed: of what is drawn, and of made haystacks.

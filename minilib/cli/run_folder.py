@@ -96,9 +96,9 @@ def _note(folder: Path, settings: dict, config: dict | None) -> None:
     write_json(folder / SETTINGS, settings)
     if config is not None and not int(os.environ.get("RANK", 0)):
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in config.items()}
-        head = f"# python -m minilib {settings['command']} --config {folder / CONFIG}\n"
-        text = head + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-        write_text(folder / CONFIG, text, encoding=None)  # jsonargparse reads --config in the system's encoding
+        head = f"# python -m minilib {settings['command']} --config {CONFIG}, with the path of this file\n"
+        # ASCII, since jsonargparse reads --config in the system's encoding
+        write_text(folder / CONFIG, head + yaml.safe_dump(plain, sort_keys=False))
 
 
 @contextmanager

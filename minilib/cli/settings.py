@@ -81,8 +81,8 @@ class LogoSettings:
         gamma: margin that is asked for, by default the loss's own (logo: 3).
         sft_weight: weight of the SFT term, by default the loss's own (logo: 0.1).
         num_rejected: M, rejected answers of a prompt, by default 2, or 1 where your pairs have one.
-        target_length: positions that prompts are spread over, by default four windows of the model; 0 leaves them
-            plain, as does the default for pairs without chunks.
+        target_length: positions that prompts are spread over, by default four windows of the model (smollm2: one); 0
+            leaves them plain, as does the default for pairs without chunks.
         position_mode: "mixed", "continuous", "sparse", "pose" or "random".
         vary_target: whether each prompt gets a target of its own in each step, from its real length up to the target.
         share_prompt: whether a prompt is computed once for all its answers.
@@ -92,8 +92,8 @@ class LogoSettings:
         lora_modules: what is adapted, by default all matrices of attention (tiny: q_proj and k_proj).
         steps: optimizer steps.
         batch_size: prompts that a rank computes at a time, by default 1 (tiny: 8).
-        gradient_accumulation_steps: such batches for each step, by default 8 (tiny: 1).
-        learning_rate: its peak, by default 1e-5 (tiny: 1e-3); to be given when all weights are trained.
+        gradient_accumulation_steps: such batches for each step, by default 8 (tiny: 1, smollm2: 4).
+        learning_rate: its peak, by default 1e-5 (tiny: 1e-3, smollm2: 1e-4); to be given when all weights are trained.
         warmup: steps of linear warm-up.
         seed: adapters, data order, positions and made haystacks.
         save_every: steps between checkpoints.
@@ -104,8 +104,8 @@ class LogoSettings:
         length: tokens of a made haystack, by default some four times what is read at a time.
         scorer: what makes a chunk matter: "rare_words" or "entities" (spaCy); haystacks know it exactly.
         threshold: score above which a chunk matters, by default 6.
-        chunk_size: tokens of a chunk, by default 512, or less so that num_chunks fill the window.
-        num_chunks: N, chunks that are read at a time, by default 16 (tiny: 8).
+        chunk_size: tokens of a chunk, by default 512 (smollm2: 256), or less so that num_chunks fill the window.
+        num_chunks: N, chunks that are read at a time, by default 16 (tiny: 8, smollm2: 4).
         answer_tokens: the most tokens of an answer to a question of yours, by default 128, or a 16th of a small window.
         temperature: of the answers; 0 takes the likeliest.
         merge: whether the adapter is also merged, in the end or into a finished run, and written to output/merged as a
@@ -185,7 +185,7 @@ def to_compare(settings: LogoSettings, window: int) -> dict:
     """What makes a run the run it is: all but where it lies and how often it saves, with its data and its ranks."""
     left_out = ("output", "save_every", "merge", "trust_remote_code")  # leave to run code is given anew each time
     kept = {name: value for name, value in asdict(settings).items() if name not in left_out}
-    found = {"window": window, "data_sha256": fingerprint_of(settings.data)}
+    found = {"window": window, "data_sha256": fingerprint_of(settings.data, settings.output)}
     found["stretched"] = settings.target_length if settings.rope != "none" else None  # as the answering model was
     return kept | found | {"ranks": int(os.environ.get("WORLD_SIZE", 1))}
 
@@ -245,15 +245,20 @@ def _check_numbers(settings: LogoSettings, window: int) -> None:
         )
 
 
-def fingerprint_of(data: str) -> str | None:
-    """Of the contents of a file, or of all files of a folder and their names."""
+def fingerprint_of(data: str, output: Path) -> str | None:
+    """Of the contents of a file, or of all files of a folder and their names, but not of what is written meanwhile."""
     if data == HAYSTACK:
         return None
     if Path(data).is_file():
         with open(data, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
+    runs = {path.parent for path in Path(data).rglob("settings.json") if (path.parent / "config.yaml").exists()}
+    runs = {path.resolve() for path in (*runs, output)} - {Path(data).resolve()}
     for path in sorted(path for path in Path(data).rglob("*") if path.is_file()):
+        hidden = any(part.startswith(".") for part in path.relative_to(data).parts)
+        if hidden or path.match("cache-*.arrow") or not runs.isdisjoint(path.resolve().parents):
+            continue
         with open(path, "rb") as file:
             digest.update(f"{path.relative_to(data)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()

@@ -65,8 +65,9 @@ def normalise(text: str) -> str:
 
 def contains(answer: str, gold: str) -> bool:
     """Whether the words of `gold` stand in `answer` in one run, after normalising both."""
-    if not re.search(r"\w", gold) or gold.lower() in ARTICLES:
-        return re.search(rf"(?<!\w){re.escape(gold.strip())}(?![\w+#]|-(?!\w))", answer) is not None
+    if not re.search(r"\w", gold) or set(plain_words(gold)) <= {*ARTICLES}:  # "(A)" as well
+        written = re.sub(r"^\W+|\W+$", "", gold) or gold.strip()
+        return written != "" and re.search(rf"(?<!\w){re.escape(written)}(?![\w+#]|-(?!\w))", answer) is not None
     return f" {normalise(gold)} " in f" {normalise(answer)} "
 
 

@@ -146,7 +146,9 @@ def _complete(model: nn.Module, tokenizer: Callable, ids: list[list[int]], max_n
     inputs = pad_sequence(rows, padding_value=PAD, **left).to(model.device)  # (b, t)
     mask = pad_sequence([torch.ones_like(row) for row in rows], **left).to(model.device)
     ends = end_ids(tokenizer, getattr(model, "generation_config", None))
+    # greedy, or plain sampling, whatever the model's own generation config says
     settings = {"max_new_tokens": max_new_tokens, "pad_token_id": PAD, "eos_token_id": ends or None, **sampling}
+    settings |= {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
     out = model.generate(inputs, attention_mask=mask, **settings)[:, inputs.shape[1] :].tolist()
     # What stands behind an end is padding, which need not be a token that decoding skips.
     told = [row[: next((t for t, token in enumerate(row) if token in ends), len(row))] for row in out]

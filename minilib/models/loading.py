@@ -137,7 +137,8 @@ def load_base(
     started, rope, target = begun.get("model", name), begun.get("rope", "none"), begun.get("target_length")
     if not isinstance(started, str):
         return None
-    if name not in (None, started, place_of(started)) and not is_tiny(started):
+    moved = started in fetched.MODELS and Path(name or "").name == started  # the repository was elsewhere then
+    if name not in (None, started, place_of(started)) and not is_tiny(started) and not moved:
         raise ValueError(
             f"run {run} names the model {started!r} in settings.json and {name!r} in adapter_config.json: name in both "
             "the one that the adapter belongs to."

@@ -94,6 +94,8 @@ def _check_row(number: int, row, is_right: Callable | None) -> None:
         texts = value if name == "answer" and isinstance(value, (list, tuple)) else [value]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(f"examples has a {type(value).__name__} as {name!r} in row {number}: give text.")
+        if not all(text.strip() for text in texts):
+            raise ValueError(f"examples has an empty text as {name!r} in row {number}: leave it out.")
 
 
 def checked_score(score, number: int) -> float:

@@ -80,6 +80,11 @@ def test_eval_prints_recall_both_ways(run):
     assert set(json.loads((run / "evaluation.json").read_text())) == {"image_to_text", "text_to_image"}
 
 
+def test_scenes_of_the_training_are_not_scored_as_new_ones(run):
+    with pytest.raises(ValueError, match=r"seed is 0, that of the scenes of the training: give 1 or more\."):
+        clip_command.evaluate(run=run, pairs=16, seed=0)
+
+
 def test_glyphs_are_trained_on_by_name_and_unseen_ones_are_scored(tmp_path, capsys, monkeypatch):
     main_module.main(f"clip --data glyphs --pairs 128 --batch_size 64 --steps 2 --output {tmp_path}".split())
     assert {"latin", "letter", "with"} <= set(json.loads((tmp_path / "model.json").read_text())["vocabulary"])

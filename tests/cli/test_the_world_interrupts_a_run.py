@@ -21,7 +21,7 @@ import torch
 from support.small_disk import remount, tmpfs
 
 import minilib.__main__ as main_module
-from minilib.cli import faults, run_folder
+from minilib.cli import command_line, faults, run_folder
 from minilib.cli import logo as logo_command
 from minilib.models.loading import load_language_model
 from minilib.trainers import ContrastiveTrainer, checkpoint
@@ -175,6 +175,24 @@ def test_a_run_whose_output_is_closed_says_nothing_and_ends_well(tmp_path, monke
     monkeypatch.setattr(sys, "stderr", None)
     minilib(*CLIP, "--output", tmp_path / "run")
     assert (tmp_path / "run" / "records.json").exists()
+
+
+def test_the_settings_of_a_run_are_read_alike_by_every_system(tmp_path, monkeypatch):
+    """jsonargparse reads --config in the system's encoding, which on Windows is a small one."""
+    monkeypatch.chdir(tmp_path)
+    minilib(*CLIP, "--output", "runs/Zürich 王")
+    written = (tmp_path / "runs" / "Zürich 王" / "config.yaml").read_bytes()
+    assert written.isascii()
+    minilib("clip", "--config", "runs/Zürich 王/config.yaml")  # finished already: it found its own folder
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["Zürich 王"]
+
+
+def test_settings_that_the_system_would_misread_are_refused(tmp_path, monkeypatch, capfd):
+    (tmp_path / "mine.yaml").write_text("output: runs/Zürich\n", encoding="utf-8")
+    monkeypatch.setattr(command_line.locale, "getencoding", lambda: "cp1252")
+    code, (told,) = ended(capfd, "clip", "--config", tmp_path / "mine.yaml")
+    assert code == 2
+    assert "holds letters beyond ASCII, and this system reads it as cp1252: set PYTHONUTF8=1." in told
 
 
 def test_a_tilde_is_the_home_folder_in_a_flag_and_in_a_file(tmp_path, monkeypatch):

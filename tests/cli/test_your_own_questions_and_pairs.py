@@ -400,6 +400,36 @@ BAD = {
 }
 
 
+def test_questions_without_words_are_named_before_anything_is_answered(tmp_path, capsys):
+    """LongBench has rows with a context alone, which `eval` asks and nobody can make a pair of."""
+    rows = [as_longbench(row, number) for number, row in enumerate(questions(4))]
+    rows[1]["input"] = rows[3]["input"] = ""
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    told = refusal(capsys, "pairs", "--data", path, "--output", tmp_path / "run", *ASKING)
+    assert "data has no question in rows 1, 3: fill the field or leave out the row" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_pairs_writes_into_the_data_folder_is_no_data(tmp_path, capsys):
+    (data := tmp_path / "data").mkdir()
+    write_lines(data / "a.jsonl", questions(4))
+    for _ in range(2):
+        minilib("pairs", "--data", data, "--output", data / "run", *ASKING)
+    write_lines(data / "b.jsonl", questions(1))
+    told = refusal(capsys, "pairs", "--data", data, "--output", data / "run", *ASKING)
+    assert "was begun with data_sha256" in told
+    told = refusal(capsys, "eval", "--model", "tiny", "--data", data, "--output", data / "eval")
+    assert "lies in the data, where its files would be questions: choose another." in told
+
+
+def test_the_cache_next_to_a_saved_table_is_no_data(tmp_path):
+    rows = [as_squad(row, number) for number, row in enumerate(questions(4))]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "data")
+    for _ in range(2):
+        evaluate(model="tiny", data=str(tmp_path / "data"), output=tmp_path / "run", answer_tokens=4)
+    assert list((tmp_path / "data").glob("cache-*.arrow")), "nothing was written there, so this shows nothing"
+
+
 def test_a_question_without_a_prompt_is_one_behind_its_system_message(tmp_path, capsys):
     row = {"chosen": "It is tea.", "rejected": "It is silk."}
     user = {"role": "user", "content": "What?"}

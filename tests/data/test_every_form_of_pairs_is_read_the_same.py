@@ -19,6 +19,7 @@ from PIL import Image as Pillow
 from support.reference import refused
 
 import minilib.__main__ as main_module
+from minilib.cli import clip_data
 from minilib.common import Notice
 from minilib.data import load_pairs
 from minilib.data.streams import OneCaptionEach, StreamedPairs, images_once
@@ -274,6 +275,50 @@ def test_eval_takes_the_data_of_the_run_and_says_where_the_model_was_trained_on_
     (alone / "train.csv").write_text(separated(rows(), ","))
     minilib("eval", "--run", run, "--data", alone)
     assert capsys.readouterr().out.startswith(f"{alone}: all of its pairs\n")
+
+
+def test_eval_says_where_a_part_of_the_split_was_trained_on(pictures, tmp_path, capsys):
+    source, run = tmp_path / "data", tmp_path / "run"
+    images(source, pictures)
+    (source / "a.jsonl").write_text(lines(rows()))
+    minilib("clip", "--data", source, "--split", "train[:6]", "--output", run, "--batch_size=6", "--steps=1", "--dim=8")
+    for split, told in (
+        ([], f"{source}: all of its pairs, of which 'train[:6]' was trained on\n"),
+        (["--split", "train[6:]"], f"{source}: split 'train[6:]' of train, of which 'train[:6]' was trained on\n"),
+        (["--split", "train[:6]"], f"{source}: split 'train[:6]' of train, on which the model was trained\n"),
+    ):
+        capsys.readouterr()
+        minilib("eval", "--run", run, *split)
+        assert capsys.readouterr().out.startswith(told)
+
+
+def test_eval_takes_the_pictures_of_the_data_that_are_scored(pictures, tmp_path):
+    """Other data may have files of the same names; the folder of the training's pictures is not theirs."""
+    for place in ("mine/table", "other", "third"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "a.jsonl").write_text(lines(rows()))
+    images(tmp_path / "mine" / "pictures", pictures)
+    images(tmp_path / "other", pictures[::-1])
+    trained = ("--data", tmp_path / "mine" / "table" / "a.jsonl", "--image_folder", tmp_path / "mine" / "pictures")
+    run = tmp_path / "run"
+    minilib("clip", *trained, "--output", run, "--batch_size", 6, "--steps", 1, "--dim", 8)
+    seen, read = [], clip_data.load_pairs
+
+    def spied(*args, **given):
+        seen.append(read(*args, **given))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clip_data, "load_pairs", spied)
+        minilib("eval", "--run", run)
+        minilib("eval", "--run", run, "--data", tmp_path / "other" / "a.jsonl", "--output", tmp_path / "elsewhere")
+        folder = ("--image_folder", tmp_path / "other", "--output", tmp_path / "third")
+        minilib("eval", "--run", run, "--data", tmp_path / "third" / "a.jsonl", *folder)
+    mine, other, third = (pairs[:]["image"] for pairs in seen)
+    assert torch.equal(mine.flip(0), other)
+    assert torch.equal(other, third)
+    for folder in (run, tmp_path / "elsewhere", tmp_path / "third"):
+        assert "image_to_text" in json.loads((folder / "evaluation.json").read_text())
 
 
 def test_loaded_sets_of_splits_are_read_by_the_name_of_the_split(pictures):

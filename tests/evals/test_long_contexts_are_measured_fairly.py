@@ -241,3 +241,19 @@ BAD = {
 def test_a_measure_refuses_with_one_sentence(loaded, case):
     run, words = BAD[case]
     refused(ValueError, words, lambda: run(*loaded))
+
+
+@pytest.mark.parametrize("letter", ["A", "B"])
+@pytest.mark.parametrize("form", ["{}", "({})", "{}.", "{})", " {} "])
+def test_letters_of_choices_are_found_in_every_form(letter, form):
+    """A is an article, too, and no other letter is."""
+    gold = form.format(letter)
+    assert contains(f"The answer is {gold.strip()}", gold)
+    assert contains(f"The answer is ({letter}).", gold)
+    assert not contains("The answer is (C)", gold)
+    assert not contains("Such answers are a matter of taste", gold)
+
+
+def test_nothing_is_no_answer():
+    assert not contains("A sentence with an end.", "")
+    assert not contains("A sentence with an end.", "  ")

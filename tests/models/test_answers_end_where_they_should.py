@@ -12,6 +12,7 @@ from support.toy_tokenizers import chatty
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from minilib.models.generation import make_answer_fn, position_table
+from minilib.models.tiny_lm import tiny_lm
 
 PROMPTS = ["w1 w2 w3", "w4", "w5 w6 w7 w8 w9"]
 
@@ -129,3 +130,13 @@ def test_an_empty_prompt_is_named():
         "prompts[1] has no tokens, got ''",
         lambda: make_answer_fn(tiny_llama(), toy_tokenizer())(["w1", ""]),
     )
+
+
+def test_answers_are_the_likeliest_tokens_whatever_comes_with_the_model():
+    model, tokenizer = tiny_lm()
+    prompts = ["Oslo keeps tea. Question: What does Oslo keep? Answer:"]
+    plain = make_answer_fn(model, tokenizer, max_new_tokens=6)(prompts)
+    kept = model.generation_config
+    for name, value in {"repetition_penalty": 8.0, "num_beams": 3, "no_repeat_ngram_size": 2}.items():
+        setattr(kept, name, value)
+    assert make_answer_fn(model, tokenizer, max_new_tokens=6)(prompts) == plain

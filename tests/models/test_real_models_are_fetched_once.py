@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import save_file
 from support.language_folders import language_folder
 from support.logo_runs import refusal
+from support.reference import refused
 
 from minilib.cli import fetch as command
 from minilib.models import fetched
 from minilib.models.fetched import ENCODER, MODELS, ORIGIN, WEIGHTS, Fetched, plain_encoder, weights_digest
 from minilib.models.generation import make_answer_fn
-from minilib.models.loading import load_language_model, place_of, window_of
+from minilib.models.loading import load_base, load_language_model, place_of, window_of
 
 MEMBER = "made_up/model.zip"
 
@@ -207,6 +208,19 @@ def test_a_name_stands_for_its_folder_where_a_model_is_loaded(tmp_path):
     assert place_of("smollm2") == str(folder)
     assert place_of("./smollm2") == "./smollm2"
     assert window_of("smollm2") == load_language_model("smollm2").window == 256
+
+
+def test_a_run_on_a_fetched_model_is_read_after_the_repository_has_moved(tmp_path):
+    language_folder(tmp_path / "runs" / "models" / "smollm2", "llama")
+    (tmp_path / "runs" / "models" / "smollm2" / ORIGIN).write_text("{}")
+    (run := tmp_path / "run").mkdir()
+    (run / "settings.json").write_text(json.dumps({"command": "logo", "model": "smollm2", "rope": "none"}))
+    for there, found in (("/elsewhere/runs/models/smollm2", True), ("/elsewhere/another", False)):
+        (run / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": there}))
+        if found:
+            assert load_base(run).window == 256
+        else:
+            refused(ValueError, "name in both the one that the adapter belongs to", lambda: load_base(run))
 
 
 def fetch_real(name, tmp_path):

@@ -185,6 +185,40 @@ def test_lines_for_the_notebook_are_no_code(tmp_path):
     assert code_cells(tmp_path / "a.ipynb") == ["", "pass\nif a:\n    pass\n    c", "d"]
 
 
+def test_a_remainder_at_the_start_of_a_line_and_a_timed_cell_are_code(tmp_path):
+    """Formatters break a long line before its operator."""
+    sources = ["def f(a, b):\n    return (\n        (a + 1)\n        % b\n    )", "%%time\ndef g():\n    return 1"]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": [{"cell_type": "code", "source": s} for s in sources]}))
+    cells = code_cells(tmp_path / "a.ipynb")
+    assert function_of(cells, "f")(4, 3) == 2
+    assert function_of(cells, "g")() == 1
+
+
+def test_what_follows_the_lesson_in_a_name_is_no_lesson(tmp_path):
+    for name in ("ada_03_2024-05-12.ipynb", "bob_03 - copy 02.ipynb"):
+        (tmp_path / name).write_text("{}")
+    assert [(learner, lesson) for learner, lesson, _ in found(tmp_path)[0]] == [("ada", "03"), ("bob", "03")]
+
+
+def test_ctrl_c_keeps_the_marks_of_those_who_were_quicker(tmp_path, monkeypatch):
+    for name in ("ada", "bob", "cy", "dee"):
+        (tmp_path / f"{name}_03.ipynb").write_text("{}")
+    slow = threading.Event()
+
+    def mark(path, exercises, **_):
+        if path.name.startswith("ada"):
+            slow.wait(20)
+        if path.name.startswith("dee"):
+            raise KeyboardInterrupt
+        return dict.fromkeys(exercises, ("passed", "well done"))
+
+    monkeypatch.setattr(sandbox, "mark_notebook", mark)
+    with pytest.raises(KeyboardInterrupt):
+        progress.progress(tmp_path, tmp_path, seconds=1, memory=1e9, workers=2, strict=False)
+    slow.set()
+    assert {row["learner"] for row in csv.DictReader((tmp_path / "progress.csv").open())} == {"bob", "cy"}
+
+
 def test_a_folder_without_notebooks_is_told_how_to_look(tmp_path):
     with pytest.raises(ValueError, match="has no notebook of a learner: give a folder with NAME/NN_"):
         found(tmp_path)

@@ -36,7 +36,8 @@ def context_strips(
             raise ValueError(f"reads[{name!r}] names a chunk that scores does not have: pass numbers of chunks")
     alt = (
         f"A document as a strip of chunks, the critical ones hatched with their scores. Below it strips for "
-        f"{', '.join(reads)}: chunks that are read are filled, others are white. Compare how many hatched ones each holds."
+        f"{', '.join(reads)}: chunks that are read are filled, others are white. Compare how many hatched ones each "
+        "holds."
     )
     figure = canvas(title or "What is read decides what is said", alt, size=(8.0, 1.5 + 0.62 * (1 + len(reads))))
     panel = axes(figure, xlabel="chunk of the document")

@@ -86,8 +86,19 @@ def code_cells(path: Path) -> list[str]:
     """
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    plain = ["" if source.lstrip().startswith("%%") else source for source in sources]
-    return [re.sub(r"^(\s*)[%!?].*$", r"\1pass", source, flags=re.MULTILINE) for source in plain]
+    return [_plain(source) for source in sources]
+
+
+def _plain(source: str) -> str:
+    if (timed := re.match(r"\s*%%(?:time|capture)\b.*\n?", source)) is not None:
+        source = source[timed.end() :]
+    if source.lstrip().startswith("%%"):
+        return ""
+    try:
+        ast.parse(source)  # a line may begin with the sign of a remainder
+    except (SyntaxError, ValueError):
+        return re.sub(r"^(\s*)[%!?].*$", r"\1pass", source, flags=re.MULTILINE)
+    return source
 
 
 def function_of(cells: list[str], name: str) -> Any:

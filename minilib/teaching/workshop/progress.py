@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from minilib.teaching.workshop import sandbox
 from minilib.teaching.workshop.exercises import exercise_names
 
 NUMBERED = re.compile(r"^(\d\d)(?:[_ -].*)?\.ipynb$")
-NAMED = re.compile(r"^(.+)[_ -](\d\d)(?:[_ -].*)?\.ipynb$")
+NAMED = re.compile(r"^(.+?)[_ -](\d\d)(?:[_ -].*)?\.ipynb$")
 REPORTS = ("progress.csv", "progress.html")
 LAYOUT = "give a folder with NAME/NN_*.ipynb or NAME_NN.ipynb, NN being a lesson such as 03"
 
@@ -80,12 +80,15 @@ def marked(
         marks = sandbox.mark_notebook(path, exercise_names(lesson), seconds=seconds, memory=memory)
         return Sheet(learner, lesson, path.relative_to(folder).as_posix(), marks)
 
-    sheets = []
-    with ThreadPoolExecutor(workers) as pool:
-        for each in pool.map(sheet, notebooks):
-            done(each)
-            sheets.append(each)
-    return sheets
+    sheets, pool = {}, ThreadPoolExecutor(workers)
+    waiting = {pool.submit(sheet, notebook): number for number, notebook in enumerate(notebooks)}
+    try:
+        for each in as_completed(waiting):
+            sheets[waiting[each]] = each.result()
+            done(each.result())
+    finally:  # an interrupt waits for nobody who has not begun
+        pool.shutdown(wait=len(sheets) == len(notebooks), cancel_futures=True)
+    return [sheets[number] for number in sorted(sheets)]
 
 
 def line(sheet: Sheet) -> str:
@@ -146,8 +149,10 @@ def progress(folder: Path, output: Path, *, seconds: float, memory: float, worke
         for name in left:
             print(printable(f"not looked at: {name} ({LAYOUT})"))
     finally:  # Ctrl-C keeps the marks so far
-        write_csv(sheets, output / REPORTS[0])
-        write_html(sheets, left, told, output / REPORTS[1])
+        sheets.sort(key=lambda sheet: sheet.file)
+        if sheets:
+            write_csv(sheets, output / REPORTS[0])
+            write_html(sheets, left, told, output / REPORTS[1])
     total = sum(len(sheet.marks) for sheet in sheets)
     print(f"{sum(sheet.passed for sheet in sheets)} of {total} exercises passed; {output / 'progress.html'} and .csv")
     return sheets
