@@ -245,7 +245,7 @@ def _check_numbers(settings: LogoSettings, window: int) -> None:
         )
 
 
-def fingerprint_of(data: str, output: Path) -> str | None:
+def fingerprint_of(data: str, output: Path | None = None) -> str | None:
     """Of the contents of a file, or of all files of a folder and their names, but not of what is written meanwhile."""
     if data == HAYSTACK:
         return None
@@ -254,7 +254,7 @@ def fingerprint_of(data: str, output: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
     runs = {path.parent for path in Path(data).rglob("settings.json") if (path.parent / "config.yaml").exists()}
-    runs = {path.resolve() for path in (*runs, output)} - {Path(data).resolve()}
+    runs = {path.resolve() for path in (*runs, *filter(None, [output]))} - {Path(data).resolve()}
     for path in sorted(path for path in Path(data).rglob("*") if path.is_file()):
         hidden = any(part.startswith(".") for part in path.relative_to(data).parts)
         if hidden or path.match("cache-*.arrow") or not runs.isdisjoint(path.resolve().parents):
