@@ -29,6 +29,7 @@ import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from minilib.data.folders import runs_in
 from minilib.longcontext.positions import MODES
 from minilib.longcontext.rope import METHODS
 from minilib.models.loading import pick_attention, pick_dtype
@@ -253,8 +254,7 @@ def fingerprint_of(data: str, output: Path | None = None) -> str | None:
         with open(data, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
-    runs = {path.parent for path in Path(data).rglob("settings.json") if (path.parent / "config.yaml").exists()}
-    runs = {path.resolve() for path in (*runs, *filter(None, [output]))} - {Path(data).resolve()}
+    runs = {path.resolve() for path in (*runs_in(Path(data)), *filter(None, [output]))} - {Path(data).resolve()}
     for path in sorted(path for path in Path(data).rglob("*") if path.is_file()):
         hidden = any(part.startswith(".") for part in path.relative_to(data).parts)
         if hidden or path.match("cache-*.arrow") or not runs.isdisjoint(path.resolve().parents):

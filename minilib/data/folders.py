@@ -86,10 +86,15 @@ def readers_of(folder: Path, cache_dir=None, allow_outside: bool = False) -> dic
     raise ValueError(f"source {folder.name!r} has neither images nor tables: {fix}")
 
 
+def runs_in(folder: Path) -> set[Path]:
+    """The folders below that hold a run of ours, whose files are no data."""
+    return {path.parent for path in folder.rglob("settings.json") if (path.parent / "config.yaml").exists()} - {folder}
+
+
 def _files(folder: Path, cache_dir, allow_outside: bool) -> Iterator[Path]:
     """Every file of the folder, in order, but none of a cache or of a run of ours in it, nor hidden ones."""
     cache = Path(cache_dir).resolve() if cache_dir else None
-    runs = {path.parent for path in folder.rglob("settings.json") if (path.parent / "config.yaml").exists()} - {folder}
+    runs = runs_in(folder)
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         if any(part.startswith((".", "__MACOSX")) for part in parts) or not path.is_file():

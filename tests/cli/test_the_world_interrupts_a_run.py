@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -317,13 +318,20 @@ def test_a_read_only_disk_is_one_sentence(command, logo, tmp_path, capfd):
     assert "run: read-only file system: choose a place" in told or "permission denied: choose a place" in told
 
 
-def test_a_file_that_may_not_grow_is_one_sentence_and_leaves_no_half(tmp_path, capfd):
+@contextmanager
+def small_files():
+    """No file may grow beyond 100,000 bytes in here."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        code, (told,) = ended(capfd, *CLIP, "--output", tmp_path / "run")
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_file_that_may_not_grow_is_one_sentence_and_leaves_no_half(tmp_path, capfd):
+    with small_files():
+        code, (told,) = ended(capfd, *CLIP, "--output", tmp_path / "run")
     assert code == 2
     assert "checkpoint.pt: file too large: free some space" in told
     assert not leftovers(tmp_path)
@@ -333,12 +341,8 @@ def test_a_file_that_may_not_grow_is_one_sentence_and_leaves_no_half(tmp_path, c
 def test_a_merge_that_finds_no_room_leaves_no_half_and_goes_on_when_there_is_some(whole, logo, tmp_path, capfd):
     shutil.copytree(whole / "logo", tmp_path / "run")
     line = [*logo, "--output", tmp_path / "run", "--merge", "true"]
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
+    with small_files():
         code, (told,) = ended(capfd, *line)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert code == 2
     assert "file too large: free some space" in told
     assert not leftovers(tmp_path)

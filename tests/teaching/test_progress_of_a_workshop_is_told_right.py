@@ -200,25 +200,6 @@ def test_what_follows_the_lesson_in_a_name_is_no_lesson(tmp_path):
     assert [(learner, lesson) for learner, lesson, _ in found(tmp_path)[0]] == [("ada", "03"), ("bob", "03")]
 
 
-def test_ctrl_c_keeps_the_marks_of_those_who_were_quicker(tmp_path, monkeypatch):
-    for name in ("ada", "bob", "cy", "dee"):
-        (tmp_path / f"{name}_03.ipynb").write_text("{}")
-    slow = threading.Event()
-
-    def mark(path, exercises, **_):
-        if path.name.startswith("ada"):
-            slow.wait(20)
-        if path.name.startswith("dee"):
-            raise KeyboardInterrupt
-        return dict.fromkeys(exercises, ("passed", "well done"))
-
-    monkeypatch.setattr(sandbox, "mark_notebook", mark)
-    with pytest.raises(KeyboardInterrupt):
-        progress.progress(tmp_path, tmp_path, seconds=1, memory=1e9, workers=2, strict=False)
-    slow.set()
-    assert {row["learner"] for row in csv.DictReader((tmp_path / "progress.csv").open())} == {"bob", "cy"}
-
-
 def test_a_folder_without_notebooks_is_told_how_to_look(tmp_path):
     with pytest.raises(ValueError, match="has no notebook of a learner: give a folder with NAME/NN_"):
         found(tmp_path)
@@ -234,20 +215,35 @@ def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_marked(tmp
         progress.progress(tmp_path, tmp_path / "out", seconds=1, memory=1e9, workers=1, strict=False)
 
 
-def test_ctrl_c_keeps_the_marks_so_far(tmp_path, monkeypatch):
-    for name in ("ada_01.ipynb", "bob_01.ipynb"):
-        (tmp_path / name).write_text("{}")
+def interrupted(folder, monkeypatch, by, workers=1, before=lambda path: None):
+    """Mark the folder until the notebook of `by` brings Ctrl-C; who is in the table then."""
 
     def mark(path, exercises, **_):
-        if path.name.startswith("bob"):
+        before(path)
+        if path.name.startswith(by):
             raise KeyboardInterrupt
         return dict.fromkeys(exercises, ("passed", "well done"))
 
     monkeypatch.setattr(sandbox, "mark_notebook", mark)
     with pytest.raises(KeyboardInterrupt):
-        progress.progress(tmp_path, tmp_path, seconds=1, memory=1e9, workers=1, strict=False)
-    assert {row["learner"] for row in csv.DictReader((tmp_path / "progress.csv").open())} == {"ada"}
+        progress.progress(folder, folder, seconds=1, memory=1e9, workers=workers, strict=False)
+    return {row["learner"] for row in csv.DictReader((folder / "progress.csv").open())}
+
+
+def test_ctrl_c_keeps_the_marks_so_far(tmp_path, monkeypatch):
+    for name in ("ada_01.ipynb", "bob_01.ipynb"):
+        (tmp_path / name).write_text("{}")
+    assert interrupted(tmp_path, monkeypatch, by="bob") == {"ada"}
     assert "ada" in (tmp_path / "progress.html").read_text()
+
+
+def test_ctrl_c_keeps_the_marks_of_those_who_were_quicker(tmp_path, monkeypatch):
+    for name in ("ada", "bob", "cy", "dee"):
+        (tmp_path / f"{name}_03.ipynb").write_text("{}")
+    slow = threading.Event()
+    wait = {"before": lambda path: path.name.startswith("ada") and slow.wait(20)}
+    assert interrupted(tmp_path, monkeypatch, by="dee", workers=2, **wait) == {"bob", "cy"}
+    slow.set()
 
 
 def test_names_of_all_alphabets_are_written_where_the_system_prefers_a_smaller_one(tmp_path, monkeypatch):
