@@ -26,8 +26,9 @@ from minilib.cli.run_folder import PAIRS, read_object, write_json
 from minilib.cli.settings import HAYSTACK, LogoSettings
 from minilib.common import raise_first, rows_named
 from minilib.data.questions import load_questions, question_columns, read_table
+from minilib.data.running_text import token_counter
 from minilib.evals.answers import ends_unbroken
-from minilib.models.generation import make_answer_fn
+from minilib.models.generation import make_answer_fn, position_table
 from minilib.preferences import build_pairs, rare_words, spacy_entities
 from minilib.preferences.haystack_pairs import haystack_pairs, prompt_for, repeatable, separator_for
 from minilib.trainers.collator import Numbered, PairCollator, as_packed, draw_positions, number_rows, pack_rows
@@ -200,13 +201,27 @@ def _from_questions(loaded: Loaded, questions: Dataset, settings: LogoSettings, 
     answer = make_answer_fn(
         loaded.model, loaded.tokenizer, max_new_tokens=settings.answer_tokens, temperature=settings.temperature
     )
+    most = settings.target_length if settings.rope != "none" else loaded.window
+    if position_table(loaded.model) is not None:  # it cannot answer at all where its table ends
+        most -= settings.answer_tokens
+        answer = _where_it_fits(answer, token_counter(loaded.tokenizer), most)
     return build_pairs(
         questions, repeatable(answer), scorer=scorer_of(settings.scorer), tokenizer=loaded.tokenizer,
-        prompt_fn=prompt_for(loaded.tokenizer), path=path, chunk_size=settings.chunk_size,
+        prompt_fn=prompt_for(loaded.tokenizer), path=path, chunk_size=settings.chunk_size, max_tokens=most,
         num_chunks=settings.num_chunks, threshold=settings.threshold, num_rejected=settings.num_rejected,
         seed=settings.seed, separator=separator_for(loaded.tokenizer),
-        max_tokens=settings.target_length if settings.rope != "none" else loaded.window,
     )  # fmt: skip
+
+
+def _where_it_fits(answer: Callable, count: Callable[[str], int], most: int) -> Callable[[list[str]], list[str]]:
+    """The same answers, and an empty one, for which another is asked, to a prompt of more than `most` tokens."""
+
+    def answered(prompts: list[str]) -> list[str]:
+        fits = [count(prompt) + 2 <= most for prompt in prompts]
+        found = iter(answer([prompt for prompt, fit in zip(prompts, fits) if fit]))
+        return [next(found) if fit else "" for fit in fits]
+
+    return answered
 
 
 def scorer_of(name: str) -> Callable:

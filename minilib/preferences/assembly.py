@@ -24,6 +24,8 @@ from minilib.preferences.chunking import Plan, chunk_text, count_words, paper_ru
 from minilib.preferences.filtering import ABANDONED, QualityReport, Verdict, judge
 from minilib.preferences.resumable_jsonl import fingerprint
 
+TOO_LONG = "longer than the model reads"
+
 
 @dataclass
 class _Draft:
@@ -102,8 +104,12 @@ class Pairs:
         if isinstance(plan, str):
             report.skip(plan)
             return None
+        draft = _Draft(number, row, chunks, scores, plan)
+        if self._is_too_long(draft):  # the chosen answer needs a part of it
+            report.skip(TOO_LONG)
+            return None
         report.left_out += plan.left_out
-        return _Draft(number, row, chunks, scores, plan)
+        return draft
 
     def _answer_chosen(self, drafts: list[_Draft], report: QualityReport) -> list[_Draft]:
         """Answer from the critical chunks; returns the drafts that go on."""
@@ -141,7 +147,7 @@ class Pairs:
         return self.is_right is None or bool(self.is_right(answer, draft.row))
 
     def _ask(self, asked: list[tuple[_Draft, list[int]]]) -> list[str]:
-        prompts = [self.prompt_fn([d.chunks[i] for i in chunks], d.row["question"]) for d, chunks in asked]
+        prompts = [self._prompt(draft, chunks) for draft, chunks in asked]
         return inputs.checked_answers(self.answer_fn(prompts), len(prompts)) if prompts else []
 
     def _is_usable(self, draft: _Draft, report: QualityReport) -> bool:
@@ -149,19 +155,22 @@ class Pairs:
         fault = None
         if len(draft.rejected) < self.config.num_rejected:
             fault = "too few rejected answers"
-        elif self.config.max_tokens is not None and self._tokens(draft) > self.config.max_tokens:
-            fault = "longer than the model reads"
+        elif self._is_too_long(draft):
+            fault = TOO_LONG
         if fault is not None:
             report.skip(fault)
             report.drop(ABANDONED, len(draft.rejected))
         return fault is None
 
-    def _tokens(self, draft: _Draft) -> int:
-        """Of the prompt and its longest answer, with one token at either end."""
-        return self.count(self._prompt(draft)) + max(map(self.count, [draft.chosen, *draft.rejected])) + 2
+    def _is_too_long(self, draft: _Draft) -> bool:
+        """Whether prompt and longest answer so far, with a token at either end, are more than the model reads."""
+        if self.config.max_tokens is None:
+            return False
+        prompt = self.count(self._prompt(draft, draft.plan.prompt))
+        return prompt + max(map(self.count, [draft.chosen, *draft.rejected])) + 2 > self.config.max_tokens
 
-    def _prompt(self, draft: _Draft) -> str:
-        return self.prompt_fn([draft.chunks[i] for i in draft.plan.prompt], draft.row["question"])
+    def _prompt(self, draft: _Draft, chunks: list[int]) -> str:
+        return self.prompt_fn([draft.chunks[i] for i in chunks], draft.row["question"])
 
     def _finish(self, draft: _Draft, report: QualityReport) -> dict:
         """The pair, and its place in the report."""
@@ -169,19 +178,13 @@ class Pairs:
         report.kept.add_chosen(self._right(draft.chosen, draft))
         for verdict in draft.verdicts:
             report.kept.add_rejected(verdict)
-        prompt = self._prompt(draft)
+        prompt, chunks = self._prompt(draft, draft.plan.prompt), draft.plan.prompt
         return {
-            "row": draft.number,
-            "prompt": prompt,
-            "separator": self._separator(prompt),
-            "chosen": draft.chosen,
-            "rejected": draft.rejected,
-            "kinds": draft.kinds,
-            "question": draft.row["question"],
-            "answer": draft.row.get("answer"),
-            "chunks": [draft.chunks[i] for i in draft.plan.prompt],
-            "scores": [draft.scores[i] for i in draft.plan.prompt],
-        }
+            "row": draft.number, "prompt": prompt, "separator": self._separator(prompt), "chosen": draft.chosen,
+            "rejected": draft.rejected, "kinds": draft.kinds, "question": draft.row["question"],
+            "answer": draft.row.get("answer"), "chunks": [draft.chunks[i] for i in chunks],
+            "scores": [draft.scores[i] for i in chunks],
+        }  # fmt: skip
 
     def _separator(self, prompt: str) -> str:
         if self.config.separator is not None:

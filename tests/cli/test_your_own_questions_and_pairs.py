@@ -112,6 +112,24 @@ def test_the_most_frequent_reason_names_what_to_change(tmp_path):
     assert data_rows._advice(report, LogoSettings(threshold=6)) == "try another model"
 
 
+def test_a_question_too_long_for_a_table_of_positions_is_counted_and_the_others_answered(tmp_path):
+    torch.manual_seed(0)
+    model, rows = gpt2(tmp_path / "gpt2", positions=128), questions(8)
+    rows[4]["question"] += " Say it at once." * 20
+    path = write_lines(tmp_path / "questions.jsonl", rows)
+    minilib("pairs", "--model", model, "--data", path, "--output", tmp_path / "out", *ASKING)
+    report = json.loads((tmp_path / "out" / "pairs_report.json").read_text())
+    assert report["rows"] == 8
+    assert report["pairs"] > 0
+    assert report["skipped"]["longer than the model reads"] == 1
+
+
+def test_an_answer_to_a_prompt_beyond_the_table_is_empty_and_the_others_keep_their_places():
+    answered = data_rows._where_it_fits(lambda prompts: [prompt.upper() for prompt in prompts], len, most=6)
+    assert answered(["abc", "abcde", "abcd"]) == ["ABC", "", "ABCD"]
+    assert answered(["abcdefgh"]) == [""]
+
+
 def test_interrupted_pairs_go_on_and_end_as_unbroken_ones(tmp_path, monkeypatch):
     path = write_lines(tmp_path / "questions.jsonl", questions(12))
     flags = ("pairs", "--data", path, *ASKING)

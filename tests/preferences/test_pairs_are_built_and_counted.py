@@ -46,6 +46,15 @@ def test_a_pair_longer_than_the_model_reads_is_skipped_and_counted():
     assert pairs.report.rows == pairs.report.pairs + sum(pairs.report.skipped.values())
 
 
+def test_a_prompt_longer_than_the_model_reads_is_skipped_before_anybody_answers():
+    rows, reader = toy_rows(3), Reader()
+    rows[1]["question"] += " Say it at once." * 100
+    pairs = build(rows, reader, max_tokens=300)
+    assert [pair["row"] for pair in pairs] == [0, 2]
+    assert not any("at once" in prompt for prompt in reader.prompts)
+    assert pairs.report.skipped == {"longer than the model reads": 1}
+
+
 def _longest(pair):
     """Words of the prompt and its longest answer, with one token at either end."""
     return len(pair["prompt"].split()) + max(len(text.split()) for text in [pair["chosen"], *pair["rejected"]]) + 2
