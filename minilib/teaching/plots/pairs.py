@@ -82,7 +82,7 @@ def chunk_scores(
         for i, score in enumerate(values):
             panel.bar(i, score, 0.84, **(CRITICAL if i in holds else IRRELEVANT))
         panel.axhline(thresholds[name], color=INK, linestyle="--", linewidth=1)
-        label(panel, "threshold", len(values) - 0.5, thresholds[name], xytext=(0, 7), ha="right")
+        label(panel, "threshold", len(values) - 0.3, thresholds[name])  # beside the bars, which may be as high
         panel.set(xlim=(-0.7, len(values) - 0.3))
         panel.margins(y=0.15)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
