@@ -22,10 +22,10 @@ KEPT = Path(__file__).parents[3] / "book" / "results" / "own_answers.json"
 
 
 def bench_answers(
-    model: str = "smollm2", lengths: tuple[int, ...] = (1_000, 4_000, 7_000, 10_000), seed: int = 3,
+    model: str = "smollm2", lengths: tuple[int, ...] = (1_000, 2_000, 4_000, 7_000, 10_000), seed: int = 3,
     output: Path = Path("runs/bench/own_answers.json"),
 ) -> dict[str, Any]:  # fmt: skip
-    """Ask a real model about people in long texts and keep what it says; two minutes for SmolLM2.
+    """Ask a real model about people in long texts and keep what it says; four minutes for SmolLM2.
 
     Args:
         model: name or folder of a model that answers in chats.
