@@ -164,7 +164,8 @@ def test_a_campaign_leaves_records_document_and_page(finished):
     assert "| LOGO | 1 |" in page
     assert "we know the abstract of arXiv 2505.11166, which names two parts, and not its formula" in page
     assert "formula, beta and lambda are as others quote them" in pages.plain(document)
-    without = document | {"arms": {"LOGO": document["arms"]["LOGO"]}, "parts": []}
+    logo = [record for record in document["records"] if record["arm"] == "LOGO"]
+    without = document | {"arms": {"LOGO": document["arms"]["LOGO"]}, "parts": [], "records": logo}
     assert "SoLoPO" not in pages.page(without)
     assert not list((output / "runs").glob("*/checkpoint-*"))
 
@@ -231,7 +232,8 @@ def record(arm, seed, right, length=1_000):
     ]
     scores = {f"text {length} 0": verdicts, "general": [True, arm == "base", False], "perplexity": 10.0}
     curve = [{"logps/chosen": -2.0}] * 2 + [{"logps/chosen": -0.5}] * 10
-    return {"arm": arm, "seed": seed, "curve": curve, "scores": scores | {f"text 14000 {0}": verdicts}}
+    found = {"arm": arm, "seed": seed, "curve": curve, "scores": scores | {f"text 14000 {0}": verdicts}}
+    return found | {"machine": {"cpu": f"cpu {seed}"}, "costs": {"cpu_seconds": 100 * seed}}
 
 
 def test_more_values_named_are_told_apart_from_better_ones():
@@ -260,6 +262,15 @@ def test_figures_of_made_up_records_are_those_that_were_put_in():
     rows = pages.tables(found)["Facts right by tokens of the text"].splitlines()
     assert rows[0] == "| arm | 1,000 | 14,000 |"
     assert rows[3] == "| LOGO | 0.75 | 0.75 |"
+
+
+def test_seconds_of_two_machines_are_never_one_mean():
+    records = [record("base", 1, 2), *(record("LOGO", seed, 6) for seed in (1, 2))]
+    rows = pages.tables(pages.summarised(records, {"window": 8_192}))["What it costs"].splitlines()
+    assert rows[0].endswith("| CPU seconds, cpu 1 | CPU seconds, cpu 2 |")
+    assert rows[-1].endswith("| 100 | 200 |")
+    machines = pages._machines(records)
+    assert [one["runs"] for one in machines] == [{"base": [1], "LOGO": [1]}, {"LOGO": [2]}]
 
 
 @pytest.mark.parametrize(("right", "words"), [(8, "is ahead of"), (0, "is behind"), (4, "cannot be told apart from")])

@@ -64,13 +64,8 @@ def real_alignment(
 def write(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The document and its page, from the records that are there."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((output / "records").glob("*.json"))]
-    document = {"benchmark": "real_alignment", "settings": settings, "machine": device.describe()}
-    document |= {
-        "pairs": _pairs(output),
-        **_prompts(output),
-        **pages.summarised(records, settings),
-        "records": records,
-    }
+    document = {"benchmark": "real_alignment", "settings": settings, "pairs": _pairs(output), **_prompts(output)}
+    document |= pages.summarised(records, settings) | {"records": records}
     write_text(output / "real_alignment.json", line_by_line(document))
     if records:
         write_text(output / "real_alignment.md", pages.page(document))
@@ -78,7 +73,7 @@ def write(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(arm: Arm, seed: int, model: str, settings: dict[str, Any], output: Path, deadline: float | None) -> None:
-    record = one_run.run(arm, seed, model, settings, output, deadline)
+    record = one_run.run(arm, seed, model, settings, output, deadline) | {"machine": device.describe()}
     write_text(_place(output, arm, seed), json.dumps(record) + "\n")
     for folder in (output / "runs" / f"{arm.slug}-{seed}").glob("checkpoint-*"):
         shutil.rmtree(folder)

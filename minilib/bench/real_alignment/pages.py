@@ -40,6 +40,7 @@ PARTS = (  # what is added, by which arm, to which
     ("stretched positions, to LOGO", "LOGO", "LOGO, plain positions"),
     ("the SFT term, to preference alone", "LOGO", "LOGO, no SFT term"),
     ("a second rejected answer, to SimPO", "LOGO, no SFT term", "SimPO, M = 1"),
+    ("SFT term and second answer, to SimPO", "LOGO", "SimPO, M = 1"),
     ("as many pairs again, to SFT", "SFT, twice the pairs", "SFT"),
     ("SoLoPO's losses for LOGO's", "SoLoPO (ours)", "LOGO"),
     ("LongPO's loss for LOGO's", "LongPO (ours)", "LOGO"),
@@ -107,11 +108,20 @@ def _arm(runs: dict[int, dict], by_arm: dict[str, dict[int, dict]], shared: list
     found = [(run, by_arm.get("base", {}).get(seed)) for seed, run in runs.items()]
     ratios = [r["scores"]["perplexity"] / b["scores"]["perplexity"] for r, b in found if b]
     figures["perplexity_ratio"] = statistics.mean(ratios) if ratios else None
-    for cost in ("cpu_seconds", "tokens", "peak_memory"):
-        spent = [run["costs"][cost] for run in runs.values() if run.get("costs", {}).get(cost) is not None]
-        figures[cost] = statistics.mean(spent) if spent else None
+    for cost in ("tokens", "peak_memory"):
+        figures[cost] = _mean_cost(runs.values(), cost)
+    figures["cpu_seconds"] = {
+        cpu: _mean_cost([run for run in runs.values() if run["machine"]["cpu"] == cpu], "cpu_seconds")
+        for cpu in (run["machine"]["cpu"] for run in runs.values())
+    }
     figures["chosen"] = _chosen({seed: run for seed, run in runs.items() if seed in shared})
     return figures
+
+
+def _mean_cost(runs: Iterable[dict], cost: str) -> float | None:
+    """Over the runs that have it: none of the base, and none of a run that was killed once."""
+    spent = [run["costs"][cost] for run in runs if run.get("costs", {}).get(cost) is not None]
+    return statistics.mean(spent) if spent else None
 
 
 Texts = dict[tuple[int, int, int], list[dict[str, Any]]]
@@ -244,7 +254,16 @@ def _kept(runs: dict[int, dict], base: dict[int, dict]) -> float | None:
 def page(document: dict[str, Any]) -> str:
     """The page in Markdown."""
     told = {"tables": tables(document), "known": known(document), "verdict": verdict(document)}
-    return report.whole("real_alignment", document | told)
+    return report.whole("real_alignment", document | told | {"described": _machines(document["records"])})
+
+
+def _machines(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every machine of the records, with its runs by arm."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in records:
+        one = found.setdefault(str(record["machine"]), {"machine": record["machine"], "runs": {}})
+        one["runs"].setdefault(record["arm"], []).append(record["seed"])
+    return [*found.values()]
 
 
 def plain(document: dict[str, Any]) -> str:
@@ -331,15 +350,17 @@ def _asked(arms: list[dict], parts: list[dict], table: report.Table) -> dict[str
 
 def _trained(arms: list[dict], aims: list[dict], table: report.Table) -> dict[str, str]:
     """What training did and cost, and what was hoped for."""
-    costs = "{name} | {cpu_seconds:,.0f} | {tokens:,.0f} | {peak_memory:bytes} | {kept:.2f} | {perplexity_ratio:.3f}"
+    cpus = {cpu: None for arm in arms for cpu in arm["cpu_seconds"]}  # in order
+    seconds = [f"{{cpu_seconds[{cpu}]:,.0f}}" for cpu in cpus]
+    costs = ["{name}", "{tokens:,.0f}", "{peak_memory:bytes}", "{kept:.2f}", "{perplexity_ratio:.3f}", *seconds]
+    title = ["arm", "tokens read", "peak memory", "questions kept", "perplexity to base"]
+    title += [f"CPU seconds, {cpu}" for cpu in cpus]
     return {
         "Chosen answers in training": report.build(
             table, "arm | before training | last ten steps", "{name} | {chosen[first]:.2f} | {chosen[last]:.2f}",
             [arm for arm in arms if arm["chosen"]],
         ),
-        "What it costs": report.build(
-            table, "arm | CPU seconds | tokens read | peak memory | questions kept | perplexity to base", costs, arms
-        ),
+        "What it costs": report.build(table, " | ".join(title), " | ".join(costs), arms),
         "Aims": report.build(
             table, "aim | limit | measured | verdict",
             "{claim} | at {side} {limit:.2f} | {measured:.3f} | {held:verdict}", aims,

@@ -64,14 +64,9 @@ def documents(
 def asked(document: dict[str, Any], name: str) -> dict[str, Any]:
     """The row about one person of a text, as `build_pairs` takes it; its answer is the sentence with all facts."""
     mine = document["people"][name]
+    row = {"context": document["context"], "question": question(name, list(mine)), "answer": sentence(name, mine)}
     facts = [fact | {"asked": fact["name"] == name} for fact in document["facts"]]
-    return {
-        "context": document["context"],
-        "question": question(name, list(mine)),
-        "answer": sentence(name, mine),
-        "facts": facts,
-        "values": list(mine.values()),
-    }
+    return row | {"facts": facts, "values": list(mine.values())}
 
 
 def question(name: str, kinds: list[str]) -> str:

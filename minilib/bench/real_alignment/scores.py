@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,7 @@ def measured(
     parts: dict[str, Callable[[], Any]] = {}
     for length, texts in settings["texts"].items():
         for number in range(texts):
-            parts[f"text {length} {number}"] = lambda n=int(length), k=number: _about(
-                model, tokenizer, seed, n, k, settings
-            )
+            parts[f"text {length} {number}"] = partial(_about, model, tokenizer, seed, int(length), number, settings)
     parts["general"] = lambda: _general(model, tokenizer)
     parts["perplexity"] = lambda: _perplexity(model, tokenizer, seed, settings)
     for name, part in parts.items():
@@ -61,12 +60,9 @@ def _about(model, tokenizer, seed: int, length: int, number: int, settings: dict
     make = prompt_maker(tokenizer)
     prompts = [make([text["context"]], row["question"]) for row in rows.values()]
     answers = answers_about(model, tokenizer, prompts, settings["answer_tokens"])
-    depths = {name: [round(f["depth"], 3) for f in row["facts"] if f["asked"]] for name, row in rows.items()}
-    order = {name: [f["value"] for f in row["facts"] if f["asked"]] for name, row in rows.items()}
     found = []
     for (name, row), answer in zip(rows.items(), answers):
-        places = dict(zip(order[name], depths[name]))
-        values = row["values"]
+        places, values = {f["value"]: round(f["depth"], 3) for f in row["facts"] if f["asked"]}, row["values"]
         told = {"name": name, "answer": answer, "values": values, "depths": [places[value] for value in values]}
         found.append(told | people.judged(answer, values, name))
     return found
