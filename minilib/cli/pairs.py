@@ -203,8 +203,7 @@ def _from_questions(loaded: Loaded, questions: Dataset, settings: LogoSettings, 
     )
     most = settings.target_length if settings.rope != "none" else loaded.window
     if position_table(loaded.model) is not None:  # it cannot answer at all where its table ends
-        most -= settings.answer_tokens
-        answer = _where_it_fits(answer, token_counter(loaded.tokenizer), most)
+        answer = _where_it_fits(answer, token_counter(loaded.tokenizer), most - settings.answer_tokens)
     return build_pairs(
         questions, repeatable(answer), scorer=scorer_of(settings.scorer), tokenizer=loaded.tokenizer,
         prompt_fn=prompt_for(loaded.tokenizer), path=path, chunk_size=settings.chunk_size, max_tokens=most,

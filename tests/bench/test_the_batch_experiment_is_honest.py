@@ -167,7 +167,9 @@ def test_a_best_batch_that_grows_is_said_to_grow_and_one_that_does_not_is_not():
 
 
 def test_a_best_batch_of_all_pairs_is_said_to_be_the_largest():
-    rows = [{"pairs": n, "batch": n, "by_draw": [n, n, 4], "interior": False, "tried": [4, n]} for n in (8, 16)]
+    rows = [
+        {"pairs": n, "batch": n, "by_draw": [n, n, 4], "interior": False, "tried": [4, n], "alike": []} for n in (8, 16)
+    ]
     sentence = pages._verdict(rows, planned=2)["sentence"]
     assert sentence.startswith("The mean is highest with all pairs at once. By the mean: 8 at 8 pairs, 16 at 16 pairs")
     assert sentence.endswith("Larger than at 8 pairs: at 16 pairs in 2 of 3 draws.")
@@ -175,11 +177,30 @@ def test_a_best_batch_of_all_pairs_is_said_to_be_the_largest():
 
 def test_a_best_batch_is_not_called_larger_where_nothing_smaller_was_tried():
     small = {"pairs": 8, "batch": 4, "by_draw": [4, 4, 4], "interior": True, "tried": [2, 4, 8]}
-    large = {"pairs": 80, "batch": 16, "by_draw": [8, 16, 16], "interior": True, "tried": [8, 16, 80]}
+    large = {"pairs": 80, "batch": 16, "by_draw": [8, 16, 16], "interior": True, "tried": [8, 16, 80], "alike": []}
     verdict = pages._verdict([small, large], planned=2)
     assert verdict["larger"] == 2, "the smallest batch of 80 pairs may win for want of a batch of 4"
     assert verdict["sentence"].startswith("These runs cannot tell")
-    assert pages._verdict([small, large | {"tried": [4, 8, 16, 80]}], planned=2)["larger"] == 3
+    tried = large | {"tried": [4, 8, 16, 80]}
+    assert pages._verdict([small, tried], planned=2)["larger"] == 3
+    assert pages._verdict([small, tried], planned=2)["sentence"].startswith("The best batch grows with the data.")
+
+
+def test_a_larger_best_batch_that_is_no_better_than_the_small_one_settles_nothing():
+    small = {"pairs": 8, "batch": 4, "by_draw": [4, 4, 4], "interior": True, "tried": [2, 4, 8]}
+    large = {"pairs": 80, "batch": 16, "by_draw": [8, 16, 16], "interior": True, "tried": [4, 8, 16, 80], "alike": [4]}
+    verdict = pages._verdict([small, large], planned=2)
+    assert verdict["larger"] == 3
+    assert verdict["sentence"].startswith("These runs cannot tell")
+    assert verdict["sentence"].endswith("At 80 pairs the best is not told apart from 4.")
+
+
+def test_seconds_of_a_run_are_those_of_one_machine():
+    records = finished(peak_at({100: 8, 200: 32}))
+    slow = [r | {"machine": 1, "cpu_seconds": 1e6} if r["batch"] == 8 or r["draw"] else r for r in records]
+    rows = document(slow)["cells"]["glyphs, equal epochs"]
+    assert {row["cpu_seconds"] is None for row in rows if row["batch"] == 8} == {True}
+    assert max(row["cpu_seconds"] for row in rows if row["batch"] > 8) < 1e6
 
 
 def test_a_stage_may_add_a_batch_of_one_kind_of_data():

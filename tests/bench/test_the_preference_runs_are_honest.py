@@ -158,4 +158,4 @@ def test_the_answers_that_are_kept_are_judged_as_today():
         for asked in text["asked"]:
             values = [v for kind in people.VALUES.values() for v in kind if f" {v}" in asked["right"]]
             name = " ".join(asked["right"].split()[:2])
-            assert people.judged(asked["answer"], values, name)["wrong"] == asked["judged"]["wrong"]
+            assert people.judged(asked["answer"], values, name) == asked["judged"]

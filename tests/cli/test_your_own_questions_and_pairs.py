@@ -17,8 +17,10 @@ from minilib.cli import own_questions
 from minilib.cli import pairs as data_rows
 from minilib.cli.evaluate import evaluate
 from minilib.cli.settings import LogoSettings, fill
+from minilib.data.running_text import token_counter
 from minilib.evals.answers import contains_answer, plain_words
 from minilib.evals.language_model import fitting_lengths
+from minilib.models.loading import load_language_model
 from minilib.models.tiny_lm import FOLDER, tiny_lm
 from minilib.preferences.haystack_pairs import long_questions
 
@@ -122,6 +124,21 @@ def test_a_question_too_long_for_a_table_of_positions_is_counted_and_the_others_
     assert report["rows"] == 8
     assert report["pairs"] > 0
     assert report["skipped"]["longer than the model reads"] == 1
+
+
+def test_a_pair_that_a_table_of_positions_holds_is_kept_though_nothing_could_follow_its_prompt(tmp_path, monkeypatch):
+    """No model answers the whole prompt of a pair, only what chosen and rejected answers read of it."""
+    asked = {}
+    monkeypatch.setattr(data_rows, "build_pairs", lambda *args, **settings: asked.update(settings, answer=args[1]))
+    model = gpt2(tmp_path / "gpt2", positions=128)
+    settings = fill(LogoSettings(model=str(model), data=str(tmp_path), answer_tokens=6), 128)
+    data_rows._from_questions(load_language_model(str(model)), None, settings, tmp_path / "pairs.jsonl")
+    assert asked["max_tokens"] == 128
+    prompts = ["the" + " the" * (n - 1) for n in (119, 120, 121, 127)]
+    assert [token_counter(tiny_lm()[1])(prompt) for prompt in prompts] == [119, 120, 121, 127]
+    answers = asked["answer"](prompts)
+    assert answers[2:] == ["", ""]
+    assert all(answers[:2])
 
 
 def test_an_answer_to_a_prompt_beyond_the_table_is_empty_and_the_others_keep_their_places():

@@ -142,19 +142,21 @@ def _cell_rows(part: dict[Cell, Curve], tuned: dict[Cell, Runs]) -> list[dict[st
         row |= {"behind": _interval(both) if both else None, "replicates": sorted(map(list, curve))}
         row |= {"draws": len(row["by_draw"]), "runs": len(runs)}
         row |= {name: runs[0][name] for name in ("lr", "steps", "same_caption", "same_outline")}
-        rows.append(row | {"cpu_seconds": float(np.mean([run["cpu_seconds"] for run in runs]))})
+        spent = [run["cpu_seconds"] for run in runs if run.get("machine", 0) == 0]
+        rows.append(row | {"cpu_seconds": float(np.mean(spent)) if spent else None})
     return rows
 
 
 def _best_row(part: dict[Cell, Curve], rows: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
     best = max(rows, key=lambda row: row["mean"])
     behind = {row["batch"]: row["behind"] for row in rows if row is not best and row["behind"]}
-    tied = [f"{batch:,}" for batch, (_, low, high) in behind.items() if low is not None and low <= 0 <= high]
+    alike = [batch for batch, (_, low, high) in behind.items() if low is not None and low <= 0 <= high]
     cell = next(iter(part))
     tried = plan.batches(settings, cell.data, cell.pairs, cell.budget)
     interior = min(tried) < best["batch"] < max(tried) if len(part) == len(tried) else None
     return {name: best[name] for name in ("pairs", "batch", "mean")} | {
-        "by_draw": _best_by_draw(part), "tied": ", ".join(tied), "interior": interior, "tried": tried,
+        "by_draw": _best_by_draw(part), "tied": ", ".join(f"{batch:,}" for batch in alike), "alike": alike,
+        "interior": interior, "tried": tried,
     }  # fmt: skip
 
 
@@ -177,11 +179,15 @@ def _verdict(rows: list[dict[str, Any]], planned: int) -> dict[str, Any]:
     counts = ", ".join(f"at {pairs:,} pairs in {sum(draws)} of {len(draws)} draws" for pairs, draws in grown.items())
     larger = grown[rows[-1]["pairs"]]
     start = "These runs cannot tell whether the best batch grows with the data"
-    if all(larger) or not any(larger):
+    same = sorted(set(rows[0]["by_draw"]) & set(rows[-1]["alike"]))  # a larger best batch that is no better than these
+    if (all(larger) and not same) or not any(larger):
         start = f"The best batch {'grows' if all(larger) else 'does not grow'} with the data"
     if all(row["batch"] == row["pairs"] for row in rows):
         start = "The mean is highest with all pairs at once"
     sentence = f"{start}. By the mean: {path}. Larger than at {rows[0]['pairs']:,} pairs: {counts}."
+    if any(larger) and same:
+        alike = " and ".join(map("{:,}".format, same))
+        sentence += f" At {rows[-1]['pairs']:,} pairs the best is not told apart from {alike}."
     return {"larger": sum(larger), "sentence": sentence}
 
 

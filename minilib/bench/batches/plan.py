@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-# A run on 10,240 pairs takes 24 CPU seconds in batches of 512 and 75 in batches of 32, one on 40,960 two to eight
-# minutes. The plan is some 490 runs and nine CPU hours; its first two stages, which answer the question for glyphs, are
-# about three of them.
+# A run on 10,240 pairs takes 24 CPU seconds in batches of 512 and 75 in batches of 32, one on 40,960 one to eight
+# minutes. The plan is some 490 runs and eight CPU hours; its first two stages, which answer the question for glyphs,
+# are three of them.
 SIZES = [2_048, 10_240, 40_960]
 FULL = {
     "stages": [

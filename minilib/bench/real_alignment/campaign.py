@@ -74,19 +74,15 @@ def write(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _run(arm: Arm, seed: int, model: str, settings: dict[str, Any], output: Path, deadline: float | None) -> None:
     record = one_run.run(arm, seed, model, settings, output, deadline) | {"machine": device.describe()}
-    write_text(_place(output, arm, seed), json.dumps(record) + "\n")
+    write_text(output / "records" / f"{arm.slug}-{seed}.json", json.dumps(record) + "\n")
     for folder in (output / "runs" / f"{arm.slug}-{seed}").glob("checkpoint-*"):
         shutil.rmtree(folder)
     write(output, settings)
 
 
-def _place(output: Path, arm: Arm, seed: int) -> Path:
-    return output / "records" / f"{arm.slug}-{seed}.json"
-
-
 def _record(output: Path, arm: Arm, seed: int, settings: dict[str, Any]) -> dict[str, Any] | None:
     """The record of a finished run; ValueError where it is one of other settings."""
-    if not (path := _place(output, arm, seed)).exists():
+    if not (path := output / "records" / f"{arm.slug}-{seed}.json").exists():
         return None
     return opened(path, settings, "arm")
 
