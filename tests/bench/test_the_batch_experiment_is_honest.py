@@ -168,7 +168,7 @@ def test_a_best_batch_that_grows_is_said_to_grow_and_one_that_does_not_is_not():
 
 def test_a_best_batch_of_all_pairs_is_said_to_be_the_largest():
     rows = [
-        {"pairs": n, "batch": n, "by_draw": [n, n, 4], "interior": False, "tried": [4, n], "alike": []} for n in (8, 16)
+        {"pairs": n, "batch": n, "by_draw": [n, n, 4], "interior": False, "tried": [4, n], "tied": []} for n in (8, 16)
     ]
     sentence = pages._verdict(rows, planned=2)["sentence"]
     assert sentence.startswith("The mean is highest with all pairs at once. By the mean: 8 at 8 pairs, 16 at 16 pairs")
@@ -177,7 +177,7 @@ def test_a_best_batch_of_all_pairs_is_said_to_be_the_largest():
 
 def test_a_best_batch_is_not_called_larger_where_nothing_smaller_was_tried():
     small = {"pairs": 8, "batch": 4, "by_draw": [4, 4, 4], "interior": True, "tried": [2, 4, 8]}
-    large = {"pairs": 80, "batch": 16, "by_draw": [8, 16, 16], "interior": True, "tried": [8, 16, 80], "alike": []}
+    large = {"pairs": 80, "batch": 16, "by_draw": [8, 16, 16], "interior": True, "tried": [8, 16, 80], "tied": []}
     verdict = pages._verdict([small, large], planned=2)
     assert verdict["larger"] == 2, "the smallest batch of 80 pairs may win for want of a batch of 4"
     assert verdict["sentence"].startswith("These runs cannot tell")
@@ -188,7 +188,7 @@ def test_a_best_batch_is_not_called_larger_where_nothing_smaller_was_tried():
 
 def test_a_larger_best_batch_that_is_no_better_than_the_small_one_settles_nothing():
     small = {"pairs": 8, "batch": 4, "by_draw": [4, 4, 4], "interior": True, "tried": [2, 4, 8]}
-    large = {"pairs": 80, "batch": 16, "by_draw": [8, 16, 16], "interior": True, "tried": [4, 8, 16, 80], "alike": [4]}
+    large = {"pairs": 80, "batch": 16, "by_draw": [8, 16, 16], "interior": True, "tried": [4, 8, 16, 80], "tied": [4]}
     verdict = pages._verdict([small, large], planned=2)
     assert verdict["larger"] == 3
     assert verdict["sentence"].startswith("These runs cannot tell")
@@ -222,7 +222,7 @@ def test_runs_that_disagree_settle_nothing():
     assert verdict["sentence"].startswith("These runs cannot tell whether")
     best = document(finished(test))["best"]["glyphs, equal epochs"]
     assert [row["by_draw"] for row in best] == [[8, 8, 8], [8, 32, 16]]
-    assert [row["tied"] for row in best] == ["", "16, 32"]
+    assert [row["tied"] for row in best] == [[], [16, 32]]
     alone = [r for r in finished(test) if r["draw"] == 0]
     assert document(alone)["verdicts"]["glyphs, equal epochs"]["sentence"].startswith(
         "Not settled yet (2 of 2 amounts of data have all batches, draws: 1)"

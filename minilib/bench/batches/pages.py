@@ -32,7 +32,7 @@ TOOK = "pairs | batch | steps | learning rate | same caption | same outline | ru
 TOOK_LINE = "{pairs:,} | {batch:,} | {steps:,} | {lr:g} | {same_caption:.0%} | {same_outline:.0%} | {runs} | "
 TOOK_LINE += "{cpu_seconds:,.0f}"
 BEST = "pairs | best batch | recall@1, test | best in each draw | not told apart | not at an edge"
-BEST_LINE = "{pairs:,} | {batch:,} | {mean:.1%} | {by_draw:,} | {tied} | {interior:yes}"
+BEST_LINE = "{pairs:,} | {batch:,} | {mean:.1%} | {by_draw:,} | {tied:,} | {interior:yes}"
 MASKED = "pairs | batch | recall@1, test | masked | gained | 95 % interval | draws"
 MASKED_LINE = "{pairs:,} | {batch:,} | {plain:.1%} | {masked:.1%} | {gain[0]:+.1%} | "
 MASKED_LINE += "{gain[1]:+.1%} to {gain[2]:+.1%} | {draws}"
@@ -150,13 +150,12 @@ def _cell_rows(part: dict[Cell, Curve], tuned: dict[Cell, Runs]) -> list[dict[st
 def _best_row(part: dict[Cell, Curve], rows: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
     best = max(rows, key=lambda row: row["mean"])
     behind = {row["batch"]: row["behind"] for row in rows if row is not best and row["behind"]}
-    alike = [batch for batch, (_, low, high) in behind.items() if low is not None and low <= 0 <= high]
+    tied = [batch for batch, (_, low, high) in behind.items() if low is not None and low <= 0 <= high]
     cell = next(iter(part))
     tried = plan.batches(settings, cell.data, cell.pairs, cell.budget)
     interior = min(tried) < best["batch"] < max(tried) if len(part) == len(tried) else None
     return {name: best[name] for name in ("pairs", "batch", "mean")} | {
-        "by_draw": _best_by_draw(part), "tied": ", ".join(f"{batch:,}" for batch in alike), "alike": alike,
-        "interior": interior, "tried": tried,
+        "by_draw": _best_by_draw(part), "tied": tied, "interior": interior, "tried": tried,
     }  # fmt: skip
 
 
@@ -179,7 +178,7 @@ def _verdict(rows: list[dict[str, Any]], planned: int) -> dict[str, Any]:
     counts = ", ".join(f"at {pairs:,} pairs in {sum(draws)} of {len(draws)} draws" for pairs, draws in grown.items())
     larger = grown[rows[-1]["pairs"]]
     start = "These runs cannot tell whether the best batch grows with the data"
-    same = sorted(set(rows[0]["by_draw"]) & set(rows[-1]["alike"]))  # a larger best batch that is no better than these
+    same = sorted(set(rows[0]["by_draw"]) & set(rows[-1]["tied"]))  # a larger best batch that is no better than these
     if (all(larger) and not same) or not any(larger):
         start = f"The best batch {'grows' if all(larger) else 'does not grow'} with the data"
     if all(row["batch"] == row["pairs"] for row in rows):
