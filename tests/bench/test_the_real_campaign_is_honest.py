@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from minilib.bench import device
 from minilib.bench.ablation import bench_alignment
-from minilib.bench.real_alignment import campaign, neighbours, one_run, pages, people, recipe
+from minilib.bench.real_alignment import campaign, figures, neighbours, one_run, pages, people, recipe
 from minilib.bench.real_alignment.answers import answers_about
 from minilib.bench.real_alignment.arms import ARMS, in_order, named
 from minilib.data.facts import words_of
@@ -196,7 +197,7 @@ def test_tokens_of_the_short_prompts_are_read_too(loaded):
     assert long + short - 2 * (six + 1) <= tokens["SoLoPO"] < long + short
 
 
-def test_a_run_that_is_stopped_goes_on_to_the_same_end(finished, tmp_path):
+def test_a_run_that_is_stopped_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):
     output, document = finished
     (tmp_path / "pairs.jsonl").write_bytes((output / "pairs.jsonl").read_bytes())
     arm, settings = ARMS["LOGO"], SETTINGS
@@ -204,7 +205,13 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(finished, tmp_path):
         one_run.run(arm, 1, "random", settings, tmp_path, 0.0)
     assert list((tmp_path / "runs" / "logo-1").glob("checkpoint-1"))
     assert json.loads((tmp_path / "runs" / "logo-1" / "spent.json").read_text()) > 0  # though it may be killed next
+    monkeypatch.setattr(device, "describe", lambda: {"cpu": "the first"})
+    model, tokenizer = one_run.loaded("random", settings)
+    rows = one_run.training_rows(tmp_path / "pairs.jsonl", tokenizer, settings["pairs"])
+    one_run.train(arm, 1, settings, tmp_path / "runs" / "logo-1", model, tokenizer, lambda: rows, None)
+    monkeypatch.setattr(device, "describe", lambda: {"cpu": "the second"})  # which measures and has not trained
     again = one_run.run(arm, 1, "random", settings, tmp_path, None)
+    assert again["machine"] == {"cpu": "the first"}
     first = next(record for record in document["records"] if record["arm"] == "LOGO")
     assert again["scores"] == first["scores"]
     assert [point["loss"] for point in again["curve"]] == [point["loss"] for point in first["curve"]]
@@ -241,7 +248,7 @@ def test_more_values_named_are_told_apart_from_better_ones():
     guesses, silent = record("SFT", 1, 4), record("LOGO", 1, 0)
     for verdict in guesses["scores"]["text 1000 0"]:
         verdict["wrong"] = ["Cairo"]
-    arms = pages.summarised([silent, guesses, record("base", 1, 2)], {"window": 8_192})["arms"]
+    arms = figures.summarised([silent, guesses, record("base", 1, 2)], {"window": 8_192})["arms"]
     assert [*arms] == ["base", "SFT", "LOGO"]  # in the order of arms.yaml
     assert [arm["named_inside"]["mean"] for arm in arms.values()] == [2 / 8, (4 + 4) / 8, 0]
     assert [arm["precision_inside"]["mean"] for arm in arms.values()] == [1, 4 / (4 + 4), 0]
@@ -250,7 +257,7 @@ def test_more_values_named_are_told_apart_from_better_ones():
 
 def test_figures_of_made_up_records_are_those_that_were_put_in():
     records = [record("base", seed, 2) for seed in (1, 2)] + [record("LOGO", seed, 6) for seed in (1, 2)]
-    found = pages.summarised(records, {"window": 8_192})
+    found = figures.summarised(records, {"window": 8_192})
     assert found["arms"]["base"]["facts_inside"]["mean"] == 0.25
     assert found["arms"]["LOGO"]["whole_beyond"]["mean"] == 0.75
     assert found["arms"]["LOGO"]["over_base"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
@@ -266,7 +273,7 @@ def test_figures_of_made_up_records_are_those_that_were_put_in():
 
 def test_seconds_of_two_machines_are_never_one_mean():
     records = [record("base", 1, 2), *(record("LOGO", seed, 6) for seed in (1, 2))]
-    rows = pages.tables(pages.summarised(records, {"window": 8_192}))["What it costs"].splitlines()
+    rows = pages.tables(figures.summarised(records, {"window": 8_192}))["What it costs"].splitlines()
     assert rows[0].endswith("| CPU seconds, cpu 1 | CPU seconds, cpu 2 |")
     assert rows[-1].endswith("| 100 | 200 |")
     machines = pages._machines(records)
@@ -276,7 +283,7 @@ def test_seconds_of_two_machines_are_never_one_mean():
 @pytest.mark.parametrize(("right", "words"), [(8, "is ahead of"), (0, "is behind"), (4, "cannot be told apart from")])
 def test_the_verdict_compares_logo_with_sft_at_the_same_positions(right, words):
     records = [record("SFT, stretched positions", seed, 4) for seed in (1, 2)]
-    found = pages.summarised([*records, *(record("LOGO", seed, right) for seed in (1, 2))], {"window": 8_192})
+    found = figures.summarised([*records, *(record("LOGO", seed, right) for seed in (1, 2))], {"window": 8_192})
     (part,) = found["parts"]
     assert part["part"] == "preference, at stretched positions"
     assert part["facts"]["mean"] == (right - 4) / 8
@@ -284,14 +291,14 @@ def test_the_verdict_compares_logo_with_sft_at_the_same_positions(right, words):
     assert pages.verdict(found).startswith(f"LOGO {words} SFT on the same chosen answers, both at stretched positions:")
     assert pages.verdict(found).endswith(", 2 seeds.")
     assert pages.verdict({"parts": []}) == ""
-    one = pages.summarised([record("SFT, stretched positions", 1, 4), record("LOGO", 1, right)], {"window": 8_192})
+    one = figures.summarised([record("SFT, stretched positions", 1, 4), record("LOGO", 1, right)], {"window": 8_192})
     assert pages.verdict(one).startswith(f"Under one seed LOGO {words} SFT")
 
 
 def test_differences_are_told_seed_by_seed_in_the_order_of_the_seeds():
     records = [record("base", seed, 2) for seed in (1, 2, 3)]
     records += [record("LOGO", seed, right) for seed, right in ((3, 2), (1, 6), (2, 0))]
-    found = pages.summarised(records, {"window": 8_192})
+    found = figures.summarised(records, {"window": 8_192})
     assert found["arms"]["LOGO"]["over_base_by_seed"] == [0.5, -0.25, 0.0]
     assert "| +0.50, -0.25, +0.00 |" in pages.tables(found)["Differences, facts right"]
 
@@ -299,22 +306,22 @@ def test_differences_are_told_seed_by_seed_in_the_order_of_the_seeds():
 def test_shares_are_those_of_the_seeds_that_all_arms_have():
     """Seeds have texts of their own, so an arm with an easy second seed must not look better for it."""
     records = [record("base", 1, 2), record("SFT", 1, 4), record("base", 2, 8), record("SFT", 2, 8)]
-    found = pages.summarised([*records, record("LOGO", 1, 6)], {"window": 8_192})
+    found = figures.summarised([*records, record("LOGO", 1, 6)], {"window": 8_192})
     assert found["shared"] == [1]
     assert [arm["facts_inside"]["mean"] for arm in found["arms"].values()] == [0.25, 0.5, 0.75]
     assert [arm["lengths"]["1000"]["mean"] for arm in found["arms"].values()] == [0.25, 0.5, 0.75]
     assert found["arms"]["SFT"]["over_base"]["mean"] == 0.125  # both have both seeds
     assert found["short_questions"] == {"asked": 3, "base": 2}
-    assert pages.summarised(records, {"window": 8_192})["shared"] == [1, 2]
+    assert figures.summarised(records, {"window": 8_192})["shared"] == [1, 2]
 
 
 def test_what_a_part_adds_is_told_by_length_too():
     records = [record(arm, seed, right, 500 * seed) for arm, more in (("SFT", 0), ("LOGO, plain positions", 2))
                for seed, right in ((1, 2 + more), (2, 4 - more))]  # fmt: skip
-    (part,) = pages.summarised(records, {"window": 8_192})["parts"]
+    (part,) = figures.summarised(records, {"window": 8_192})["parts"]
     assert {length: found["mean"] for length, found in part["by_length"].items()} == {"500": 0.25, "1000": -0.25}
     assert part["facts"]["mean"] == 0
 
 
 def test_every_part_is_a_difference_of_two_arms():
-    assert {arm for _, one, other in pages.PARTS for arm in (one, other)} == set(ARMS) - {"base"}
+    assert {arm for _, one, other in figures.ASKED["parts"] for arm in (one, other)} == set(ARMS) - {"base"}

@@ -19,10 +19,9 @@ class Arm(NamedTuple):
     pairs: float = 1
     neighbour: str | None = None
 
-    @property
-    def slug(self) -> str:
-        """The name as a part of file names."""
-        return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
+    def under(self, seed: int) -> str:
+        """The name of this arm's run in folders and files."""
+        return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_") + f"-{seed}"
 
 
 _READ = yaml.safe_load(Path(__file__).with_name("arms.yaml").read_text(encoding="utf-8"))

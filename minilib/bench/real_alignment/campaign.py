@@ -23,8 +23,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from minilib.bench import device, harness
-from minilib.bench.real_alignment import one_run, pages
+from minilib.bench import harness
+from minilib.bench.real_alignment import figures, one_run, pages
 from minilib.bench.real_alignment.arms import Arm, in_order, named
 from minilib.bench.records import line_by_line, opened
 from minilib.common import write_text
@@ -65,7 +65,7 @@ def write(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The document and its page, from the records that are there."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((output / "records").glob("*.json"))]
     document = {"benchmark": "real_alignment", "settings": settings, "pairs": _pairs(output), **_prompts(output)}
-    document |= pages.summarised(records, settings) | {"records": records}
+    document |= figures.summarised(records, settings) | {"records": records}
     write_text(output / "real_alignment.json", line_by_line(document))
     if records:
         write_text(output / "real_alignment.md", pages.page(document))
@@ -73,18 +73,21 @@ def write(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(arm: Arm, seed: int, model: str, settings: dict[str, Any], output: Path, deadline: float | None) -> None:
-    record = one_run.run(arm, seed, model, settings, output, deadline) | {"machine": device.describe()}
-    write_text(output / "records" / f"{arm.slug}-{seed}.json", json.dumps(record) + "\n")
-    for folder in (output / "runs" / f"{arm.slug}-{seed}").glob("checkpoint-*"):
+    record = one_run.run(arm, seed, model, settings, output, deadline)
+    write_text(_file(output, arm, seed), json.dumps(record) + "\n")
+    for folder in (output / "runs" / arm.under(seed)).glob("checkpoint-*"):
         shutil.rmtree(folder)
     write(output, settings)
 
 
 def _record(output: Path, arm: Arm, seed: int, settings: dict[str, Any]) -> dict[str, Any] | None:
     """The record of a finished run; ValueError where it is one of other settings."""
-    if not (path := output / "records" / f"{arm.slug}-{seed}.json").exists():
-        return None
-    return opened(path, settings, "arm")
+    path = _file(output, arm, seed)
+    return opened(path, settings, "arm") if path.exists() else None
+
+
+def _file(output: Path, arm: Arm, seed: int) -> Path:
+    return output / "records" / f"{arm.under(seed)}.json"
 
 
 def _pairs(output: Path) -> int:

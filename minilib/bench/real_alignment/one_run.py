@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from minilib.bench import device
 from minilib.bench.real_alignment import people, recipe, scores
 from minilib.bench.real_alignment.arms import Arm
 from minilib.common import process_peak, write_text
@@ -49,17 +50,18 @@ def make_pairs(
 @quiet()
 def run(arm: Arm, seed: int, model_name: str, settings: dict, output: Path, deadline: float | None) -> dict[str, Any]:
     """The record of this arm and seed. Raises OutOfTimeError at the deadline."""
-    folder = output / "runs" / f"{arm.slug}-{seed}"
+    folder = output / "runs" / arm.under(seed)
     folder.mkdir(parents=True, exist_ok=True)
     model, tokenizer = loaded(model_name, settings)
     record: dict[str, Any] = {"arm": arm.name, "seed": seed, "model": model_name, "settings": settings}
+    record["machine"] = device.describe()
     if arm.loss is not None:
 
         def rows() -> list[dict[str, Any]]:
             return training_rows(output / "pairs.jsonl", tokenizer, round(arm.pairs * settings["pairs"]))
 
-        trained = train(arm, seed, settings, folder, model, tokenizer, rows, deadline)
-        model, record["costs"], record["curve"] = trained
+        model, noted = train(arm, seed, settings, folder, model, tokenizer, rows, deadline)
+        record |= noted
     asked = settings | {"texts": texts_of(seed, settings)}
     found = scores.measured(
         model, tokenizer, seed + EVALUATION, asked, folder / "scores.json", lambda: check_time(deadline)
@@ -79,7 +81,7 @@ def train(
     arm: Arm, seed: int, settings: dict[str, Any], folder: Path, model, tokenizer, rows: Callable[[], list[dict]],
     deadline: float | None,
 ):  # fmt: skip
-    """The trained model with its adapter merged, what it cost, and the curve; `rows` gives the pairs."""
+    """The trained model with its adapter merged; `costs`, `curve` and `machine` of training. `rows` gives the pairs."""
     from transformers import TrainerCallback
 
     from minilib.trainers.trainer_utils import last_checkpoint, remove_unfinished_checkpoints
@@ -109,14 +111,13 @@ def train(
         trainer.save_model(str(folder / "adapter"))
         costs = {"cpu_seconds": spent, "tokens": trainer.state.num_input_tokens_seen, "peak_memory": process_peak()}
         curve = [entry for entry in trainer.state.log_history if "loss" in entry]
-        write_text(done, json.dumps({"costs": costs, "curve": curve}) + "\n")
+        write_text(done, json.dumps({"costs": costs, "curve": curve, "machine": device.describe()}) + "\n")
         trained = trainer.model
     else:
         from peft import PeftModel
 
         trained = PeftModel.from_pretrained(model, folder / "adapter")
-    noted = json.loads(done.read_text(encoding="utf-8"))
-    return trained.merge_and_unload().eval(), noted["costs"], noted["curve"]
+    return trained.merge_and_unload().eval(), json.loads(done.read_text(encoding="utf-8"))
 
 
 def training_rows(path: Path, tokenizer, count: int) -> list[dict[str, Any]]:

@@ -218,10 +218,10 @@ def _aligned(name: str, seed: int, settings: dict[str, Any], work: Path, deadlin
         def rows() -> list[dict]:
             return [json.loads(line) for line in open(_file(work, name), encoding="utf-8")][: settings["pairs"]]
 
-        trained = one_run.train(
+        model, noted = one_run.train(
             ARMS["LOGO, plain positions"], seed, settings["training"], folder, model, tokenizer, rows, deadline
         )
-        model, found["costs"], found["curve"] = trained
+        found |= noted
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
     stream = people.documents(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minilib.bench import report
-from minilib.bench.real_alignment.pages import drawn
+from minilib.bench.real_alignment.figures import drawn
 
 TUNED = "MiniLM, tuned"
 SPAN = "{N[mean]:.2f} ({N[low]:.2f} to {N[high]:.2f})"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from minilib.bench.real_alignment.pages import drawn
+from minilib.bench.real_alignment.figures import drawn
 from minilib.bench.scorers import people
 from minilib.preferences.chunking import chunk_text, count_words
 

@@ -92,7 +92,7 @@ def accuracy_by_length(
     seeds = max(len(runs) for runs in shares.values())
     alt = f"Curves of right answers against texts of {lengths[0]:,} to {lengths[-1]:,} tokens for {', '.join(shares)}; "
     side = "Beyond" if beyond.any() else "Within"
-    alt += f"bands span the seeds. {side} the window of {window:,}: {_compared(far)}."
+    alt += f"{'bands span the seeds' if seeds > 1 else 'one seed'}. {side} the window of {window:,}: {_compared(far)}."
     best = max(far, key=far.get)
     drawn = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
     figure = canvas(title or f"Beyond the window {best} is right most often ({drawn})", alt)
