@@ -1,6 +1,7 @@
 """One torch thread for every test: two threads fight on two cores, and sums keep their order; Triton interpreted."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -14,6 +15,10 @@ torch.set_num_threads(1)
 # Without a GPU the kernels run in Triton's interpreter, which must be told before Triton is first imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# A script that starts the tests in the background lets them ignore Ctrl-C, and nohup a hang-up: some tests send these.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 # Timings of a shared machine must not fail a property, and the same examples must be drawn everywhere.
 settings.register_profile("steady", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("steady")

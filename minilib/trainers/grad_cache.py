@@ -9,9 +9,9 @@ where
     df_k    dL / df_k, in which every other pair of the batch has its say
 
 By the chain rule sum_k <f_k, df_k> has the gradient of the loss: this is exact, where gradient accumulation would
-compare each pair with its own micro-batch only. The random state makes dropout draw the same masks in both passes; a
-layer that mixes the rows of a micro-batch (BatchNorm) would break the equality. Source: the gradient cache of Inf-CL's
-experiments (Table 1). Taught in notebooks/07_train_with_giant_batches.ipynb.
+compare each pair with its own micro-batch only. The random state, of the CPU and the current GPU, makes dropout draw
+the same masks in both passes; a layer that mixes the rows of a micro-batch (BatchNorm) would break the equality.
+Source: the gradient cache of Inf-CL's experiments (Table 1). Taught in notebooks/07_train_with_giant_batches.ipynb.
 """
 
 from collections.abc import Callable, Sequence
