@@ -293,6 +293,24 @@ def test_the_verdict_compares_logo_with_sft_at_the_same_positions(right, words):
     assert pages.verdict({"parts": []}) == ""
     one = figures.summarised([record("SFT, stretched positions", 1, 4), record("LOGO", 1, right)], {"window": 8_192})
     assert pages.verdict(one).startswith(f"Under one seed LOGO {words} SFT")
+    plain = figures.summarised([record("SFT", 1, 4), record("LOGO", 1, right)], {"window": 8_192})
+    assert f"LOGO {words} SFT on the same chosen answers at plain positions: " in pages.verdict(plain)
+
+
+def test_other_texts_are_asked_about_in_a_folder_below_with_the_pairs_above(finished):
+    output, _ = finished
+    run = {"arms": ["LOGO"], "seeds": (4,), "quick": True, "model": "random"}
+    document = bench_alignment(**run, texts={"250": 1}, output=output / "other")
+    assert document["settings"]["texts"] == {"250": 1}
+    assert [*document["arms"]["LOGO"]["lengths"]] == ["250"]
+    assert not (output / "other" / "pairs.jsonl").exists()
+    assert document["pairs"] == len((output / "pairs.jsonl").read_text().splitlines())
+    page = (output / "other" / "real_alignment.md").read_text()
+    assert "(../pairs.jsonl)" in page
+    assert "texts of 250 to 250 tokens" in page
+    for texts in ({"long": 1}, {"250": 0}):
+        with pytest.raises(ValueError, match=r"^texts has '\w+': give tokens, 100 or more, and a number of texts"):
+            bench_alignment(**run, texts=texts, output=output / "other")
 
 
 def test_differences_are_told_seed_by_seed_in_the_order_of_the_seeds():

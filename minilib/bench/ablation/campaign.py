@@ -39,6 +39,7 @@ QUICK = {"rows": 12, "pairs": 4, "steps": 2, "batch": 2, "samples": 5, "lengths"
 def bench_alignment(
     arms: list[str] | None = None, seeds: tuple[int, ...] = (1, 2, 3), workers: int | None = None, quick: bool = False,
     output: Path | None = None, model: str = "tiny", budget: float | None = None,
+    texts: dict[str, int] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Compare LOGO with its neighbours and without each of its parts on the tiny model; about an hour on two cores.
 
@@ -52,10 +53,11 @@ def bench_alignment(
         output: folder for pairs, records, the document, the page and its figures, by default one for each model.
         model: "tiny", or a real one that answers in chats, "smollm2".
         budget: seconds after which a real model's runs stop, each with a checkpoint; by default none.
+        texts: tokens and how many texts a real model is asked about, by default those of the campaign.
     """
     output = output or Path("runs/bench") / ("alignment" if is_tiny(model) else f"alignment_{Path(model).name}")
     if not is_tiny(model):
-        return real_alignment(model, arms, tuple(seeds), workers, quick, output, budget)
+        return real_alignment(model, arms, tuple(seeds), workers, quick, output, budget, texts)
     settings = FULL | (QUICK if quick else {})
     wanted = named(None if arms is None else ["base", *(name for name in arms if name != "base")])
     for folder in ("pairs", "records"):

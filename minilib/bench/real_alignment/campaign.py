@@ -1,10 +1,11 @@
 """All arms on a real model: pairs first, then run after run, each in a fresh process; it goes on where it stopped.
 
-    OUTPUT/pairs.jsonl             the pairs, and pairs.jsonl.state; a finished file may be laid there
+    OUTPUT/pairs.jsonl             the pairs, and pairs.jsonl.state; a finished file may be laid there, or one above
     OUTPUT/runs/, OUTPUT/records/  see `one_run`
     OUTPUT/real_alignment.json     all records and what follows from them; .md is the page
 
-The campaign of the book goes on in book/results/smollm2, with `--output book/results/smollm2`.
+The campaign of the book goes on in book/results/smollm2, with `--output book/results/smollm2`; other texts are asked
+about in a folder of their own: `--texts '{"4000": 4, "7000": 6}' --seeds 4,5,6 --output book/results/smollm2/longer`.
 
 Texts beyond the window take nearly half of the time of all scores, so they are asked about under one seed alone.
 With a budget, no run begins after it and one that is under way stops with a checkpoint. A record with other settings
@@ -43,16 +44,19 @@ QUICK |= {"perplexity_texts": 1, "window": 256}
 
 def real_alignment(
     model: str, arms: list[str] | None, seeds: tuple[int, ...], workers: int | None, quick: bool, output: Path,
-    budget: float | None,
+    budget: float | None, texts: dict[str, int] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run what is left of the campaign within the budget of seconds, and write document and page."""
-    settings, deadline = FULL | (QUICK if quick else {}), None if budget is None else time.time() + budget
+    if wrong := [n for n, count in (texts or {}).items() if not n.isdecimal() or int(n) < 100 or count < 1]:
+        raise ValueError(f"texts has {wrong[0]!r}: give tokens, 100 or more, and a number of texts, as 4000: 4.")
+    deadline = None if budget is None else time.time() + budget
+    settings = FULL | (QUICK if quick else {}) | ({"texts": texts} if texts else {})
     (output / "records").mkdir(parents=True, exist_ok=True)
     jobs = [job for job in in_order(named(arms), seeds) if not _record(output, *job, settings)]
     run_jobs = _here if quick else _in_processes
     for share in sorted({arm.pairs for arm, _ in jobs}):  # nobody waits for the pairs of the largest arm
         wanted = round(share * settings["pairs"])
-        run_jobs(1, [(one_run.make_pairs, model, settings, wanted, output / "pairs.jsonl", deadline)])
+        run_jobs(1, [(one_run.make_pairs, model, settings, wanted, one_run.pairs_file(output), deadline)])
         if _pairs(output) >= wanted:
             now = [job for job in jobs if job[0].pairs == share]
             run_jobs(workers, [(_run, arm, seed, model, settings, output, deadline) for arm, seed in now])
@@ -65,6 +69,7 @@ def write(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The document and its page, from the records that are there."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((output / "records").glob("*.json"))]
     document = {"benchmark": "real_alignment", "settings": settings, "pairs": _pairs(output), **_prompts(output)}
+    document["pairs_file"] = Path(os.path.relpath(one_run.pairs_file(output), output)).as_posix()
     document |= figures.summarised(records, settings) | {"records": records}
     write_text(output / "real_alignment.json", line_by_line(document))
     if records:
@@ -91,13 +96,13 @@ def _file(output: Path, arm: Arm, seed: int) -> Path:
 
 
 def _pairs(output: Path) -> int:
-    path = output / "pairs.jsonl"
+    path = one_run.pairs_file(output)
     return sum(1 for _ in open(path, encoding="utf-8")) if path.exists() else 0
 
 
 def _prompts(output: Path) -> dict[str, Any]:
     """How many prompts were answered to get the pairs, and why how many of them gave none."""
-    path = output / "pairs.jsonl.state"
+    path = one_run.pairs_file(output).with_suffix(".jsonl.state")
     state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": 0, "counts": {"skipped": {}}}
     return {"prompts": state["rows"], "skipped": state["counts"]["skipped"]}
 

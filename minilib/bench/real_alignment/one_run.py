@@ -30,17 +30,20 @@ class OutOfTimeError(Exception):
     """The budget is spent; what is done so far is saved."""
 
 
+def pairs_file(output: Path) -> Path:
+    """The campaign's own pairs, or where it has none those of the folder above, if there are any."""
+    own, above = output / "pairs.jsonl", output.parent / "pairs.jsonl"
+    return above if above.exists() and not own.exists() else own
+
+
 @quiet()
-def make_pairs(
-    model_name: str, settings: dict[str, Any], wanted: int, path: Path, deadline: float | None
-) -> dict[str, Any]:  # fmt: skip
+def make_pairs(model_name: str, settings: dict, wanted: int, path: Path, deadline: float | None) -> dict[str, Any]:
     """Write pairs until there are so many, or find them there; returns what their report counts."""
     model, tokenizer = loaded(model_name, settings)
     answer = _by_rule() if settings["quick"] else asking(model, tokenizer)
     found = recipe.pairs(answer, tokenizer, settings, path)
     made = 0
-    for _ in found:
-        made += 1
+    for made, _ in enumerate(found, 1):
         if made >= wanted:
             break
         check_time(deadline)
@@ -58,7 +61,7 @@ def run(arm: Arm, seed: int, model_name: str, settings: dict, output: Path, dead
     if arm.loss is not None:
 
         def rows() -> list[dict[str, Any]]:
-            return training_rows(output / "pairs.jsonl", tokenizer, round(arm.pairs * settings["pairs"]))
+            return training_rows(pairs_file(output), tokenizer, round(arm.pairs * settings["pairs"]))
 
         model, noted = train(arm, seed, settings, folder, model, tokenizer, rows, deadline)
         record |= noted
@@ -89,7 +92,6 @@ def train(
     done = folder / "trained.json"
     if not done.exists():
         trainer = make_trainer(arm, seed, settings, folder, model, tokenizer, rows())
-
         kept = folder / "spent.json"
         before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else 0.0
         began = time.process_time()

@@ -7,6 +7,10 @@ from typing import Any
 from minilib.bench import report
 from minilib.bench.real_alignment.figures import ASKED, DEPTHS, MEASURES
 
+VERDICTS = {
+    ASKED["parts"][0][0]: "on the same chosen answers, both at stretched positions",
+    ASKED["parts"][-2][0]: "on the same chosen answers at plain positions",
+}
 SPAN = "{N[mean]:.2f} ({N[low]:.2f} to {N[high]:.2f})"
 
 
@@ -32,21 +36,18 @@ def plain(document: dict[str, Any]) -> str:
 
 
 def verdict(document: dict[str, Any]) -> str:
-    """What the preference term adds to SFT at stretched positions, in a sentence; "" until both arms have run."""
-    found = next((part for part in document["parts"] if part["part"] == ASKED["parts"][0][0]), None)
-    if found is None:
-        return ""
-    gain, runs = found["facts"], found["seeds"]
+    """What LOGO has over SFT at either positions, a sentence for each SFT that has run as well; "" without one."""
+    return " ".join(_compared(part) for part in document["parts"] if part["part"] in VERDICTS)
+
+
+def _compared(part: dict[str, Any]) -> str:
+    gain, runs = part["facts"], part["seeds"]
     span = "{mean:+.2f} facts right ({low:+.2f} to {high:+.2f})".format(**gain)
     told = "cannot be told apart from" if gain["low"] <= 0 <= gain["high"] else (
         "is ahead of" if gain["mean"] > 0 else "is behind"
     )  # fmt: skip
     start = "LOGO" if runs > 1 else "Under one seed LOGO"
-    compared = f"{start} {told} SFT on the same chosen answers, both at stretched positions"
-    sentence = f"{compared}: {span}, {runs} seed{'s' * (runs > 1)}."
-    if over := document["arms"]["LOGO"]["over_sft"]:
-        sentence += " Against SFT at plain positions it has {mean:+.2f} ({low:+.2f} to {high:+.2f}).".format(**over)
-    return sentence
+    return f"{start} {told} SFT {VERDICTS[part['part']]}: {span}, {runs} seed{'s' * (runs > 1)}."
 
 
 def known(document: dict[str, Any]) -> list[str]:
