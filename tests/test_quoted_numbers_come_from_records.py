@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 QUOTED = yaml.safe_load((ROOT / "tests" / "quoted_numbers.yaml").read_text())
 MEASURED = r"(?<![\d.,/])(?<!Python )(?:\d+\.\d\d\b|\d+(?:\.\d+)? ?%)"  # 0.85, 1.79, 85 %: what a run gives
 TABLES = {"logps_cpu": report.logps, "step_cpu": report.step, "alignment": pages.page, "scorers": scorer_pages.page}
-TABLES["smollm2/real_alignment"] = real_pages.page
+TABLES |= dict.fromkeys(("smollm2/real_alignment", "smollm2/longer/real_alignment"), real_pages.page)
 
 
 class Values(Formatter):

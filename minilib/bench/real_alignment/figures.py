@@ -54,7 +54,7 @@ def _parts(by_arm: dict[str, dict[int, dict]], window: int) -> list[dict[str, An
     inside = {arm: _inside(_texts(runs), window) for arm, runs in by_arm.items()}
     return [
         {"part": part, "seeds": len({seed for seed, *_ in inside[arm].keys() & inside[other]})}
-        | {name: _difference(inside[arm], inside[other], MEASURES[name]) for name in ("facts", "invented")}
+        | {name: _difference(inside[arm], inside[other], of) for name, of in (MEASURES | NAMED).items()}
         | {"by_seed": _by_seed(inside[arm], inside[other]), "by_length": _by_length(inside[arm], inside[other])}
         for part, arm, other in ASKED["parts"]
         if arm in inside and other in inside
