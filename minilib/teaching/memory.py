@@ -137,7 +137,8 @@ def measure_loss_peak(
     )
     options = f"backend={backend!r}, tile_size={tile_size!r}{extra if loss == 'clip' else ''}"
     call = f"{loss}_loss(img, txt, {scale!r}, {'-10.0, ' if loss == 'siglip' else ''}{options}).backward()"
-    setup = _LOSS_SOURCE.format(batch=batch, dim=dim, warm=min(64, batch), call=call)
+    warm = min(1024, -(-batch // 2))  # whole tiles, for which the matrix library makes its own buffers once
+    setup = _LOSS_SOURCE.format(batch=batch, dim=dim, warm=warm, call=call)
     return measure_peak(setup, f"once({batch})", threads=threads)
 
 

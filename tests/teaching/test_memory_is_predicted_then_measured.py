@@ -98,12 +98,11 @@ def test_a_large_parent_does_not_hide_what_the_child_adds():
     del parent
 
 
-@pytest.mark.parametrize(("backend", "batch", "dim", "rel"), [("dense", 2048, 256, 0.10), ("tiled", 8192, 512, 0.25)])
-def test_the_measured_peak_is_near_the_prediction(backend, batch, dim, rel):
-    # Large enough that the matrix library's own buffers, one to six megabytes by processor, stay below the tolerance.
-    predicted = memory.predict_bytes(batch, dim, backend=backend)["total"]
-    measured = memory.measure_loss_peak(batch, dim, backend)
-    assert measured == pytest.approx(predicted, rel=rel)
+@pytest.mark.parametrize(("backend", "batch", "within"), [("dense", 2048, 0.10), ("tiled", 4096, 0.25)])
+def test_the_measured_peak_is_near_the_prediction(backend, batch, within):
+    predicted = memory.predict_bytes(batch, 256, backend=backend)["total"]
+    measured = memory.measure_loss_peak(batch, 256, backend)
+    assert measured == pytest.approx(predicted, rel=within)
 
 
 def test_cached_tiles_show_in_the_measured_peak():

@@ -7,10 +7,6 @@ from typing import Any
 from minilib.bench import report
 from minilib.bench.real_alignment.figures import ASKED, DEPTHS, MEASURES
 
-VERDICTS = {
-    ASKED["parts"][0][0]: "on the same chosen answers, both at stretched positions",
-    ASKED["parts"][-2][0]: "on the same chosen answers at plain positions",
-}
 SPAN = "{N[mean]:.2f} ({N[low]:.2f} to {N[high]:.2f})"
 
 
@@ -36,8 +32,8 @@ def plain(document: dict[str, Any]) -> str:
 
 
 def verdict(document: dict[str, Any]) -> str:
-    """What LOGO has over SFT at either positions, a sentence for each SFT that has run as well; "" without one."""
-    return " ".join(_compared(part) for part in document["parts"] if part["part"] in VERDICTS)
+    """What LOGO has over SFT at plain or stretched positions, a sentence for each that has run; "" without one."""
+    return " ".join(_compared(part) for part in document["parts"] if part["part"] in ASKED["verdicts"])
 
 
 def _compared(part: dict[str, Any]) -> str:
@@ -47,7 +43,7 @@ def _compared(part: dict[str, Any]) -> str:
         "is ahead of" if gain["mean"] > 0 else "is behind"
     )  # fmt: skip
     start = "LOGO" if runs > 1 else "Under one seed LOGO"
-    return f"{start} {told} SFT {VERDICTS[part['part']]}: {span}, {runs} seed{'s' * (runs > 1)}."
+    return f"{start} {told} SFT {ASKED['verdicts'][part['part']]}: {span}, {runs} seed{'s' * (runs > 1)}."
 
 
 def known(document: dict[str, Any]) -> list[str]:
