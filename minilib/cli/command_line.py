@@ -20,8 +20,8 @@ from jsonargparse import ArgumentParser
 
 from minilib.cli.settings import ALIASES
 
-TYPES = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "str": "a text"}
-TYPES |= {"list[int]": "a list such as [96,224]", "list[str]": "a list such as [q_proj,v_proj]"}
+TYPES = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "tuple": "a list such as [1,2]"}
+TYPES |= {"list[int]": "a list such as [96,224]", "list[str]": "a list such as [q_proj,v_proj]", "str": "a text"}
 KEY = re.compile(r'^Parser key "(?P<key>[^"]*)":\s*(?P<rest>.*)$', re.DOTALL)
 EXPECTED = re.compile(
     r"Expected an? (?:<class '(?P<kind>[^']*)'>|(?P<other>[^.]*))\. Got value: (?P<value>.*)$", re.DOTALL

@@ -306,7 +306,7 @@ def test_other_texts_are_asked_about_in_a_folder_below_with_the_pairs_above(fini
     assert not (output / "other" / "pairs.jsonl").exists()
     assert document["pairs"] == len((output / "pairs.jsonl").read_text().splitlines())
     page = (output / "other" / "real_alignment.md").read_text()
-    assert "(../pairs.jsonl)" in page
+    assert "every pair in `../pairs.jsonl` next to it" in page
     assert "texts of 250 to 250 tokens" in page
     for texts in ({"long": 1}, {"250": 0}):
         with pytest.raises(ValueError, match=r"^texts has '\w+': give tokens, 100 or more, and a number of texts"):

@@ -5,7 +5,7 @@
     OUTPUT/real_alignment.json     all records and what follows from them; .md is the page
 
 The campaign of the book goes on in book/results/smollm2, with `--output book/results/smollm2`; other texts are asked
-about in a folder of their own: `--texts '{"4000": 4, "7000": 6}' --seeds 4,5,6 --output book/results/smollm2/longer`.
+about in a folder below: `--texts '{"4000": 4, "7000": 6}' --seeds '[4,5,6]' --output book/results/smollm2/longer`.
 
 Texts beyond the window take nearly half of the time of all scores, so they are asked about under one seed alone.
 With a budget, no run begins after it and one that is under way stops with a checkpoint. A record with other settings
