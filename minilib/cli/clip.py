@@ -200,7 +200,8 @@ def evaluate(
     """
     check_numbers({"pairs": pairs, "seed": seed}, counts=("pairs",), least={"seed": 0})
     if not (run / "model.json").exists():
-        raise ValueError(f"run {run} holds no trained model: run `python -m minilib clip --output {run}` first.")
+        command = f"python -m minilib clip --output {run_folder.typed(run)}"
+        raise ValueError(f"run {run} holds no trained model: run `{command}` first.")
     model, size, known = _trained(run)
     trained = run_folder.settings_of(run)
     data = data or trained.get("data", "scenes")

@@ -20,8 +20,10 @@ from jsonargparse import ArgumentParser
 
 from minilib.cli.settings import ALIASES
 
-TYPES = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "tuple": "a list such as [1,2]"}
-TYPES |= {"list[int]": "a list such as [96,224]", "list[str]": "a list such as [q_proj,v_proj]", "str": "a text"}
+TYPES = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "str": "a text"}
+NUMBERS = ("list[int]", "tuple", "collections.abc.Sequence", "collections.abc.Sequence[int]")
+TYPES |= dict.fromkeys(NUMBERS, "a list such as '[1,2]'") | {"dict[str, int]": "a table such as '{1000: 8}'"}
+TYPES |= {"list[str]": "a list such as '[\"VALUE\"]'"}  # in quotes, since a shell may read brackets
 KEY = re.compile(r'^Parser key "(?P<key>[^"]*)":\s*(?P<rest>.*)$', re.DOTALL)
 EXPECTED = re.compile(
     r"Expected an? (?:<class '(?P<kind>[^']*)'>|(?P<other>[^.]*))\. Got value: (?P<value>.*)$", re.DOTALL
@@ -119,12 +121,16 @@ def _said(message: str, reached: _Reached) -> str:
 
 def _wrong_value(key: str, rest: str) -> str:
     if union := UNION.search(rest):
-        kinds = [kind.strip() for kind in re.sub(r"<class '(\w+)'>", r"\1", union["kinds"]).split(",")]
-        wanted = " or ".join(TYPES.get(kind, kind) for kind in kinds if kind != "NoneType")
-        return f"{key} is {union['value'].strip()!r:.80}: give {wanted}."
+        kinds = re.split(r",\s*(?![^\[]*\])", re.sub(r"<class '(\w+)'>", r"\1", union["kinds"]))
+        return _given(key, union["value"].strip(), [kind for kind in kinds if kind != "NoneType"])
     if found := EXPECTED.search(rest):
-        return f"{key} is {found['value'].strip()!r:.80}: give {TYPES.get(found['kind'], found['kind'])}."
+        return _given(key, found["value"].strip(), [found["kind"]])
     return f"{key}: {' '.join(rest.split())}: give another value."
+
+
+def _given(key: str, value: str, kinds: list[str]) -> str:
+    wanted = " or ".join(TYPES.get(kind, kind) for kind in kinds).replace("VALUE", value)
+    return f"{key} is {value!r:.80}: give {wanted}."
 
 
 def _nearest(name: str, known: Iterable[str], dashes: str = "--") -> str:

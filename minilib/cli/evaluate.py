@@ -35,10 +35,8 @@ def evaluate(settings: EvalSettings | None = None, **given) -> None:
             raise ValueError(f"run {run} holds pairs and no model: train on {run / run_folder.PAIRS} with logo first.")
         if command is not None:
             raise ValueError(f"run {run} is not finished: give the same {run_folder.go_on(run, command)}.")
-        raise ValueError(
-            f"run {run} holds no trained model: run `python -m minilib clip --output {run}` or `python -m minilib logo "
-            f"--output {run}` first."
-        )
+        either = " or ".join(f"`python -m minilib {c} --output {run_folder.typed(run)}`" for c in ("clip", "logo"))
+        raise ValueError(f"run {run} holds no trained model: run {either} first.")
     folder = settings.output or (run if model is None else Path("runs/eval"))
     if settings.data is not None:
         from minilib.cli.own_questions import QuestionScores

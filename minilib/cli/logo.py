@@ -38,11 +38,7 @@ from minilib.models.adapters import adapted, attention_modules
 from minilib.models.loading import Loaded, NotFiniteError, load_language_model, pick_dtype, window_of, write_merged
 from minilib.trainers.logo import LogoConfig, LogoTrainer, check_model
 from minilib.trainers.lora import lora_config, with_adapters
-from minilib.trainers.trainer_utils import (
-    DivergedError,
-    last_checkpoint,
-    remove_unfinished_checkpoints,
-)
+from minilib.trainers.trainer_utils import DivergedError, last_checkpoint, remove_unfinished_checkpoints
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -307,7 +303,7 @@ def _summary(records: list[dict], settings: LogoSettings, already: bool) -> str:
     what = "adapter" if settings.lora_rank else "model"
     lines = [
         f"{', '.join(moves)} in {len(records)} steps, {records[-1]['tokens']:,} tokens",
-        f"{settings.output} holds the {what}: python -m minilib eval --run {settings.output}",
+        f"{settings.output} holds the {what}: python -m minilib eval --run {run_folder.typed(settings.output)}",
     ]
     if settings.lora_rank and settings.rope != "none":
         lines.append(

@@ -4,7 +4,7 @@
     output/pairs.jsonl           one pair a line, and pairs.jsonl.state, with which an interrupted command goes on
     output/pairs_report.json     written last: what became of every question and every answer
 
-`python -m minilib logo --data output/pairs.jsonl` trains on them, as often and with whatever settings you like.
+`python -m minilib logo --model MODEL --data output/pairs.jsonl` trains that model on them, as often as you like.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from minilib.cli import pairs as data_rows
 from minilib.cli import run_folder
 from minilib.cli.pairs_settings import PairsSettings
 from minilib.cli.settings import LogoSettings, columns_of, fill, to_compare
-from minilib.models.loading import best_device, load_language_model, pick_dtype, window_of
+from minilib.models.loading import best_device, is_tiny, load_language_model, pick_dtype, window_of
 
 
 def make_pairs(settings: PairsSettings) -> None:
@@ -34,7 +34,8 @@ def make_pairs(settings: PairsSettings) -> None:
         made = data_rows.answered_pairs(kind, table, filled, loaded, rank=0)
     path = settings.output / run_folder.PAIRS
     told = "already finished, nothing to do: " if done else ""
-    print(f"{told}{path} holds {len(made):,} pairs: python -m minilib logo --data {path}")
+    model = "" if is_tiny(settings.model) else f"--model {run_folder.typed(settings.model)} "
+    print(f"{told}{path} holds {len(made):,} pairs: python -m minilib logo {model}--data {run_folder.typed(path)}")
 
 
 def _loaded(settings: PairsSettings):

@@ -51,6 +51,8 @@ def read_data(
     """("haystack", None), ("pairs", table) or ("questions", table); ValueError for a file that is none of them."""
     if data == HAYSTACK:
         return HAYSTACK, None
+    if (Path(data) / REPORT).is_file():  # the folder of `pairs`, whose other files are no table
+        data = str(Path(data) / PAIRS)
     table = read_table(data, split=split)
     if set(ANSWERS) <= set(table.column_names):
         return "pairs", _pairs(table)

@@ -12,7 +12,7 @@ from minilib.cli.settings import HAYSTACK
 class PairsSettings:
     """Make preference pairs with a model and keep them; the same command goes on after an interrupt.
 
-    The first half of `logo`: afterwards `python -m minilib logo --data OUTPUT/pairs.jsonl` trains on them.
+    The first half of `logo`: afterwards `logo --model MODEL --data OUTPUT/pairs.jsonl` trains the model on them.
 
     Args:
         model: "tiny", "smollm2" (see fetch), a folder of transformers, or a name on the hub.

@@ -13,7 +13,9 @@ Every file of ours is written next to its place and moved over it, so that a kil
 
 import json
 import os
+import shlex
 import shutil
+import subprocess
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -132,8 +134,13 @@ def go_on(folder: Path, command: str) -> str:
     """What to give once more to go on with the run in `folder`, in words behind "the same"."""
     if "WORLD_SIZE" in os.environ:  # of torchrun and accelerate
         return "command, its launcher included, once more"
-    config = f", or `python -m minilib {command} --config {folder / CONFIG}`" if (folder / CONFIG).exists() else ""
-    return f"`python -m minilib {command}` once more{config}"
+    config = f", or `python -m minilib {command} --config {typed(folder / CONFIG)}`"
+    return f"`python -m minilib {command}` once more{config if (folder / CONFIG).exists() else ''}"
+
+
+def typed(value: Path | str) -> str:
+    """A path or a name as a shell reads it back: in quotes where it holds a space."""
+    return shlex.quote(str(value)) if os.name == "posix" else subprocess.list2cmdline([str(value)])
 
 
 def finished(folder: Path) -> list[dict] | None:

@@ -16,6 +16,7 @@ from minilib.teaching.workshop.exercises import lesson_paths
 
 PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that the lessons are tested on
 FREE_DISK, FREE_MEMORY = 2e9, 2e9  # bytes: runs/ and caches; the largest lesson
+INSTALL = f'run {sys.executable} -m pip install -e ".[notebooks]"'
 FIRST = {"progress": "folder", "slides": "route", "handout": "route"}  # what may stand behind a command without a flag
 
 
@@ -70,7 +71,7 @@ def _memory() -> Finding:
 
 def _packages() -> Finding:
     """What the library and the notebooks ask for, as the installed project says."""
-    fix = 'run pip install -e ".[notebooks]" in the folder of this repository'
+    fix = f"{INSTALL} in the folder of this repository"
     try:
         wanted = metadata.requires("minilib") or []
     except metadata.PackageNotFoundError:
@@ -88,7 +89,7 @@ def _kernel() -> Finding:
     try:
         from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
     except ImportError:
-        return Finding("kernel", False, "jupyter is missing", 'run pip install -e ".[notebooks]"')
+        return Finding("kernel", False, "jupyter is missing", INSTALL)
     try:
         program = KernelSpecManager().get_kernel_spec("python3").argv[0]
     except NoSuchKernel:
@@ -107,7 +108,7 @@ def _lesson() -> Finding:
         import nbformat
         from nbclient import NotebookClient
     except ImportError:
-        return Finding("lesson", False, "nbclient is missing", 'run pip install -e ".[notebooks]"')
+        return Finding("lesson", False, "nbclient is missing", INSTALL)
     lesson = nbformat.read(path, as_version=4)
     end = next(number for number, cell in enumerate(lesson.cells) if "### Exercise" in cell.source)
     lesson.cells = [cell for cell in lesson.cells[:end] if cell.cell_type == "code"]
@@ -131,8 +132,9 @@ def plan() -> None:
     """Compute the minutes of all routes and write the plans into book/workshop/routes.md."""
     from minilib.teaching.workshop import plan as plans
 
+    routes = plans.read_routes()  # says what to do where there is no clone
     plans.write()
-    for name, route in plans.read_routes().items():
+    for name, route in routes.items():
         print(f"{name}: {sum(row.minutes for row in plans.rows(route))} minutes, {route['minutes']} are promised")
 
 

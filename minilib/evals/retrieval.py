@@ -65,12 +65,7 @@ def recall_at_k(
 
 
 def evaluate_retrieval(
-    model,
-    dataset: Dataset,
-    *,
-    micro_batch_size: int = 512,
-    ks: tuple[int, ...] = (1, 5, 10),
-    progress: bool = True,
+    model, dataset: Dataset, *, micro_batch_size: int = 512, ks: tuple[int, ...] = (1, 5, 10), progress: bool = True
 ) -> dict[str, dict[int, float]]:
     """Encode `dataset` (columns `image` and `caption`) with `model`, and return `recall_at_k` of the features.
 

@@ -31,7 +31,8 @@ from minilib.trainers.trainer_utils import not_finite
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ATTENTIONS = ("auto", "sdpa", "eager", "flex_attention")
 
 
@@ -213,7 +214,7 @@ def pick_dtype(dtype: str, device: str) -> torch.dtype:
         raise ValueError(f"dtype {dtype!r} is unknown: choose one of {', '.join(map(repr, DTYPES))}.")
     if dtype == "auto":
         return torch.bfloat16 if device.startswith("cuda") else torch.float32
-    return getattr(torch, dtype)
+    return DTYPES[dtype]
 
 
 def read_json(path: Path) -> dict:

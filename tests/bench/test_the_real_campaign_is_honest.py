@@ -227,8 +227,24 @@ def test_texts_beyond_the_window_are_asked_about_under_one_seed():
 def test_records_of_other_settings_are_not_mixed_in(finished):
     output, _ = finished
     settings = SETTINGS | {"lr": 0.5}
+    before = (output / "real_alignment.json").read_bytes()
     with pytest.raises(ValueError, match=r"was begun with lr=0\.001, this run has 0\.5: give another one"):
-        campaign._record(output, ARMS["base"], 1, settings)
+        campaign.write(output, settings)
+    assert (output / "real_alignment.json").read_bytes() == before
+
+
+def test_other_seeds_of_another_campaign_are_refused_before_the_first_of_them_runs(finished, monkeypatch):
+    """No record of seed 9 is there yet, and still its texts are not those of the folder."""
+    output, _ = finished
+    monkeypatch.setattr(one_run, "run", None)
+    with pytest.raises(ValueError, match=r"base-1\.json was begun with texts="):
+        campaign.real_alignment("smollm2", ["SFT"], (9,), 1, True, output, None, {4_000: 1})
+
+
+@pytest.mark.parametrize("given", [{"texts": {"4000": 4}}, {"budget": 60.0}])
+def test_the_tiny_model_has_no_texts_and_no_budget(given, tmp_path):
+    with pytest.raises(ValueError, match="model is 'tiny' and has no texts or budget"):
+        bench_alignment(quick=True, output=tmp_path, **given)
 
 
 def record(arm, seed, right, length=1_000):
@@ -309,7 +325,7 @@ def test_other_texts_are_asked_about_in_a_folder_below_with_the_pairs_above(fini
     assert "every pair in `../pairs.jsonl` next to it" in page
     assert "texts of 250 to 250 tokens" in page
     for texts in ({"long": 1}, {"250": 0}):
-        with pytest.raises(ValueError, match=r"^texts has '\w+': give tokens, 100 or more, and a number of texts"):
+        with pytest.raises(ValueError, match=r"^texts has '\w+': give tokens, .* as in '\{4000: 4\}'\.$"):
             bench_alignment(**run, texts=texts, output=output / "other")
 
 

@@ -13,14 +13,20 @@ from minilib.cli.command_line import UsageError, normalised
 from minilib.cli.workshop import named
 
 ROOT = Path(__file__).parent.parent.parent
-COMMAND = re.compile(r"python -m minilib ((?:[^`\n\\]|\\\n)+)")
+BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+IN_BLOCK = re.compile(r"-m minilib ((?:[^\n\\]|\\\n)+)")
+IN_TEXT = re.compile(r"`[^`]*-m minilib\s([^`]+)`")
 PAGES = [ROOT / "README.md", *(p for p in sorted(ROOT.glob("book/**/*.md")) if "_build" not in p.parts)]
 LESSONS = sorted(ROOT.glob("notebooks/**/*.ipynb"))
 
 
 def commands(text: str) -> set[str]:
     """The commands of a text, up to a comment; none of those with a hole for a value, or with a list of commands."""
-    found = {" ".join(command.split("  #")[0].replace("\\\n", " ").split()) for command in COMMAND.findall(text)}
+    inside = [command for block in BLOCK.findall(text) for command in IN_BLOCK.findall(block)]
+    found = {
+        " ".join(re.split(r"\s# ", command)[0].replace("\\\n", " ").split())
+        for command in (*inside, *IN_TEXT.findall(BLOCK.sub("", text)))
+    }
     return {command for command in found if not re.search(r" \| |…|\.\.\.|\{[a-z_]+\}", command)}
 
 
@@ -63,7 +69,13 @@ def test_a_printed_command_is_understood(parser, command):
         raise AssertionError(f"{RUNNABLE[command]} prints `python -m minilib {command}`: {error}") from None
 
 
+@pytest.mark.parametrize("command", sorted(RUNNABLE))
+def test_a_printed_command_is_the_same_in_every_shell(command):
+    """zsh, the shell of a Mac, takes brackets and braces outside quotes for names of files."""
+    assert not re.search(r"[\[\]{}*?]", re.sub(r"'[^']*'", "", command))
+
+
 @pytest.mark.parametrize("seeds", ["1,2,3", "1 2 3", "one"])
 def test_seeds_that_are_no_list_are_refused_with_an_example(parser, seeds):
-    with pytest.raises(UsageError, match=re.escape("give a list such as [1,2].")):
+    with pytest.raises(UsageError, match=re.escape("give a list such as '[1,2]'.")):
         understood(parser, f"bench alignment --seeds '{seeds}'")

@@ -4,6 +4,7 @@ The tiny model answers, and models with random weights where its make does not m
 """
 
 import json
+import shlex
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from support.reference import refused
 from support.toy_tokenizers import chatty
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from minilib.cli import own_questions
+from minilib.cli import make_pairs, own_questions
 from minilib.cli import pairs as data_rows
 from minilib.cli.evaluate import evaluate
 from minilib.cli.settings import LogoSettings, fill
@@ -73,9 +74,21 @@ def test_pairs_are_made_once_and_logo_trains_on_them(asked, tmp_path, monkeypatc
     minilib(*flags)
     assert "already finished, nothing to do" in capsys.readouterr().out
     minilib("logo", "--data", path, "--output", tmp_path / "run", *QUICK)
+    assert data_rows.read_data(str(path.parent))[1].to_list() == data_rows.read_data(str(path))[1].to_list()
     assert "in 2 steps" in capsys.readouterr().out
     told = refusal(capsys, *flags, "--seed", 3)
     assert "was begun with seed=0, this run has seed=3" in told
+
+
+def test_the_next_command_names_the_model_and_quotes_what_a_shell_would_split(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(make_pairs, "window_of", lambda *_, **__: 512)
+    monkeypatch.setattr(make_pairs, "_loaded", lambda _: None)
+    monkeypatch.setattr(data_rows, "answered_pairs", lambda *_, **__: [1])
+    asked = write_lines(tmp_path / "asked.jsonl", questions())
+    minilib("pairs", "--model", tmp_path / "my llama", "--data", asked, "--output", tmp_path / "my pairs")
+    command = capsys.readouterr().out.split("pairs: python -m minilib ")[1]
+    given = ["--model", str(tmp_path / "my llama"), "--data", str(tmp_path / "my pairs" / "pairs.jsonl")]
+    assert shlex.split(command) == ["logo", *given]
 
 
 @pytest.mark.parametrize("window", [64, 256, 1_024, 2_048, 8_192, 131_072])

@@ -11,7 +11,7 @@ from support.language_folders import language_folder, same_logits
 from support.reference import refused
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from minilib.models.loading import load_aligned, load_base, load_language_model, read_json, write_merged
+from minilib.models.loading import load_aligned, load_base, load_language_model, pick_dtype, read_json, write_merged
 from minilib.trainers.lora import lora_config, with_adapters
 
 
@@ -189,3 +189,9 @@ def test_pickled_code_in_place_of_weights_is_told_without_the_advice_to_run_it(f
     torch.save({"model.embed_tokens.weight": print}, folder / "pytorch_model.bin")
     words = "has weight files in which more than tensors is pickled, which is not run: get it as safetensors."
     refused(ValueError, words, lambda: load_language_model(str(folder)))
+
+
+@pytest.mark.parametrize(("short", "long"), [("bf16", "bfloat16"), ("fp32", "float32"), ("fp16", "float16")])
+def test_dtypes_have_short_names_too(short, long):
+    assert pick_dtype(short, "cpu") == pick_dtype(long, "cpu") == getattr(torch, long)
+    refused(ValueError, "dtype 'half' is unknown: choose one of 'auto'", lambda: pick_dtype("half", "cpu"))

@@ -4,6 +4,7 @@ The minutes are computed from the lessons, so a change of a lesson that makes a 
 """
 
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -81,6 +82,17 @@ def test_what_follows_the_folds_of_an_exercise_belongs_to_the_section():
     assert parts["Section"] == pytest.approx(120, abs=2)
     assert 250 < parts["Exercise 1"] < 265
     assert parts["Next"] < 10
+
+
+def test_plans_outside_of_a_clone_are_refused_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "FOLDER", tmp_path)
+    with pytest.raises(ValueError, match="the routes need the repository, run the command from a clone of it"):
+        workshop.plan()
+
+
+def test_packages_are_installed_into_the_python_that_was_checked(monkeypatch):
+    monkeypatch.setattr(workshop, "_installed", lambda _: False)
+    assert workshop._packages().fix.startswith(f"run {sys.executable} -m pip install ")
 
 
 def test_a_part_that_is_not_there_is_named():

@@ -58,6 +58,8 @@ def bench_alignment(
     output = output or Path("runs/bench") / ("alignment" if is_tiny(model) else f"alignment_{Path(model).name}")
     if not is_tiny(model):
         return real_alignment(model, arms, tuple(seeds), workers, quick, output, budget, texts)
+    if texts or budget:
+        raise ValueError("model is 'tiny' and has no texts or budget: leave them out, or give --model smollm2.")
     settings = FULL | (QUICK if quick else {})
     wanted = named(None if arms is None else ["base", *(name for name in arms if name != "base")])
     for folder in ("pairs", "records"):

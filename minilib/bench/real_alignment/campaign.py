@@ -5,7 +5,7 @@
     OUTPUT/real_alignment.json     all records and what follows from them; .md is the page
 
 The campaign of the book goes on in book/results/smollm2, with `--output book/results/smollm2`; other texts are asked
-about in a folder below: `--texts '{"4000": 4, "7000": 6}' --seeds '[4,5,6]' --output book/results/smollm2/longer`.
+about in a folder below: `--texts '{4000: 4, 7000: 6}' --seeds '[4,5,6]' --output book/results/smollm2/longer`.
 
 Texts beyond the window take nearly half of the time of all scores, so they are asked about under one seed alone.
 With a budget, no run begins after it and one that is under way stops with a checkpoint. A record with other settings
@@ -47,12 +47,14 @@ def real_alignment(
     budget: float | None, texts: dict[str, int] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run what is left of the campaign within the budget of seconds, and write document and page."""
-    if wrong := [n for n, count in (texts or {}).items() if not n.isdecimal() or int(n) < 100 or count < 1]:
-        raise ValueError(f"texts has {wrong[0]!r}: give tokens, 100 or more, and a number of texts, as 4000: 4.")
+    texts = {str(tokens): count for tokens, count in (texts or {}).items()}  # YAML reads 4000 as a number
+    if wrong := [n for n, count in texts.items() if not n.isdecimal() or int(n) < 100 or count < 1]:
+        raise ValueError(f"texts has {wrong[0]!r}: give tokens, 100 or more, and how many texts, as in '{{4000: 4}}'.")
     deadline = None if budget is None else time.time() + budget
     settings = FULL | (QUICK if quick else {}) | ({"texts": texts} if texts else {})
     (output / "records").mkdir(parents=True, exist_ok=True)
-    jobs = [job for job in in_order(named(arms), seeds) if not _record(output, *job, settings)]
+    _records(output, settings)
+    jobs = [job for job in in_order(named(arms), seeds) if not _file(output, *job).exists()]
     run_jobs = _here if quick else _in_processes
     for share in sorted({arm.pairs for arm, _ in jobs}):  # nobody waits for the pairs of the largest arm
         wanted = round(share * settings["pairs"])
@@ -67,7 +69,7 @@ def real_alignment(
 
 def write(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The document and its page, from the records that are there."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((output / "records").glob("*.json"))]
+    records = _records(output, settings)
     document = {"benchmark": "real_alignment", "settings": settings, "pairs": _pairs(output), **_prompts(output)}
     document["pairs_file"] = Path(os.path.relpath(one_run.pairs_file(output), output)).as_posix()
     document |= figures.summarised(records, settings) | {"records": records}
@@ -85,10 +87,9 @@ def _run(arm: Arm, seed: int, model: str, settings: dict[str, Any], output: Path
     write(output, settings)
 
 
-def _record(output: Path, arm: Arm, seed: int, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of a finished run; ValueError where it is one of other settings."""
-    path = _file(output, arm, seed)
-    return opened(path, settings, "arm") if path.exists() else None
+def _records(output: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The records of the finished runs; ValueError where one has other settings."""
+    return [opened(path, settings, "arm") for path in sorted((output / "records").glob("*.json"))]
 
 
 def _file(output: Path, arm: Arm, seed: int) -> Path:

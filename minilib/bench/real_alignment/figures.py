@@ -207,13 +207,9 @@ def _chosen(runs: dict[int, dict]) -> dict[str, float] | None:
 
 
 def _at_depth(texts: Texts, low: float, high: float) -> float | None:
-    found = [
-        float(right)
-        for verdicts in texts.values()
-        for verdict in verdicts
-        for right, depth in zip(verdict["right"], verdict["depths"])
-        if low <= depth < high
-    ]
+    verdicts = [verdict for told in texts.values() for verdict in told]
+    facts = [fact for verdict in verdicts for fact in zip(verdict["right"], verdict["depths"])]
+    found = [float(right) for right, depth in facts if low <= depth < high]
     return round(statistics.mean(found), 4) if found else None
 
 
@@ -221,8 +217,5 @@ def _kept(runs: dict[int, dict], base: dict[int, dict]) -> float | None:
     known = next((run["scores"]["general"] for run in base.values()), None)
     if known is None or not any(known):
         return None
-    shares = []
-    for run in runs.values():
-        still = [right for right, before in zip(run["scores"]["general"], known) if before]
-        shares.append(sum(still) / len(still))
-    return statistics.mean(shares)
+    still = [sum(r for r, before in zip(run["scores"]["general"], known) if before) for run in runs.values()]
+    return statistics.mean(right / sum(known) for right in still)

@@ -16,10 +16,7 @@ from minilib.teaching.repro import random_features
 
 def check_predict_dense_bytes(learner: Callable[[int], int]) -> None:
     """Exercise: `predict_dense_bytes(batch)`, the bytes of four fp32 matrices of `batch` by `batch`."""
-    cases = {
-        "for 10 pairs": lambda fn: _dense_bytes(fn, 10),
-        "for 65,536 pairs": lambda fn: _dense_bytes(fn, 65536),
-    }
+    cases = {"for 10 pairs": lambda fn: _dense_bytes(fn, 10), "for 65,536 pairs": lambda fn: _dense_bytes(fn, 65536)}
     run(learner, cases, "twice the batch, four times the bytes: 65,536 pairs already ask for 69 GB")
 
 
