@@ -21,9 +21,10 @@ from jsonargparse import ArgumentParser
 from minilib.cli.settings import ALIASES
 
 TYPES = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "str": "a text"}
-NUMBERS = ("list[int]", "tuple", "collections.abc.Sequence", "collections.abc.Sequence[int]")
+NUMBERS = ("tuple", "collections.abc.Sequence", "collections.abc.Sequence[int]")
 TYPES |= dict.fromkeys(NUMBERS, "a list such as '[1,2]'") | {"dict[str, int]": "a table such as '{1000: 8}'"}
-TYPES |= {"list[str]": "a list such as '[\"VALUE\"]'"}  # in quotes, since a shell may read brackets
+# In quotes, since a shell may read brackets; VALUE is what was given.
+TYPES |= {"list[int]": "a list such as '[96,224]'", "list[str]": "a list such as '[\"VALUE\"]'"}
 KEY = re.compile(r'^Parser key "(?P<key>[^"]*)":\s*(?P<rest>.*)$', re.DOTALL)
 EXPECTED = re.compile(
     r"Expected an? (?:<class '(?P<kind>[^']*)'>|(?P<other>[^.]*))\. Got value: (?P<value>.*)$", re.DOTALL

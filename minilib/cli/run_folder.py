@@ -134,8 +134,9 @@ def go_on(folder: Path, command: str) -> str:
     """What to give once more to go on with the run in `folder`, in words behind "the same"."""
     if "WORLD_SIZE" in os.environ:  # of torchrun and accelerate
         return "command, its launcher included, once more"
-    config = f", or `python -m minilib {command} --config {typed(folder / CONFIG)}`"
-    return f"`python -m minilib {command}` once more{config if (folder / CONFIG).exists() else ''}"
+    config = folder / CONFIG
+    either = f", or `python -m minilib {command} --config {typed(config)}`" if config.exists() else ""
+    return f"`python -m minilib {command}` once more{either}"
 
 
 def typed(value: Path | str) -> str:

@@ -32,7 +32,7 @@ from pathlib import Path
 from minilib.data.folders import runs_in
 from minilib.longcontext.positions import MODES
 from minilib.longcontext.rope import METHODS
-from minilib.models.loading import pick_attention, pick_dtype
+from minilib.models.loading import LONG_NAMES, pick_attention, pick_dtype
 from minilib.trainers.lora import ATTENTION
 from minilib.trainers.objectives import make_objective
 
@@ -163,6 +163,7 @@ def fill(given: LogoSettings, window: int) -> LogoSettings:
         raise ValueError(
             "learning_rate has no default without LoRA (lora_rank 0): give one, the released scripts have 5e-7."
         )
+    given = replace(given, dtype=LONG_NAMES.get(given.dtype, given.dtype))  # a run goes on under either name
     defaults = {"rows": 400} | DEFAULTS.get(given.model, OTHERS)
     filled = replace(given, **{name: value for name, value in defaults.items() if getattr(given, name) is None})
     scorer = given.scorer or ("exact" if given.data == HAYSTACK else "rare_words")

@@ -12,11 +12,13 @@ from typing import NamedTuple
 import psutil
 
 from minilib.cli.doctor import _installed
+from minilib.cli.run_folder import typed
 from minilib.teaching.workshop.exercises import lesson_paths
 
 PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that the lessons are tested on
 FREE_DISK, FREE_MEMORY = 2e9, 2e9  # bytes: runs/ and caches; the largest lesson
-INSTALL = f'run {sys.executable} -m pip install -e ".[notebooks]"'
+PYTHON = typed(sys.executable)
+INSTALL = f'run {PYTHON} -m pip install -e ".[notebooks]"'
 FIRST = {"progress": "folder", "slides": "route", "handout": "route"}  # what may stand behind a command without a flag
 
 
@@ -85,7 +87,7 @@ def _packages() -> Finding:
 
 def _kernel() -> Finding:
     """The kernel that notebooks name has to run in this very Python."""
-    fix = f"run {sys.executable} -m ipykernel install --sys-prefix --name python3"
+    fix = f"run {PYTHON} -m ipykernel install --sys-prefix --name python3"
     try:
         from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
     except ImportError:

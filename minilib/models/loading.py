@@ -31,8 +31,8 @@ from minilib.trainers.trainer_utils import not_finite
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DTYPES |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+LONG_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 ATTENTIONS = ("auto", "sdpa", "eager", "flex_attention")
 
 
@@ -210,11 +210,12 @@ def best_device() -> str:
 
 def pick_dtype(dtype: str, device: str) -> torch.dtype:
     """The dtype that "auto" stands for: bf16 on a GPU, else fp32."""
+    dtype = LONG_NAMES.get(dtype, dtype)
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is unknown: choose one of {', '.join(map(repr, DTYPES))}.")
     if dtype == "auto":
         return torch.bfloat16 if device.startswith("cuda") else torch.float32
-    return DTYPES[dtype]
+    return getattr(torch, dtype)
 
 
 def read_json(path: Path) -> dict:

@@ -324,9 +324,11 @@ def test_other_texts_are_asked_about_in_a_folder_below_with_the_pairs_above(fini
     page = (output / "other" / "real_alignment.md").read_text()
     assert "every pair in `../pairs.jsonl` next to it" in page
     assert "texts of 250 to 250 tokens" in page
+    words = r"^texts has '\w+': give tokens, 100 or more, and a number of texts"
     for texts in ({"long": 1}, {"250": 0}):
-        with pytest.raises(ValueError, match=r"^texts has '\w+': give tokens, .* as in '\{4000: 4\}'\.$"):
+        with pytest.raises(ValueError, match=words) as told:
             bench_alignment(**run, texts=texts, output=output / "other")
+        assert str(told.value).endswith(", as '{4000: 4}'.")
 
 
 def test_differences_are_told_seed_by_seed_in_the_order_of_the_seeds():

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 from jsonargparse import auto_cli, capture_parser
+from support.printed import PAGES, ROOT
 
 from minilib import __main__ as program
 from minilib.cli.command_line import UsageError, normalised
 from minilib.cli.workshop import named
 
-ROOT = Path(__file__).parent.parent.parent
 BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 IN_BLOCK = re.compile(r"-m minilib ((?:[^\n\\]|\\\n)+)")
 IN_TEXT = re.compile(r"`[^`]*-m minilib\s([^`]+)`")
-PAGES = [ROOT / "README.md", *(p for p in sorted(ROOT.glob("book/**/*.md")) if "_build" not in p.parts)]
 LESSONS = sorted(ROOT.glob("notebooks/**/*.ipynb"))
 
 

@@ -91,6 +91,11 @@ def test_the_next_command_names_the_model_and_quotes_what_a_shell_would_split(tm
     assert shlex.split(command) == ["logo", *given]
 
 
+def test_a_run_goes_on_under_either_name_of_a_dtype():
+    short, long = (fill(LogoSettings(dtype=name), 256) for name in ("bf16", "bfloat16"))
+    assert short == long
+
+
 @pytest.mark.parametrize("window", [64, 256, 1_024, 2_048, 8_192, 131_072])
 def test_by_default_chunks_question_and_answer_fit_the_window(window, tmp_path):
     path = write_lines(tmp_path / "questions.jsonl", questions(1))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
+PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "book").rglob("*.md")) if "_build" not in p.parts)]
 BLOCK = re.compile(r"<!-- (command|file|piece): ([\w.]+) -->\n+```\w+\n(.*?)```", re.DOTALL)
 # The same programs as modules, each on a port of its own, since tests run next to each other.
 LAUNCHERS = {

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from support.lesson_rules import LARGEST_PNG, LATER, NOT_YET, RULES, code
+from support.printed import PAGES
 
 ROOT = Path(__file__).parents[2]
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "book").rglob("*.md")) if "_build" not in p.parts)]
 
 
 every_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)

@@ -49,12 +49,12 @@ def real_alignment(
     """Run what is left of the campaign within the budget of seconds, and write document and page."""
     texts = {str(tokens): count for tokens, count in (texts or {}).items()}  # YAML reads 4000 as a number
     if wrong := [n for n, count in texts.items() if not n.isdecimal() or int(n) < 100 or count < 1]:
-        raise ValueError(f"texts has {wrong[0]!r}: give tokens, 100 or more, and how many texts, as in '{{4000: 4}}'.")
+        raise ValueError(f"texts has {wrong[0]!r}: give tokens, 100 or more, and a number of texts, as '{{4000: 4}}'.")
     deadline = None if budget is None else time.time() + budget
     settings = FULL | (QUICK if quick else {}) | ({"texts": texts} if texts else {})
     (output / "records").mkdir(parents=True, exist_ok=True)
-    _records(output, settings)
-    jobs = [job for job in in_order(named(arms), seeds) if not _file(output, *job).exists()]
+    done = {(record["arm"], record["seed"]) for record in _records(output, settings)}
+    jobs = [(arm, seed) for arm, seed in in_order(named(arms), seeds) if (arm.name, seed) not in done]
     run_jobs = _here if quick else _in_processes
     for share in sorted({arm.pairs for arm, _ in jobs}):  # nobody waits for the pairs of the largest arm
         wanted = round(share * settings["pairs"])
@@ -81,7 +81,7 @@ def write(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _run(arm: Arm, seed: int, model: str, settings: dict[str, Any], output: Path, deadline: float | None) -> None:
     record = one_run.run(arm, seed, model, settings, output, deadline)
-    write_text(_file(output, arm, seed), json.dumps(record) + "\n")
+    write_text(output / "records" / f"{arm.under(seed)}.json", json.dumps(record) + "\n")
     for folder in (output / "runs" / arm.under(seed)).glob("checkpoint-*"):
         shutil.rmtree(folder)
     write(output, settings)
@@ -90,10 +90,6 @@ def _run(arm: Arm, seed: int, model: str, settings: dict[str, Any], output: Path
 def _records(output: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """The records of the finished runs; ValueError where one has other settings."""
     return [opened(path, settings, "arm") for path in sorted((output / "records").glob("*.json"))]
-
-
-def _file(output: Path, arm: Arm, seed: int) -> Path:
-    return output / "records" / f"{arm.under(seed)}.json"
 
 
 def _pairs(output: Path) -> int:
